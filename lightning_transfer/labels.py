@@ -120,7 +120,10 @@ def match_outputs(
         [1, 0]
     """
     label_map = dict(label_map or {})
-    for given, known, side in ((label_map, old.names, "old"), (label_map.values(), new.names, "new")):
+    for given, known, side in (
+        (label_map, old.names, "old"),
+        (label_map.values(), new.names, "new"),
+    ):
         unknown = sorted(set(given) - set(known))
         if unknown:
             raise ValueError(

@@ -1,0 +1,24 @@
+"""Hold the main job's results against its bars: `python check_results.py RUN_FOLDER`."""
+
+import json
+import sys
+from pathlib import Path
+
+folder = Path(sys.argv[1])
+results = json.loads((folder / "results.json").read_text())
+rows = {row["name"]: row["metrics"]["pearson"] for row in results["rows"]}
+gain = results["gain"]
+bars = {
+    "zero-shot r >= 0.65": rows["zero_shot"]["mean"] >= 0.65,
+    "128 labels r >= 0.70": rows["transfer"]["mean"] >= 0.70,
+    "above the control by more than the interval": gain["ci95"][0] > 0,
+    "verdict": gain["verdict"] == "positive",
+    **{
+        name: (folder / name).exists()
+        for name in ("results.md", "config.yaml", "fit.log", "learning_curves.png", "model")
+    },
+}
+for name, holds in bars.items():
+    print(f"{'holds' if holds else 'FAILS'}: {name}")
+print(json.dumps({name: row["values"] for name, row in rows.items()}), json.dumps(gain))
+sys.exit(0 if all(bars.values()) else 1)

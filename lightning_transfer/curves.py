@@ -1,0 +1,166 @@
+"""Draws the learning curves of a run out of the csv files that Lightning's logger writes."""
+
+import csv
+import logging
+import math
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+log = logging.getLogger(__name__)
+
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito's
+_DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.5)), (0, (5, 1.5, 1.5, 1.5)))
+_LOSS = ("train/loss", "train/loss_step", "train/loss_epoch")
+
+
+def plot_curves(files: Mapping[str, Path], out: Path, *, metric: str) -> None:
+    """Draw training loss and validation metric of each stage run over the epochs.
+
+    Runs whose names agree up to their last ``·`` share a colour and differ in their dashes, so that
+    the seeds of one stage are seen together. A file that is missing, empty or lacks a column is
+    left out of that panel, and told in a warning if there is nothing in it to draw.
+
+    Args:
+        files: ``metrics.csv`` of Lightning's ``CSVLogger`` by the name of its line, such as
+            ``"source · seed 0"``.
+        out: PNG file to write, whole or not at all.
+        metric: Validation metric, as ``"pearson"`` or ``"val/pearson"``.
+
+    Raises:
+        OSError: If ``out`` cannot be written.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    name = metric if "/" in metric else f"val/{metric}"
+    runs = [_Run.read(label, Path(path)) for label, path in files.items()]
+    styles = _styles(list(files))
+    # A figure of our own: pyplot keeps its figures, and whatever backend its user has chosen.
+    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12)
+    figure = Figure(figsize=(11, 4.2), dpi=120, layout=layout)
+    left, right = figure.subplots(1, 2)
+    handles: dict[str, Artist] = {}
+    for axes, columns, title in (
+        (left, _LOSS, "Training loss"),
+        (right, (name,), f"Validation {name.rpartition('/')[2]}"),
+    ):
+        for run, (colour, dash) in zip(runs, styles, strict=True):
+            epochs, values = run.curve(columns)
+            if values:
+                (handles[run.label],) = axes.plot(
+                    epochs, values, color=colour, linestyle=dash, linewidth=1.4
+                )
+                if len(values) <= 20:  # a single point would not show without
+                    axes.plot(epochs, values, "o", color=colour, markersize=3.5)
+        _dress(axes, title)
+    _add_legend(figure, {label: handles[label] for label in files if label in handles})
+    temporary = out.with_name(f".{out.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        figure.savefig(temporary, format="png")
+        os.replace(temporary, out)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What one stage run logged: its rows, numbers only."""
+
+    label: str
+    rows: Sequence[Mapping[str, float]]
+    steps_per_epoch: float
+
+    @classmethod
+    def read(cls, label: str, path: Path) -> "_Run":
+        try:
+            with path.open(newline="", encoding="utf-8", errors="replace") as stream:
+                rows = [_numbers(row) for row in csv.DictReader(stream)]
+        except (OSError, csv.Error) as error:
+            log.warning("no learning curve of %r: %s", label, error)
+            return cls(label, [], 0.0)
+        if not rows:
+            log.warning("no learning curve of %r: %s has no rows", label, path)
+        return cls(label, rows, _steps_per_epoch(rows))
+
+    def curve(self, columns: Sequence[str]) -> tuple[list[float], list[float]]:
+        """Return epochs and values of the first of ``columns`` that was logged."""
+        for column in columns:
+            # A resumed run repeats the steps since its checkpoint: the last time counts.
+            points = {self._epoch(row): row[column] for row in self.rows if column in row}
+            if points:
+                return sorted(points), [points[epoch] for epoch in sorted(points)]
+        return [], []
+
+    def _epoch(self, row: Mapping[str, float]) -> float:
+        """Return how many epochs were done, with their fraction, from the row's step."""
+        if "step" not in row or not self.steps_per_epoch:
+            return row.get("epoch", 0.0) + 1
+        return (row["step"] + 1) / self.steps_per_epoch
+
+
+def _steps_per_epoch(rows: Sequence[Mapping[str, float]]) -> float:
+    # Exact once one row was logged at an epoch's end, where validation logs its own.
+    whole = [row for row in rows if "step" in row and "epoch" in row]
+    return max(((row["step"] + 1) / (row["epoch"] + 1) for row in whole), default=0.0)
+
+
+def _numbers(row: Mapping[str | None, object]) -> dict[str, float]:
+    numbers = {}
+    for column, text in row.items():
+        try:
+            number = float(str(text))
+        except ValueError:
+            continue  # Lightning leaves the cells of what wasn't logged in that row empty
+        if isinstance(column, str) and math.isfinite(number):
+            numbers[column] = number
+    return numbers
+
+
+def _styles(labels: Sequence[str]) -> list[tuple[str, object]]:
+    groups: dict[str, int] = {}
+    styles: list[tuple[str, object]] = []
+    for label in labels:
+        stage = label.rpartition("·")[0].strip() or label
+        groups[stage] = groups.get(stage, -1) + 1
+        colour = _COLOURS[list(groups).index(stage) % len(_COLOURS)]
+        styles.append((colour, _DASHES[groups[stage] % len(_DASHES)]))
+    return styles
+
+
+def _dress(axes: "Axes", title: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
+    axes.set_xlabel("epochs of the stage")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.margins(x=0.03, y=0.08)
+    if axes.lines:
+        axes.set_xlim(left=0)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    else:
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.text(0.5, 0.5, "not logged", transform=axes.transAxes, ha="center", color="0.5")
+
+
+def _add_legend(figure: "Figure", handles: Mapping[str, "Artist"]) -> None:
+    if handles:
+        figure.legend(
+            handles.values(),
+            handles,
+            loc="outside right upper",
+            frameon=False,
+            fontsize=9,
+            handlelength=3,
+            ncols=math.ceil(len(handles) / 18),  # as many as fit below each other
+        )

@@ -1,0 +1,58 @@
+"""Which column of a table is what."""
+
+import difflib
+from collections.abc import Collection
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of the columns that a domain reads from its table.
+
+    Args:
+        text: Column of the text.
+        label: Column of the label: a number, a name, or several names.
+        text_pair: Column of a second text, for tasks on pairs of sentences.
+        group: Column that says which rows belong together (an article, an author). Rows of one
+            group never lie in two splits. ``None``: every text is a group of its own.
+
+    Example:
+        >>> Columns(text="review", label="stars").named
+        {'text': 'review', 'label': 'stars'}
+    """
+
+    text: str = "text"
+    label: str = "label"
+    text_pair: str | None = None
+    group: str | None = None
+
+    @property
+    def named(self) -> dict[str, str]:
+        """Return our name -> the table's name, for the columns that are in use."""
+        pairs = {
+            "text": self.text,
+            "label": self.label,
+            "text_pair": self.text_pair,
+            "group": self.group,
+        }
+        return {ours: theirs for ours, theirs in pairs.items() if theirs is not None}
+
+    def check(self, there: Collection[str], where: str) -> None:
+        """Check that the table has every column in use.
+
+        Args:
+            there: Names of the table's columns.
+            where: What the table is called in the message.
+
+        Raises:
+            ValueError: If one is missing; the message lists those that are there.
+        """
+        for ours, theirs in self.named.items():
+            if theirs in there:
+                continue
+            near = difflib.get_close_matches(theirs, list(there), n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(
+                f"{where}: no column {theirs!r} for the {ours}; it has "
+                f"{', '.join(sorted(there)) or 'none'}{hint}; set columns.{ours}"
+            )

@@ -1,0 +1,106 @@
+"""The good rows of a domain, split."""
+
+import logging
+from collections import Counter
+
+import numpy as np
+from datasets import Dataset
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from lightning_transfer.data.rows import Rows
+from lightning_transfer.data.splits import Splits, count_of, normalize
+from lightning_transfer.data.splitter import SPLITS, Splitter
+from lightning_transfer.data.subset import quantile_strata, stratified
+
+log = logging.getLogger(__name__)
+
+
+class Corpus:
+    """Rows, and which split each lies in.
+
+    Args:
+        rows: The good rows.
+        splits: How they are split.
+        where: What the data are called in messages.
+
+    Raises:
+        ValueError: If more rows are to be held back than there are.
+    """
+
+    def __init__(self, rows: Rows, splits: Splits, *, where: str) -> None:
+        """See the class."""
+        self.rows = rows
+        self.where = where
+        self._keys = [normalize(text) for text in rows.texts]
+        if rows.pairs is not None:
+            pairs = map(normalize, rows.pairs)
+            self._keys = [f"{key}\n{pair}" for key, pair in zip(self._keys, pairs, strict=True)]
+        splitter = Splitter(self._keys, rows.targets, groups=rows.groups, given=rows.given)
+        split = splitter.split(splits)
+        self.positions = split.positions
+        sizes = ", ".join(f"{len(self.positions[name]):,} {name}" for name in SPLITS)
+        rank_zero_only(log.info)(
+            "%s: %s rows; dropped %d repeated texts (%d of them with another label) and %d that "
+            "are in another split",
+            where,
+            sizes,
+            split.repeated,
+            split.conflicting,
+            split.leaked,
+        )
+
+    def training_subset(self, size: int | float | None, *, seed: int) -> np.ndarray:
+        """Draw training rows so that the classes keep their shares.
+
+        Args:
+            size: A count (int) or a fraction of the training rows (float); ``None``: all.
+            seed: Of the draw.
+
+        Returns:
+            Positions in the table, int64 ``(size,)``.
+
+        Raises:
+            ValueError: If there are not as many.
+        """
+        positions = self.positions["train"]
+        if size is None:
+            return positions
+        count = count_of(size, len(positions))
+        if count > len(positions):
+            raise ValueError(
+                f"train_size={size} asks for more than the {len(positions)} training rows of "
+                f"{self.where}; lower train_size, splits.val or splits.test"
+            )
+        keys = [self._keys[row] for row in positions]
+        return positions[stratified(self._strata(positions), keys, count, seed=seed)]
+
+    def _strata(self, positions: np.ndarray) -> list[int]:
+        labels = self.rows.labels
+        targets = [self.rows.targets[row] for row in positions]
+        if labels.kind == "single":
+            return targets
+        if labels.kind == "multi":
+            sets = sorted(set(map(tuple, targets)))
+            return [sets.index(tuple(target)) for target in targets]
+        if labels.names:
+            return [labels.band_index(rating) for rating in targets]
+        return quantile_strata(targets)
+
+    def label_counts(self, positions: np.ndarray) -> dict[str, int]:
+        """Return how many of the rows have each label (a rating: lie in each band)."""
+        labels = self.rows.labels
+        count: Counter[int] = Counter()
+        for row in positions:
+            target = self.rows.targets[row]
+            if labels.kind == "rating":
+                target = labels.band_index(target)
+            count.update(target if labels.kind == "multi" else [target])
+        return {name: count[position] for position, name in enumerate(labels.names)}
+
+    def table(self, positions: np.ndarray) -> Dataset:
+        """Return the columns ``text``, ``label`` (the target) and ``row`` of some rows."""
+        rows = self.rows
+        columns = {"text": rows.texts, "label": rows.targets, "row": rows.places}
+        return Dataset.from_dict(
+            {name: [column[row] for row in positions] for name, column in columns.items()}
+        )

@@ -1,0 +1,114 @@
+"""The user's own files."""
+
+import itertools
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+
+from lightning_transfer.data.reading import ROW, SUFFIXES, read_batches
+from lightning_transfer.data.splitter import SPLITS
+from lightning_transfer.data.text_data_module import TextDataModule
+
+_STEMS = {"train": "train", "validation": "validation", "valid": "validation"}
+_STEMS |= {"val": "validation", "dev": "validation", "test": "test"}
+
+
+class Files(TextDataModule):
+    r"""Rows from csv, tsv, jsonl or parquet files; delimiter and encoding are detected.
+
+    ``source`` is one file; or a folder that holds ``train.csv`` and, if they exist,
+    ``validation.csv`` (``valid``, ``val``, ``dev``) and ``test.csv``, in any of the formats; or a
+    mapping of ``train``, ``validation``, ``test`` to files. Splits that have no file of their own
+    are cut from the training rows. ``label`` has no default, see ``LabelSpec``.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "mail.csv"
+        >>> _ = path.write_text("body,kind\nwin now,spam\nlunch?,ham\nbuy,spam\nhi,ham\n")
+        >>> from lightning_transfer.data import Columns, LabelSpec, Splits
+        >>> data = Files(
+        ...     str(path),
+        ...     columns=Columns(text="body", label="kind"),
+        ...     label=LabelSpec("names"),
+        ...     splits=Splits(val=0, test=1),
+        ... )
+        >>> data.setup("test")
+        >>> data.n_test, data.labels.names
+        (1, ('ham', 'spam'))
+    """
+
+    def load_rows(self) -> Dataset:
+        """Return the rows of all files.
+
+        Raises:
+            FileNotFoundError: If there is no source, or a folder holds no file of a known name.
+            ValueError: If a column is missing, or a mapping names something that is no split.
+        """
+        table: dict[str, list[Any]] = {name: [] for name in (*self.columns.named, "row", "split")}
+        for split, path in self._paths().items():
+            for batch in self._batches(path):
+                for ours, theirs in self.columns.named.items():
+                    table[ours] += [row.get(theirs) for row in batch]
+                table["row"] += [row[ROW] for row in batch]
+                table["split"] += [split] * len(batch)
+        return Dataset.from_dict({name: _one_type(column) for name, column in table.items()})
+
+    @property
+    def where(self) -> str:
+        """Name of the data in messages: the file's name."""
+        if isinstance(self.source, str):
+            return Path(self.source).name
+        return ", ".join(Path(path).name for path in (self.source or {}).values())
+
+    def _batches(self, path: Path) -> Iterable[list[dict[str, Any]]]:
+        batches = read_batches(path, on_bad_row=self.on_bad_row)
+        first = next(batches, [])
+        # A jsonl row may leave out what is empty, so a column counts if any row has it.
+        there = dict.fromkeys(itertools.chain.from_iterable(first))
+        self.columns.check([name for name in there if name != ROW], path.name)
+        return itertools.chain([first], batches)
+
+    def _paths(self) -> dict[str, Path]:
+        """Return split -> file."""
+        if not self.source:
+            raise FileNotFoundError(
+                "no file given; set source to a csv, tsv, jsonl or parquet file, or to a folder "
+                "with train, validation and test files (data.source=... on the command line)"
+            )
+        if isinstance(self.source, Mapping):
+            unknown = sorted(set(self.source) - set(SPLITS))
+            if unknown:
+                raise ValueError(f"source may name {', '.join(SPLITS)}, got {', '.join(unknown)}")
+            return {split: Path(path).expanduser() for split, path in self.source.items()}
+        path = Path(self.source).expanduser()
+        return _in_folder(path) if path.is_dir() else {"train": path}
+
+
+def _in_folder(folder: Path) -> dict[str, Path]:
+    paths: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        split = _STEMS.get(path.stem.lower())
+        if split is None or path.suffix.lower() not in SUFFIXES:
+            continue
+        if split in paths:
+            raise ValueError(
+                f"{folder} has two files of {split} rows, {paths[split].name} and {path.name}; "
+                "say which with a mapping: source={train: ..., validation: ..., test: ...}"
+            )
+        paths[split] = path
+    if not paths:
+        raise FileNotFoundError(
+            f"{folder} holds no train, validation or test file ({', '.join(SUFFIXES)}); it has "
+            f"{', '.join(sorted(path.name for path in folder.iterdir())[:8]) or 'nothing'}"
+        )
+    return paths
+
+
+def _one_type(column: list[Any]) -> list[Any]:
+    """Return the column with one type: Arrow has no column of numbers and words."""
+    kinds = {type(value) for value in column if value is not None}
+    if len(kinds) < 2 or kinds <= {int, float}:
+        return column
+    return [None if value is None else str(value) for value in column]

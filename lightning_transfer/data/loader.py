@@ -1,0 +1,98 @@
+"""A training loader that goes on in mid-epoch, at the batch where the run was cut off."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from lightning_transfer.data.batching import LengthBatchSampler
+
+
+class ResumableLoader(DataLoader):
+    """A ``DataLoader`` that knows how far it is.
+
+    Lightning saves the state of a loader that has one into each checkpoint, and gives it back
+    before it asks for the first batch. Without it a run resumed in mid-epoch sees other rows than
+    one that was never interrupted (51 of 64 in our trial).
+
+    The state is exact for checkpoints taken between two steps, which is when Lightning's own are
+    taken. One taken in the middle of a step counts that step's batch as seen.
+
+    Args:
+        dataset: Rows; ``dataset[i]`` is what ``collate_fn`` gets a list of.
+        batch_sampler: Deals the rows into batches.
+        collate_fn: Makes a batch of a list of rows.
+
+    Example:
+        >>> sampler = LengthBatchSampler([1, 1, 1, 1], 1, seed=0, shuffle=True)
+        >>> loader = ResumableLoader(list("abcd"), sampler, collate_fn=list)
+        >>> batches = iter(loader)
+        >>> seen = [next(batches), next(batches)]
+        >>> resumed = ResumableLoader(
+        ...     list("abcd"), LengthBatchSampler([1] * 4, 1, seed=0, shuffle=True), collate_fn=list
+        ... )
+        >>> resumed.load_state_dict(loader.state_dict())
+        >>> list(resumed) == list(batches)
+        True
+    """
+
+    batch_sampler: LengthBatchSampler
+
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        batch_sampler: LengthBatchSampler,
+        *,
+        collate_fn: Callable[[list[Any]], Any],
+    ) -> None:
+        """See the class."""
+        super().__init__(
+            dataset,
+            batch_sampler=batch_sampler,
+            collate_fn=collate_fn,
+            # Its own: each new iterator draws a number, and from the global one that would
+            # make a resumed run's dropout differ from an uninterrupted one's.
+            generator=torch.Generator(),
+        )
+        self._epoch = batch_sampler.epoch  # the epoch that _batches counts in
+        self._batches = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of epoch ``epoch``, for loops without Lightning."""
+        self.batch_sampler.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        """Yield the batches of the epoch, from the place where a loaded state stood."""
+        # A generator: all of this happens when the first batch is asked for, by then
+        # Lightning has said which epoch it is.
+        self._epoch, self._batches = self.batch_sampler.epoch, self.batch_sampler.start
+        for batch in super().__iter__():
+            self._batches += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the place: ``batches`` of ``length`` were given out in epoch ``epoch``."""
+        sampler = self.batch_sampler
+        given = self._batches if self._epoch == sampler.epoch else 0
+        return {"epoch": sampler.epoch, "batches": given, "length": len(sampler)}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on from ``state``; at the end of an epoch that is the start of the next.
+
+        Raises:
+            ValueError: If the state is from the middle of an epoch with another number of
+                batches, whose place means nothing here.
+        """
+        epoch, batches = state["epoch"], state["batches"]
+        length = len(self.batch_sampler)
+        if batches >= state["length"]:
+            epoch, batches = epoch + 1, 0
+        elif batches and state["length"] != length:
+            raise ValueError(
+                f"the checkpoint stands at batch {batches} of {state['length']}, but an epoch now "
+                f"has {length}; resume with the same data, batch_size and number of devices"
+            )
+        self.batch_sampler.set_epoch(epoch)
+        self.batch_sampler.start = batches
+        self._epoch, self._batches = epoch, batches

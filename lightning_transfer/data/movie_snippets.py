@@ -1,0 +1,29 @@
+"""Sentences from movie reviews."""
+
+from datasets import Dataset
+
+from lightning_transfer.data.columns import Columns
+from lightning_transfer.data.hutto import SENTIMENT, read_ground_truth
+from lightning_transfer.data.text_data_module import TextDataModule
+
+
+class MovieSnippets(TextDataModule):
+    """Sentences from movie reviews (rotten.tomatoes.com), rated in [-4, 4].
+
+    Four in five of them are also in ``RottenTomatoes``: never train on one and test on the other.
+
+    Without ``source`` the packaged file is read, with it a file of the same form: id, rating and
+    text, tab-separated, UTF-8. Columns: ``id``, ``article``, ``rating``, ``text``.
+
+    Reference: Hutto and Gilbert, "VADER: A Parsimonious Rule-based Model for Sentiment Analysis
+    of Social Media Text", ICWSM 2014.
+    """
+
+    default_columns = Columns(label="rating")
+    default_label = SENTIMENT
+
+    def load_rows(self) -> Dataset:
+        """Return the rows of the file."""
+        return read_ground_truth(
+            self.source_path, "movieReviewSnippets_GroundTruth.txt", self.columns
+        )

@@ -1,0 +1,186 @@
+"""Check a table row by row, before anything is learned from it."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from lightning_transfer.data.columns import Columns
+from lightning_transfer.data.label_spec import LabelSpec
+from lightning_transfer.data.splitter import SPLITS
+from lightning_transfer.labels import Labels
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The good rows of a table.
+
+    Args:
+        labels: The label contract.
+        texts: Text of each row.
+        targets: Target of each row, as :meth:`LabelSpec.parse` gives it.
+        places: Where each row came from, for messages ("reviews.csv, line 12").
+        pairs: Second text of each row, if the table has one.
+        groups: Group of each row, if the table has groups.
+        given: Split of each row, if the table comes split.
+    """
+
+    labels: Labels
+    texts: list[str]
+    targets: list[Any]
+    places: list[str]
+    pairs: list[str] | None
+    groups: list[str | None] | None
+    given: list[str] | None
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.texts)
+
+    def tensor_targets(self) -> np.ndarray:
+        """Return the targets as the loss takes them.
+
+        Returns:
+            Rating: float32 ``(rows,)``. One label: int64 ``(rows,)``. Several labels: float32
+            ``(rows, num_labels)``, 1 where the row has the label.
+        """
+        if self.labels.kind != "multi":
+            kind = np.float32 if self.labels.kind == "rating" else np.int64
+            return np.array(self.targets, dtype=kind)
+        hot = np.zeros((len(self), self.labels.num_outputs), dtype=np.float32)
+        for row, positions in enumerate(self.targets):
+            hot[row, positions] = 1
+        return hot  # (rows, num_labels)
+
+
+def check_rows(
+    table: Dataset, spec: LabelSpec, columns: Columns, *, where: str, on_bad_row: str
+) -> Rows:
+    """Return the good rows of ``table``.
+
+    Args:
+        table: Columns ``text`` and ``label``; optionally ``text_pair``, ``group``, ``split`` and
+            ``row``.
+        spec: What the label column holds.
+        columns: What the columns are called where they came from, for messages.
+        where: What the table is called in messages.
+        on_bad_row: ``error`` or ``skip``.
+
+    Raises:
+        ValueError: If a column is missing, a row is bad and ``on_bad_row`` is ``error``, or no
+            good row or one class only is left. A row is bad if its text is empty or no text, its
+            label is no number, no known label or none.
+    """
+    missing = {"text", "label"} - set(table.column_names)
+    if missing:
+        raise ValueError(
+            f"{where}: load_rows() must return the columns text and label, it returned "
+            f"{', '.join(table.column_names) or 'none'}"
+        )
+    if not len(table):
+        raise ValueError(f"{where} has no rows")
+    data = {name: table[name][:] for name in table.column_names}
+    places = data.get("row") or [f"{where}, row {row}" for row in range(1, len(table) + 1)]
+    labels = _labels(data["label"], spec, f"{where}, column {columns.label!r}")
+    targets: list[Any] = []
+    good: list[int] = []
+    bad: list[str] = []
+    for row, place in enumerate(places):
+        try:
+            target = _check_row(data, row, spec, labels, columns)
+        except ValueError as error:
+            bad.append(f"{place}, {error}")
+        else:
+            good.append(row)
+            targets.append(target)
+    _report(bad, len(places), where, on_bad_row)
+    _check_classes(targets, labels, f"{where}, column {columns.label!r}")
+    optional = {
+        name: [data[name][row] for row in good] if name in data else None
+        for name in ("text_pair", "group", "split")
+    }
+    groups = optional["group"]
+    return Rows(
+        labels=labels,
+        texts=[data["text"][row] for row in good],
+        targets=targets,
+        places=[places[row] for row in good],
+        pairs=optional["text_pair"],
+        groups=[None if group in (None, "") else str(group) for group in groups]
+        if groups
+        else None,
+        given=optional["split"],
+    )
+
+
+def _labels(raws: Sequence[Any], spec: LabelSpec, where: str) -> Labels:
+    try:
+        return spec.found(raws)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def _check_row(
+    data: dict[str, list[Any]], row: int, spec: LabelSpec, labels: Labels, columns: Columns
+) -> Any:
+    """Return the row's target.
+
+    Raises:
+        ValueError: If the row is bad; the message begins with the column.
+    """
+    for name in ("text", "text_pair"):
+        if name in data:
+            _check_text(data[name][row], f"column {getattr(columns, name) or name!r}")
+    if "split" in data and data["split"][row] not in SPLITS:
+        raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {data['split'][row]!r}")
+    try:
+        return spec.parse(data["label"][row], labels)
+    except ValueError as error:
+        raise ValueError(f"column {columns.label!r}: {error}") from None
+
+
+def _check_text(text: object, column: str) -> None:
+    if text is None or text != text:  # NaN is how some writers say "none"
+        raise ValueError(f"{column}: no text")
+    if not isinstance(text, str):
+        raise ValueError(f"{column}: {text!r} is not text")
+    if not text.strip():
+        raise ValueError(f"{column}: empty text")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{column}: half a surrogate pair in {text[:40]!r}") from None
+
+
+def _report(bad: list[str], total: int, where: str, on_bad_row: str) -> None:
+    """Say how many rows are bad, as an error or a warning."""
+    if not bad:
+        return
+    more = f" (and {len(bad) - 1} more bad rows of {total})" if len(bad) > 1 else ""
+    if len(bad) == total:
+        raise ValueError(f"{where}: no good row of {total}; the first: {bad[0]}")
+    if on_bad_row == "error":
+        raise ValueError(f"{bad[0]}{more}; mend the data or set on_bad_row=skip")
+    rank_zero_only(log.warning)(
+        "%s: skipped %d bad rows of %d; the first: %s", where, len(bad), total, bad[0]
+    )
+
+
+def _check_classes(targets: list[Any], labels: Labels, where: str) -> None:
+    """Check that there is something to tell apart."""
+    if any(target != targets[0] for target in targets):
+        return
+    only = targets[0]
+    if labels.kind == "single":
+        what = f"the label {labels.names[only]!r}"
+    elif labels.kind == "multi":
+        what = f"the labels {[labels.names[position] for position in only]}"
+    else:
+        what = f"the rating {only}"
+    raise ValueError(f"{where}: every row has {what}; at least 2 different ones are needed")

@@ -1,0 +1,118 @@
+"""Deal rows out to the splits; no text is in two of them."""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from lightning_transfer.data.splits import Splits, count_of, digest
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class SplitRows:
+    """Which rows each split holds.
+
+    Args:
+        positions: Split name -> row positions in the table, int64, in drawing order.
+        repeated: Rows dropped because their text is in the same split already.
+        conflicting: Those of them whose label was another.
+        leaked: Rows dropped because their text is in a split of higher priority.
+    """
+
+    positions: dict[str, np.ndarray] = field(default_factory=dict)
+    repeated: int = 0
+    conflicting: int = 0
+    leaked: int = 0
+
+
+class Splitter:
+    """Deals the rows of one table out to the splits.
+
+    Args:
+        keys: Normalised text of each row.
+        targets: Target of each row, to tell a repeated row from a contradiction.
+        groups: Group of each row, or ``None`` where it has none.
+        given: Split of each row that comes already split (``train``, ``validation``, ``test``).
+    """
+
+    def __init__(
+        self,
+        keys: Sequence[str],
+        targets: Sequence[object],
+        *,
+        groups: Sequence[str | None] | None = None,
+        given: Sequence[str] | None = None,
+    ) -> None:
+        """See the class."""
+        self.keys = keys
+        self.targets = targets
+        self.groups = groups
+        self.given = given
+        self._home: dict[str, tuple[str, int]] = {}  # text -> the split that has it, and its row
+        self._dropped = {"repeated": 0, "conflicting": 0, "leaked": 0}
+
+    def split(self, splits: Splits) -> SplitRows:
+        """Return the rows of each split; a text is in one split, once.
+
+        Test rows are drawn first, then validation rows, the rest is for training. A split that
+        comes with the data is kept, and only the missing ones are drawn from its training rows.
+
+        Raises:
+            ValueError: If more rows are to be held back than there are.
+        """
+        ready = {name: self._units(splits.seed, name) for name in SPLITS}
+        pool = ready["train"]
+        rows: dict[str, list[int]] = {}
+        # Splits that came with the data are settled first: a drawn row must not push them out.
+        for name in ("test", "validation"):
+            if ready[name]:
+                rows[name] = self._take(name, ready[name], None)
+        total = len({self.keys[row] for unit in pool for row in unit} - self._home.keys())
+        for name, size in (("test", splits.test), ("validation", splits.val)):
+            if name not in rows:
+                rows[name] = self._draw(name, pool, size, total)
+        rows["train"] = self._take("train", pool, None)
+        positions = {name: np.array(rows[name], dtype=np.int64) for name in SPLITS}
+        return SplitRows(positions=positions, **self._dropped)
+
+    def _units(self, seed: int, name: str) -> deque[list[int]]:
+        """Return the rows of a given split, in groups that stay together, in drawing order."""
+        units: dict[str, list[int]] = {}
+        for row, key in enumerate(self.keys):
+            if (self.given[row] if self.given else "train") == name:
+                group = self.groups[row] if self.groups else None
+                units.setdefault(group or key, []).append(row)
+        for rows in units.values():
+            # Of a repeated text the first row in the file is kept (the sort is stable).
+            rows.sort(key=lambda row: digest(seed, self.keys[row]))
+        return deque(units[key] for key in sorted(units, key=lambda key: digest(seed, key)))
+
+    def _draw(self, name: str, pool: deque[list[int]], size: int | float, total: int) -> list[int]:
+        wanted = count_of(size, total)
+        rows = self._take(name, pool, wanted)
+        if len(rows) < wanted and isinstance(size, int):
+            option = "splits.val" if name == "validation" else "splits.test"
+            raise ValueError(
+                f"{option}={size} asks for {wanted} {name} rows, there are {len(rows)} to draw from"
+            )
+        return rows
+
+    def _take(self, name: str, pool: deque[list[int]], wanted: int | None) -> list[int]:
+        """Move whole units out of ``pool`` until ``wanted`` rows are reached (None: all)."""
+        taken: list[int] = []
+        while pool and (wanted is None or len(taken) < wanted):
+            taken += [row for row in pool.popleft() if self._is_new(row, name)]
+        return taken
+
+    def _is_new(self, row: int, name: str) -> bool:
+        """Claim the row's text for split ``name``; say whether it was free, and count if not."""
+        home, first = self._home.setdefault(self.keys[row], (name, row))
+        if first == row:
+            return True
+        self._dropped["repeated" if home == name else "leaked"] += 1
+        if home == name and self.targets[first] != self.targets[row]:
+            self._dropped["conflicting"] += 1
+        return False

@@ -1,0 +1,323 @@
+"""From rows of text to batches: splits, subsets, tokens, order."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from datasets import Dataset
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from torch.utils.data import DataLoader
+from transformers import PreTrainedTokenizerBase
+
+from lightning_transfer.data.batching import LengthBatchSampler
+from lightning_transfer.data.columns import Columns
+from lightning_transfer.data.corpus import Corpus
+from lightning_transfer.data.label_spec import LabelSpec
+from lightning_transfer.data.loader import ResumableLoader
+from lightning_transfer.data.rows import check_rows
+from lightning_transfer.data.splits import Splits, check_size
+from lightning_transfer.data.splitter import SPLITS
+from lightning_transfer.data.token_cache import cached_tokens
+from lightning_transfer.data.token_table import TokenTable
+from lightning_transfer.data.tokenized_split import Collate, TokenizedSplit
+from lightning_transfer.data.tokens import Tokens
+from lightning_transfer.labels import Labels
+
+log = logging.getLogger(__name__)
+
+
+class TextDataModule(LightningDataModule):
+    """Base of all domains: a domain says where its rows come from, the rest is here.
+
+    Rows are split once, by a hash of their text, before anything else looks at them, so that no
+    text is in two splits and every run tests on the same rows. They are tokenized once, and
+    cached. Training batches hold rows of like length and can be resumed in mid-epoch.
+
+    Set ``tokenizer`` before the loaders are asked for, and ``seed`` for another draw of the
+    training subset and of the batch order. In Lightning under several devices, use
+    ``Trainer(use_distributed_sampler=False)``: the batches are dealt out to the ranks here.
+
+    Args:
+        source: Where the rows come from; what it may be is up to the domain, ``None`` is its own
+            data.
+        columns: Which column is what; ``None``: the domain's own.
+        label: What the label column holds; ``None``: the domain's own.
+        train_size: Training rows to use: a count (int) or a fraction of the training split
+            (float), drawn with ``seed`` so that the classes keep their shares; ``None``: all.
+        splits: How many rows are held back for validation and test, and their seed.
+        tokens: Length of the token sequences and how longer texts are cut; ``None``: the
+            domain's own.
+        batch_size: Rows per device and batch.
+        on_bad_row: ``error``, or ``skip`` to leave bad rows out, counted in one warning.
+
+    Raises:
+        ValueError: If an argument is out of range or the domain has no label of its own.
+
+    Example:
+        >>> class Weather(TextDataModule):
+        ...     default_label = LabelSpec("names", names=["dry", "wet"])
+        ...
+        ...     def load_rows(self):
+        ...         days = [f"day {day}" for day in range(10)]
+        ...         return Dataset.from_dict({"text": days, "label": ["dry", "wet"] * 5})
+        >>> data = Weather(splits=Splits(val=2, test=3))
+        >>> data.setup("fit")
+        >>> data.n_train, data.n_test, data.labels.names
+        (5, 3, ('dry', 'wet'))
+    """
+
+    default_columns: ClassVar[Columns] = Columns()
+    default_label: ClassVar[LabelSpec | None] = None
+    default_tokens: ClassVar[Tokens] = Tokens()
+
+    def __init__(
+        self,
+        source: str | Mapping[str, str] | None = None,
+        *,
+        columns: Columns | None = None,
+        label: LabelSpec | None = None,
+        train_size: int | float | None = None,
+        splits: Splits | None = None,
+        tokens: Tokens | None = None,
+        batch_size: int = 32,
+        on_bad_row: str = "error",
+    ) -> None:
+        """See the class."""
+        super().__init__()
+        label = label or self.default_label
+        if label is None:
+            raise ValueError(
+                f"{type(self).__name__} has no label of its own; say what the label column holds "
+                "with label=LabelSpec(...) (data.label.kind=... on the command line)"
+            )
+        if train_size is not None:
+            check_size(train_size, "train_size")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be >= 1, got {batch_size}")
+        if on_bad_row not in ("error", "skip"):
+            raise ValueError(f"on_bad_row must be error or skip, got {on_bad_row!r}")
+        self.source = source
+        self.columns = columns or self.default_columns
+        self.label = label
+        self.train_size = train_size
+        self.splits = splits or Splits()
+        self.tokens = tokens or self.default_tokens
+        self.batch_size = batch_size
+        self.on_bad_row = on_bad_row
+        self.tokenizer: PreTrainedTokenizerBase | None = None
+        self.seed = 0
+        # A small evaluation split may leave a rank without a row; that is no mistake.
+        self.allow_zero_length_dataloader_with_multiple_devices = True
+        self._corpus: Corpus | None = None
+        self._train: tuple[int, np.ndarray] | None = None  # a seed and the rows it drew
+        self._table: tuple[PreTrainedTokenizerBase, TokenTable] | None = None
+        self._said: TokenTable | None = None  # the table whose cut rows were told
+
+    def load_rows(self) -> Dataset:
+        """Return all rows; the one method that a domain has to write.
+
+        Returns:
+            A data set with the columns ``text`` (str) and ``label`` (raw, see ``LabelSpec``), and
+            optionally ``text_pair`` (str), ``group`` (rows of one group stay in one split),
+            ``split`` (``train``, ``validation`` or ``test``, for data that come split) and
+            ``row`` (where the row came from, for messages: ``"reviews.csv, line 12"``).
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define load_rows()")
+
+    @property
+    def where(self) -> str:
+        """Name of the data in messages."""
+        return self.source if isinstance(self.source, str) else type(self).__name__
+
+    @property
+    def source_path(self) -> Path | None:
+        """The source as a path, for domains that take one file or folder.
+
+        Raises:
+            ValueError: If the source is several files.
+        """
+        if isinstance(self.source, Mapping):
+            raise ValueError(
+                f"{type(self).__name__} takes one path as its source, got {dict(self.source)}"
+            )
+        return Path(self.source).expanduser() if self.source else None
+
+    @property
+    def labels(self) -> Labels:
+        """The label contract; known before ``setup`` if the label names were given."""
+        labels = self._corpus.rows.labels if self._corpus else self.label.stated()
+        if labels is None:
+            raise RuntimeError("the label names are in the data: call setup() first")
+        return labels
+
+    @property
+    def n_train(self) -> int:
+        """Training rows in use."""
+        return len(self._positions("train"))
+
+    @property
+    def n_val(self) -> int:
+        """Validation rows."""
+        return len(self._positions("validation"))
+
+    @property
+    def n_test(self) -> int:
+        """Test rows."""
+        return len(self._positions("test"))
+
+    @property
+    def label_counts(self) -> dict[str, int]:
+        """Training rows of each class; of each band for a rating, empty without bands."""
+        return self._load().label_counts(self._positions("train"))
+
+    def rows(self, split: str) -> Dataset:
+        """Return ``text``, ``label`` (the target) and ``row`` of a split's rows.
+
+        Args:
+            split: ``train``, ``validation`` or ``test``.
+
+        Returns:
+            A data set in the order of ``index`` in the batches.
+        """
+        return self._load().table(self._positions(split))
+
+    def prepare_data(self) -> None:
+        """Download and tokenize into the cache; Lightning calls it on one process only."""
+        self._load()
+        if self.tokenizer is not None:
+            self._tokenize(self.tokenizer)
+
+    def setup(self, stage: str) -> None:
+        """Load, split and tokenize; does nothing that is done already.
+
+        Args:
+            stage: ``fit``, ``validate``, ``test`` or ``predict``. It only decides which split must
+                not be empty.
+
+        Raises:
+            ValueError: If the data are bad (see ``check_rows``), or the split that the stage needs
+                is empty or, for training, holds one class only.
+        """
+        corpus = self._load()
+        if self._train is None or self._train[0] != self.seed:
+            self._train = (self.seed, corpus.training_subset(self.train_size, seed=self.seed))
+        self._check_split({"fit": "train", "validate": "validation"}.get(stage, "test"))
+        if self.tokenizer is not None:
+            self._say_cut(self._tokenize(self.tokenizer))
+
+    def train_dataloader(self) -> ResumableLoader:
+        """Return the training batches: shuffled, of like length, resumable in mid-epoch."""
+        split, sampler, collate = self._loader_parts("train")
+        return ResumableLoader(split, sampler, collate_fn=collate)
+
+    def val_dataloader(self) -> DataLoader | list[Any]:
+        """Return the validation batches, longest rows first; none without validation rows."""
+        return self._evaluation_loader("validation")
+
+    def test_dataloader(self) -> DataLoader | list[Any]:
+        """Return the test batches, longest rows first; none without test rows."""
+        return self._evaluation_loader("test")
+
+    def predict_dataloader(self) -> DataLoader | list[Any]:
+        """Return the test batches for ``Trainer.predict``; ``index`` says which row is which."""
+        rows, batches, collate = self._loader_parts("test")
+        # The batches as samples: Lightning rebuilds the loaders that it predicts with, and cannot
+        # rebuild a batch sampler that is not torch's own.
+        return DataLoader(
+            rows,
+            batch_size=None,
+            sampler=batches,
+            collate_fn=collate,
+            generator=torch.Generator(),
+        )
+
+    def _load(self) -> Corpus:
+        if self._corpus is None:
+            rows = check_rows(
+                self.load_rows(),
+                self.label,
+                self.columns,
+                where=self.where,
+                on_bad_row=self.on_bad_row,
+            )
+            self._corpus = Corpus(rows, self.splits, where=self.where)
+        return self._corpus
+
+    def _positions(self, split: str) -> np.ndarray:
+        if split not in SPLITS:
+            raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+        if self._corpus is None or self._train is None:
+            raise RuntimeError("the rows are not loaded yet: call setup() first")
+        return self._train[1] if split == "train" else self._corpus.positions[split]
+
+    def _check_split(self, split: str) -> None:
+        positions = self._positions(split)
+        if not len(positions):
+            raise ValueError(
+                f"{self.where}: no {split} rows; change train_size, splits.val or splits.test"
+            )
+        if split == "train" and self.labels.kind == "single":
+            there = [name for name, count in self.label_counts.items() if count]
+            if len(there) < 2:
+                raise ValueError(
+                    f"{self.where}: all of the {len(positions)} training rows are {there[0]!r}; "
+                    "raise train_size or lower splits.val, splits.test"
+                )
+
+    def _tokenize(self, tokenizer: PreTrainedTokenizerBase) -> TokenTable:
+        if self._table is not None and self._table[0] is tokenizer:
+            return self._table[1]
+        rows = self._load().rows
+        table = cached_tokens(rows.texts, rows.pairs, tokenizer=tokenizer, tokens=self.tokens)
+        empty = np.flatnonzero(table.lengths == 0)
+        if len(empty):
+            raise ValueError(
+                f"{rows.places[empty[0]]}, column {self.columns.text!r}: the tokenizer finds no "
+                f"token in {rows.texts[empty[0]]!r}; take the row out"
+            )
+        self._table = (tokenizer, table)
+        return table
+
+    def _say_cut(self, table: TokenTable) -> None:
+        if table is self._said:
+            return
+        self._said = table
+        cut = {name: table.cut[self._positions(name)] for name in SPLITS}
+        rank_zero_only(log.info)(
+            "%s: cut to %d tokens, %s kept: %s rows",
+            self.where,
+            self.tokens.max_length,
+            self.tokens.truncation,
+            ", ".join(f"{sum(rows):,} of {len(rows):,} {name}" for name, rows in cut.items()),
+        )
+
+    def _loader_parts(self, split: str) -> tuple[TokenizedSplit, LengthBatchSampler, Collate]:
+        if self.tokenizer is None:
+            raise RuntimeError("no tokenizer: set data.tokenizer before fit, validate or test")
+        table = self._tokenize(self.tokenizer)
+        rows = TokenizedSplit(table, self._positions(split), self._load().rows.tensor_targets())
+        sampler = LengthBatchSampler(
+            rows.lengths,
+            self.batch_size,
+            seed=self.seed,
+            shuffle=split == "train" and not getattr(self.trainer, "overfit_batches", 0),
+            rank=self.trainer.global_rank if self.trainer else 0,
+            world_size=self.trainer.world_size if self.trainer else 1,
+        )
+        return rows, sampler, Collate(self.tokenizer)
+
+    def _evaluation_loader(self, split: str) -> DataLoader | list[Any]:
+        rows, batches, collate = self._loader_parts(split)
+        if not len(rows):
+            return []
+        return DataLoader(
+            rows,
+            batch_sampler=batches,
+            collate_fn=collate,
+            # Its own: or each evaluation would draw from the generator that dropout draws from.
+            generator=torch.Generator(),
+        )

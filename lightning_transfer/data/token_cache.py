@@ -1,0 +1,94 @@
+"""Keep tokenized text on disk, so that a second run does not tokenize."""
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+from transformers import PreTrainedTokenizerBase
+
+from lightning_transfer.assets import cache_dir
+from lightning_transfer.data.token_table import TokenTable, tokenize
+from lightning_transfer.data.tokens import Tokens
+
+log = logging.getLogger(__name__)
+
+_FORMAT = 1  # of the cached file and of the way a row is cut; raise it when either changes
+
+
+def cached_tokens(
+    texts: Sequence[str],
+    pairs: Sequence[str] | None,
+    *,
+    tokenizer: PreTrainedTokenizerBase,
+    tokens: Tokens,
+) -> TokenTable:
+    """Return the tokens of all rows, from the cache if these texts were tokenized so before.
+
+    The key is the content: bytes of the texts, tokenizer and ``tokens``. File names, dates and
+    environment variables do not enter it. Two processes may race: both write the same bytes.
+
+    Args:
+        texts: Text of each row.
+        pairs: Second text of each row, or ``None``.
+        tokenizer: Any Hugging Face tokenizer.
+        tokens: Length and the part that is kept.
+    """
+    path = cache_dir() / "tokens" / f"{fingerprint(texts, pairs, tokenizer, tokens)}.arrow"
+    with contextlib.suppress(OSError, pa.ArrowInvalid):
+        return TokenTable.read(path)
+    log.info("tokenizing %s texts", f"{len(texts):,}")
+    table = tokenize(texts, pairs, tokenizer=tokenizer, tokens=tokens)
+    try:
+        _write(table, path)
+    except OSError as error:  # a full or read-only disk costs time, not the run
+        log.warning("tokens are not cached in %s: %s", path.parent, error)
+        return table
+    return TokenTable.read(path)
+
+
+def _write(table: TokenTable, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Beside the target: a rename across file systems is a copy, and can be seen half-done.
+    temporary = path.with_name(f"{path.stem[:16]}.{uuid.uuid4().hex}.tmp")
+    try:
+        table.write(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def fingerprint(
+    texts: Sequence[str],
+    pairs: Sequence[str] | None,
+    tokenizer: PreTrainedTokenizerBase,
+    tokens: Tokens,
+) -> str:
+    """Return the hash of everything that the token ids follow from."""
+    state = hashlib.sha256(f"{_FORMAT} {tokens!r} {len(texts)} {pairs is not None}".encode())
+    state.update(_tokenizer_content(tokenizer))
+    for column in (texts, pairs or ()):
+        for text in column:
+            content = text.encode()
+            state.update(len(content).to_bytes(8, "little"))
+            state.update(content)
+    return state.hexdigest()
+
+
+def _tokenizer_content(tokenizer: PreTrainedTokenizerBase) -> bytes:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        content = json.loads(backend.to_str())
+        # The tokenizer keeps the arguments of its last call here; they say nothing about ours.
+        content.pop("truncation", None)
+        content.pop("padding", None)
+    else:
+        content = {"vocabulary": tokenizer.get_vocab(), "options": tokenizer.init_kwargs}
+    content = [type(tokenizer).__name__, content, tokenizer.model_input_names]
+    return json.dumps(content, sort_keys=True, default=str).encode()

@@ -1,0 +1,200 @@
+"""Token sequences of a whole data set, in one memory-mapped Arrow file."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from transformers import PreTrainedTokenizerBase
+
+from lightning_transfer.data.tokens import Tokens
+
+_CHUNK = 1000  # texts per tokenizer call: bounds the memory, costs nothing
+
+
+class TokenTable:
+    """Token ids of each row, stored end to end.
+
+    Rows are slices of one flat array, because reading rows of a data set in torch format costs
+    thirty times as much, and because the array can stay on disk.
+
+    Args:
+        input_ids: Ids of all rows end to end, int32 ``(tokens,)``.
+        starts: Where each row begins, int64 ``(rows + 1,)``.
+        token_type_ids: Segment of each token, int8 ``(tokens,)``, for tokenizers that have them.
+        cut: Whether a row was longer than allowed, bool ``(rows,)``.
+    """
+
+    def __init__(
+        self,
+        input_ids: np.ndarray,
+        starts: np.ndarray,
+        *,
+        token_type_ids: np.ndarray | None,
+        cut: np.ndarray,
+    ) -> None:
+        """See the class."""
+        self.input_ids = input_ids
+        self.starts = starts
+        self.token_type_ids = token_type_ids
+        self.cut = cut
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.cut)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each row, int64 ``(rows,)``."""
+        return np.diff(self.starts)
+
+    def row(self, position: int) -> dict[str, np.ndarray]:
+        """Return the model inputs of one row, each ``(seq,)``, without padding."""
+        span = slice(self.starts[position], self.starts[position + 1])
+        inputs = {"input_ids": self.input_ids[span]}
+        if self.token_type_ids is not None:
+            inputs["token_type_ids"] = self.token_type_ids[span]
+        return inputs
+
+    def write(self, path: Path) -> None:
+        """Write the table to ``path`` as an Arrow file."""
+        starts = pa.array(self.starts, pa.int64())
+        columns = {
+            "cut": pa.array(self.cut),
+            "input_ids": pa.LargeListArray.from_arrays(starts, pa.array(self.input_ids)),
+        }
+        if self.token_type_ids is not None:
+            types = pa.array(self.token_type_ids)
+            columns["token_type_ids"] = pa.LargeListArray.from_arrays(starts, types)
+        table = pa.table(columns)
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+            writer.write_table(table, max_chunksize=max(len(self), 1))
+
+    @classmethod
+    def read(cls, path: Path) -> "TokenTable":
+        """Map the table at ``path`` into memory.
+
+        Raises:
+            OSError: If there is no such file.
+            pyarrow.ArrowInvalid: If it is not a table of tokens.
+        """
+        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        if {"cut", "input_ids"} - set(table.column_names) or table["cut"].num_chunks != 1:
+            raise pa.ArrowInvalid(f"{path} is not a table of tokens")
+        ids = table["input_ids"].chunk(0)
+        types = None
+        if "token_type_ids" in table.column_names:
+            types = table["token_type_ids"].chunk(0).values.to_numpy()
+        return cls(
+            ids.values.to_numpy(),
+            ids.offsets.to_numpy(),
+            token_type_ids=types,
+            cut=table["cut"].chunk(0).to_numpy(zero_copy_only=False),
+        )
+
+
+def tokenize(
+    texts: Sequence[str],
+    pairs: Sequence[str] | None,
+    *,
+    tokenizer: PreTrainedTokenizerBase,
+    tokens: Tokens,
+) -> TokenTable:
+    """Tokenize all rows, and cut those that are too long.
+
+    Args:
+        texts: Text of each row.
+        pairs: Second text of each row, or ``None``.
+        tokenizer: Any Hugging Face tokenizer.
+        tokens: Length and the part that is kept. Of a pair the longer text is cut first.
+
+    Raises:
+        ValueError: If ``tokens.max_length`` has no room beside the special tokens.
+    """
+    special = tokenizer.num_special_tokens_to_add(pair=pairs is not None)
+    if tokens.max_length <= special:
+        raise ValueError(
+            f"tokens.max_length={tokens.max_length} leaves no room for text: the tokenizer adds "
+            f"{special} special tokens; raise tokens.max_length"
+        )
+    with_types = "token_type_ids" in tokenizer.model_input_names
+    ids: list[np.ndarray] = []
+    types: list[np.ndarray] = []
+    cut: list[bool] = []
+    for start in range(0, len(texts), _CHUNK):
+        chunk = slice(start, start + _CHUNK)
+        for inputs, was_cut in _encode(
+            texts[chunk], pairs[chunk] if pairs else None, tokenizer, tokens
+        ):
+            ids.append(inputs[0].astype(np.int32))
+            types.append(inputs[1].astype(np.int8))
+            cut.append(was_cut)
+    return TokenTable(
+        np.concatenate([*ids, np.empty(0, np.int32)]),
+        np.cumsum([0, *map(len, ids)], dtype=np.int64),
+        token_type_ids=np.concatenate([*types, np.empty(0, np.int8)]) if with_types else None,
+        cut=np.array(cut, dtype=bool),
+    )
+
+
+def _encode(
+    texts: Sequence[str],
+    pairs: Sequence[str] | None,
+    tokenizer: PreTrainedTokenizerBase,
+    tokens: Tokens,
+) -> list[tuple[np.ndarray, bool]]:
+    """Return ids and segments of each row, int64 ``(2, seq)``, and whether the row was cut."""
+    # Untruncated: the tokenizer can cut one end only, and would not say that it did.
+    encoded = tokenizer(
+        list(texts),
+        list(pairs) if pairs is not None else None,
+        truncation=False,
+        padding=False,
+        return_attention_mask=False,
+        return_special_tokens_mask=True,
+        verbose=False,
+    )
+    segments = encoded.get("token_type_ids") or [[0] * len(row) for row in encoded["input_ids"]]
+    rows = []
+    for position, ids in enumerate(encoded["input_ids"]):
+        inputs = np.array([ids, segments[position]], dtype=np.int64)  # (2, seq)
+        too_long = len(ids) > tokens.max_length
+        if too_long:
+            text = texts[position] if pairs is not None else None
+            mask = np.array(encoded["special_tokens_mask"][position], dtype=bool)
+            inputs = inputs[:, _kept(mask, text, tokenizer, tokens)]
+        rows.append((inputs, too_long))
+    return rows
+
+
+def _kept(
+    special: np.ndarray, first: str | None, tokenizer: PreTrainedTokenizerBase, tokens: Tokens
+) -> np.ndarray:
+    """Return the positions kept of one long row: the special tokens and the chosen part.
+
+    Args:
+        special: Which tokens are special, bool ``(seq,)``.
+        first: First text of a pair, to find where it ends; ``None`` for a single text.
+        tokenizer: The row's tokenizer.
+        tokens: Length and the part that is kept.
+    """
+    content = np.flatnonzero(~special)
+    budget = max(tokens.max_length - int(special.sum()), 0)
+    ends = len(content)
+    if first is not None:
+        alone = tokenizer(first, add_special_tokens=False, truncation=False, verbose=False)
+        ends = min(len(alone["input_ids"]), ends)
+    parts = [content[:ends], content[ends:]]
+    room = _share(len(parts[0]), len(parts[1]), budget)
+    kept = [part[tokens.kept(len(part), size)] for part, size in zip(parts, room, strict=True)]
+    return np.sort(np.concatenate([np.flatnonzero(special), *kept]))
+
+
+def _share(first: int, second: int, budget: int) -> tuple[int, int]:
+    """Share the room between two texts: the longer is cut first, then both evenly."""
+    half = budget // 2
+    if second <= half:
+        return budget - second, second
+    if first <= budget - half:
+        return first, budget - first
+    return budget - half, half

@@ -1,0 +1,190 @@
+"""A whole experiment: every row of its table, trained, scored, compared and written down."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from lightning_transfer.curves import plot_curves
+from lightning_transfer.export import export
+from lightning_transfer.loading import load
+from lightning_transfer.plan import PlannedRow, StageRun, plan_rows
+from lightning_transfer.results import Gain, Metric, Results, Row
+from lightning_transfer.stages import Fitted, StageRunner, Tested, own_parts
+from lightning_transfer.training import METRICS, is_rank_zero
+
+log = logging.getLogger(__name__)
+
+
+class Experiment:
+    """The rows of an experiment over its seeds.
+
+    Args:
+        config: The composed config as plain values; see ``conf/fit.yaml``.
+        folder: The run folder.
+        resume: Whether to go on with what the folder holds.
+
+    Raises:
+        ValueError: If seeds, stages, controls or the gain do not fit together.
+    """
+
+    def __init__(self, config: Mapping[str, Any], folder: Path, *, resume: bool) -> None:
+        """See the class."""
+        self.config = config
+        self.folder = folder
+        self.seeds = _check_seeds(config["seeds"])
+        self.rows = plan_rows(config["order"], config["stages"], config.get("controls") or {})
+        self.gain_metric, self.over = self._check_gain(config.get("gain") or {})
+        self.pinned = {name: stage.get("seed") for name, stage in config["stages"].items()}
+        self.runner = StageRunner(config, folder, resume=resume)
+        self.scores: dict[str, dict[StageRun, tuple[Fitted, Tested]]] = {}
+
+    def _check_gain(self, gain: Mapping[str, Any]) -> tuple[str | None, str | None]:
+        """Return metric and row of the comparison; a skipped stage may have taken the row away."""
+        over = gain.get("over")
+        if over is None:
+            return None, None
+        controls = self.config.get("controls") or {}
+        if over not in controls:
+            raise ValueError(f"gain.over={over!r} is no control; controls: {', '.join(controls)}")
+        planned = any(row.name == over for row in self.rows)
+        return gain.get("metric"), over if planned else None
+
+    @property
+    def metric(self) -> str:
+        """The metric that the rows are compared in: the gain's, or else the monitored one."""
+        return self.gain_metric or self.runner.monitor(self.rows[-1].order[-1]).removeprefix("val/")
+
+    def run(self) -> Results:
+        """Train and score everything, seed by seed; write what there is, also after Ctrl-C.
+
+        Returns:
+            The results of all rows.
+        """
+        try:
+            for seed in self.seeds:
+                for row in self.rows:
+                    self._score(row, seed)
+        except KeyboardInterrupt:
+            log.warning("interrupted; writing down what is finished")
+            self._write(self.results())
+            raise
+        results = self.results()
+        self._export()
+        self._write(results)
+        return results
+
+    def _score(self, row: PlannedRow, seed: int) -> None:
+        run = row.stage_run(seed, self.pinned)
+        scores = self.scores.setdefault(row.name, {})
+        if run not in scores:
+            fitted = self.runner.fit(run)
+            scores[run] = (fitted, self.runner.test(run, row.test))
+
+    def results(self) -> Results:
+        """Gather the rows that have been scored so far."""
+        rows = [self._row(row) for row in self.rows if self.scores.get(row.name)]
+        return Results(
+            experiment=str(self.config["name"]),
+            seeds=tuple(self.seeds),
+            rows=tuple(rows),
+            gain=self._gain(),
+            missing=tuple(row.name for row in self.rows if not self._complete(row)),
+        )
+
+    def _complete(self, row: PlannedRow) -> bool:
+        wanted = {row.stage_run(seed, self.pinned) for seed in self.seeds}
+        return wanted == set(self.scores.get(row.name, {}))
+
+    def _row(self, row: PlannedRow, *, paired: bool = False) -> Row:
+        """Gather a row: one value for each stage run, or, if paired, one for each seed.
+
+        A chain of pinned stages is one run whatever the seed; its value is no sample of three.
+        """
+        scores = self.scores[row.name]
+        runs = [row.stage_run(seed, self.pinned) for seed in self.seeds] if paired else scores
+        scored = [(run, *scores[run]) for run in runs]
+        names = [name for name in scored[0][2].metrics if name != "loss"]
+        seconds = [self._seconds(run, tested) for run, _, tested in scored]
+        return Row(
+            name=row.name,
+            stage=row.test,
+            n_train=scored[0][1].n_train if row.saw_labels else 0,
+            n_test=scored[0][2].n_test,
+            seconds=sum(seconds) / len(seconds),
+            metrics={
+                name: Metric(tuple(tested.metrics[name] for _, _, tested in scored))
+                for name in names
+            },
+        )
+
+    def _seconds(self, run: StageRun, tested: Tested) -> float:
+        """Return the time of a row's chain of trainings and of its test."""
+        return sum(self.runner.fit(step).seconds for step in run.chain) + tested.seconds
+
+    def _gain(self) -> Gain | None:
+        main = self.rows[-1]
+        control = next((row for row in self.rows if row.name == self.over), None)
+        if control is None or not (self._complete(main) and self._complete(control)):
+            return None
+        ours, theirs = self._row(main, paired=True), self._row(control, paired=True)
+        return Gain.between(ours, theirs, metric=self.metric)
+
+    def _export(self) -> None:
+        """Write the model folder: of the main row, the seed that validated best."""
+        scores = self.scores[self.rows[-1].name]
+        mode = self.runner.mode(self.rows[-1].order[-1])
+        chosen = max(scores, key=lambda run: _rank(scores[run][0], mode))
+        if not is_rank_zero():
+            return
+        loaded = load(
+            self.folder / scores[chosen][0].checkpoint, **own_parts(self.config, chosen.stage)
+        )
+        if loaded.tokenizer is None or getattr(loaded.task.backbone, "config", None) is None:
+            log.info("no model folder: the backbone is not a Hugging Face model")
+            return
+        export(
+            loaded.task,
+            loaded.tokenizer,
+            self.folder / "model",
+            tokens=loaded.tokens,
+            position=dict(loaded.position or {}),
+        )
+        log.info("model: %s (%s)", self.folder / "model", chosen.title)
+
+    def _write(self, results: Results) -> None:
+        """Write results.json, results.md and the curves, and print the table."""
+        if not is_rank_zero():
+            return
+        results.write(self.folder)
+        logged = {
+            run.title: self.folder / run.folder / METRICS
+            for scores in self.scores.values()
+            for run in scores
+            if (self.folder / run.folder / METRICS).is_file()
+        }
+        if logged:
+            metric = self.runner.monitor(self.rows[-1].order[-1])
+            plot_curves(logged, self.folder / "learning_curves.png", metric=metric)
+        console = Console()
+        console.print(results.to_table())
+        console.print(results.sentence(), soft_wrap=True)
+        console.print(f"Run folder: {self.folder}", soft_wrap=True, highlight=False)
+
+
+def _rank(fitted: Fitted, mode: str) -> float:
+    if fitted.best is None:
+        return float("-inf")
+    return fitted.best if mode == "max" else -fitted.best
+
+
+def _check_seeds(seeds: Sequence[Any]) -> list[int]:
+    if isinstance(seeds, str) or not isinstance(seeds, Sequence) or not seeds:
+        raise ValueError(f"seeds must be a list of numbers such as [0,1,2], got {seeds!r}")
+    if any(not isinstance(s, int) or isinstance(s, bool) or s < 0 for s in seeds):
+        raise ValueError(f"seeds must be whole numbers >= 0, got {list(seeds)}")
+    if len(set(seeds)) != len(seeds):
+        raise ValueError(f"seeds must differ, got {list(seeds)}")
+    return list(seeds)

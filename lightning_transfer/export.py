@@ -1,0 +1,208 @@
+"""Model folders that plain transformers opens."""
+
+import json
+import logging
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES as NATIVE_CLASSES,
+)
+
+from lightning_transfer.checkpoint import describe_task
+from lightning_transfer.heads import MLPHead
+from lightning_transfer.labels import Labels
+
+log = logging.getLogger(__name__)
+
+DESCRIPTION = "lightning_transfer.json"
+HEAD_FILE = "head.safetensors"
+
+
+@dataclass(frozen=True)
+class Native:
+    """Where an architecture's own classification model keeps what our backbone and head hold."""
+
+    prefix: str
+    dense: str
+    out: str
+    activation: str
+
+    def names(self, ours: str) -> str:
+        """Return the native name of one of our parameters."""
+        part, _, rest = ours.partition(".")
+        if part == "backbone":
+            return f"{self.prefix}.{rest.removeprefix('model.')}"
+        layer, _, leaf = rest.partition(".")
+        return f"{self.dense if layer == 'dense' else self.out}.{leaf}"
+
+    def ours(self, native: str) -> str:
+        """Return our name of one of its parameters."""
+        path, _, leaf = native.rpartition(".")
+        if path in (self.dense, self.out):
+            return f"head.{'dense' if path == self.dense else 'out'}.{leaf}"
+        return f"backbone.model.{native.removeprefix(self.prefix + '.')}"
+
+
+_ROBERTA = Native("roberta", "classifier.dense", "classifier.out_proj", "tanh")
+_DEBERTA = Native("deberta", "pooler.dense", "classifier", "gelu")
+NATIVE: dict[str, Native] = {
+    "bert": Native("bert", "bert.pooler.dense", "classifier", "tanh"),
+    "roberta": _ROBERTA,
+    "xlm-roberta": _ROBERTA,
+    "camembert": _ROBERTA,
+    "mpnet": Native("mpnet", "classifier.dense", "classifier.out_proj", "tanh"),
+    "electra": Native("electra", "classifier.dense", "classifier.out_proj", "gelu"),
+    "distilbert": Native("distilbert", "pre_classifier", "classifier", "relu"),
+    "deberta": _DEBERTA,
+    "deberta-v2": _DEBERTA,
+}
+
+
+def native_form(backbone: nn.Module, head: nn.Module) -> tuple[Native | None, str]:
+    """Return how transformers stores this model, or None and the reason why it cannot.
+
+    Args:
+        backbone: A backbone with a ``config``, or a module of the user's own.
+        head: Any head.
+    """
+    model_type = getattr(getattr(backbone, "config", None), "model_type", None)
+    native = NATIVE.get(str(model_type))
+    if native is None:
+        return None, f"model type {model_type!r} has no known classification form"
+    if type(head) is not MLPHead:
+        return None, f"transformers has no {type(head).__name__} for {model_type!r}"
+    if head.pooling != "cls" or head.activation != native.activation:
+        return None, (
+            f"transformers' {model_type!r} head pools cls with {native.activation}, "
+            f"this one {head.pooling} with {head.activation}"
+        )
+    return native, ""
+
+
+def export(
+    task: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: str | Path,
+    *,
+    tokens: Any | None = None,
+    position: dict[str, Any] | None = None,
+) -> bool:
+    """Write a model folder, whole or not at all.
+
+    Where transformers has the same architecture with the same head, the folder loads with
+    ``AutoModelForSequenceClassification.from_pretrained`` and gives the same logits; this is
+    checked before the folder takes its place. Otherwise it holds the backbone for ``AutoModel``,
+    the head beside it, and :func:`lightning_transfer.loading.load` opens both.
+
+    Args:
+        task: A trained task.
+        tokenizer: Saved beside the weights.
+        folder: An older folder of that name is replaced.
+        tokens: How texts were cut; see ``data.Tokens``.
+        position: Where in a run these weights come from.
+
+    Returns:
+        Whether plain transformers opens the whole model.
+
+    Raises:
+        RuntimeError: If the folder, loaded with transformers, gave other logits.
+        ValueError: If the backbone is not a Hugging Face model, which has no such folder.
+    """
+    folder = Path(folder)
+    if getattr(task.backbone, "config", None) is None:
+        raise ValueError(
+            f"{type(task.backbone).__name__} is not a Hugging Face model; keep the checkpoint"
+        )
+    native, reason = native_form(task.backbone, task.head)  # type: ignore[arg-type]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temp = Path(tempfile.mkdtemp(prefix=".tmp-", dir=folder.parent))
+    try:
+        _write(task, tokenizer, temp, native)
+        described = describe_task(task, tokenizer=None, tokens=tokens)
+        described |= {"native": native is not None, "position": position}
+        (temp / DESCRIPTION).write_text(json.dumps(described, indent=2))
+        if native is None:
+            log.info("model folder holds backbone and head apart: %s", reason)
+        else:
+            _verify(task, tokenizer, temp)
+        if folder.exists():
+            shutil.rmtree(folder)
+        temp.chmod(0o755)
+        temp.rename(folder)
+    finally:
+        shutil.rmtree(temp, ignore_errors=True)
+    return native is not None
+
+
+def _write(
+    task: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path, native: Native | None
+) -> None:
+    config = type(task.backbone.config).from_dict(task.backbone.config.to_dict())  # type: ignore[union-attr, operator, arg-type]
+    state = {k: v.detach().cpu().contiguous() for k, v in task.state_dict().items()}
+    parts = {k: v for k, v in state.items() if k.startswith(("backbone.", "head."))}
+    if native is None:
+        config.architectures = [type(task.backbone.model).__name__]  # type: ignore[union-attr]
+        prefix = "backbone.model."
+        _save(
+            {k.removeprefix(prefix): v for k, v in parts.items() if k.startswith(prefix)},
+            folder / "model.safetensors",
+        )
+        head = {k.removeprefix("head."): v for k, v in parts.items() if k.startswith("head.")}
+        _save(head, folder / HEAD_FILE)
+    else:
+        config.architectures = [NATIVE_CLASSES[config.model_type]]
+        _save({native.names(k): v for k, v in parts.items()}, folder / "model.safetensors")
+        _write_labels(config, task.labels)  # type: ignore[arg-type]
+    config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _save(state: dict[str, Tensor], path: Path) -> None:
+    # Clones: safetensors refuses tensors that share storage, as tied embeddings do.
+    save_file({k: v.clone() for k, v in state.items()}, path, metadata={"format": "pt"})
+
+
+def _write_labels(config: Any, labels: Labels) -> None:
+    names = ("rating",) if labels.kind == "rating" else labels.names
+    config.num_labels = len(names)
+    config.id2label = dict(enumerate(names))
+    config.label2id = {name: index for index, name in enumerate(names)}
+    config.problem_type = {
+        "rating": "regression",
+        "single": "single_label_classification",
+        "multi": "multi_label_classification",
+    }[labels.kind]
+
+
+@torch.no_grad()
+def _verify(task: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Load the folder as a stranger would, and compare."""
+    model = AutoModelForSequenceClassification.from_pretrained(folder, use_safetensors=True)
+    vocabulary = int(model.config.vocab_size)
+    ids = torch.arange(12).reshape(2, 6).remainder(vocabulary)  # (batch, seq)
+    mask = torch.tensor([[1] * 6, [1] * 4 + [0] * 2])  # (batch, seq)
+    was_training = task.training
+    modes = {module: module.training for module in task.modules()}
+    device = next(task.parameters()).device
+    task.eval()
+    try:
+        batch = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
+        ours = task(batch).float().cpu()
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+        task.training = was_training
+    theirs = model.eval()(input_ids=ids, attention_mask=mask).logits.float()
+    worst = (ours - theirs).abs().max().item()
+    if not worst <= 1e-5 * max(1.0, ours.abs().max().item()):
+        raise RuntimeError(
+            f"the exported model gives other logits than the trained one (off by {worst:.2g})"
+        )

@@ -1,0 +1,122 @@
+"""Handing on: what a stage takes from the weights before it, matched by name."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_transfer.checkpoint import class_path
+from lightning_transfer.labels import Labels, match_outputs
+from lightning_transfer.loading import Weights
+from lightning_transfer.tasks import TransferModule
+
+
+def hand_over(
+    start: Weights | None,
+    backbone: nn.Module,
+    head: nn.Module,
+    labels: Labels,
+    *,
+    label_map: Mapping[str, str] | None = None,
+) -> str:
+    """Load into backbone and head what belongs to them, and say so in one line.
+
+    The backbone's weights always carry over. The head's do if it is of the same form and the
+    label names agree; rows of its output layer follow their label names, whatever their order.
+
+    Args:
+        start: Weights to start from; None starts from the backbone as it is, and a pretrained
+            pooler that the backbone came with goes to a head that can take it.
+        backbone: Filled in place.
+        head: Filled in place.
+        labels: Contract of the data to come.
+        label_map: Old name to new name; see :func:`lightning_transfer.labels.match_outputs`.
+
+    Returns:
+        What became of the head, for the log.
+
+    Raises:
+        ValueError: If the labels agree only in part and no map says what belongs together, or a
+            map is given for a head whose output layer cannot be matched row by row.
+    """
+    if start is None:
+        pooler = getattr(backbone, "pooler_state", None)
+        if pooler is not None and hasattr(head, "load_pooler") and head.pooling == "cls":
+            head.load_pooler(pooler)
+        return "new head"
+    backbone.load_state_dict(_part(start.state, "backbone"))
+    return _hand_over_head(start, head, labels, label_map)
+
+
+def _hand_over_head(
+    start: Weights, head: nn.Module, labels: Labels, label_map: Mapping[str, str] | None
+) -> str:
+    old = Labels.from_dict(start.described["labels"])
+    rows = match_outputs(old, labels, label_map)
+    if rows is None:
+        return f"new head: the labels {_names(old)} become {_names(labels)}"
+    stored = _part(start.state, "head")
+    if class_path(head) != start.described["head"]["class"] or not _same_form(head, stored):
+        return f"new head: the config asks for another form ({type(head).__name__})"
+    if list(rows) == list(range(old.num_outputs)):
+        head.load_state_dict(stored)
+        return f"head kept: labels {_names(labels)}"
+    head.load_state_dict(_reordered(head, stored, rows))
+    return f"head kept by label name: {_names(old)} become {_names(labels)}"
+
+
+def _same_form(head: nn.Module, stored: Mapping[str, Tensor]) -> bool:
+    """Whether the shapes agree, but for the output layer whose rows follow the labels."""
+    own = head.state_dict()
+    return set(own) == set(stored) and all(
+        own[name].shape[1:] == stored[name].shape[1:]
+        and (name.startswith("out.") or own[name].shape == stored[name].shape)
+        for name in own
+    )
+
+
+def _reordered(
+    head: nn.Module, stored: Mapping[str, Tensor], rows: Sequence[int | None]
+) -> dict[str, Tensor]:
+    """Return the head's state with the output layer's rows in the new order."""
+    state: dict[str, Tensor] = dict(stored)
+    if not isinstance(getattr(head, "out", None), nn.Linear):
+        raise ValueError(
+            f"the labels need other rows of the output layer, and {type(head).__name__} shows no "
+            "nn.Linear called `out`; name its last layer so, or start a new head"
+        )
+    for name, fresh in head.out.state_dict(prefix="out.").items():  # type: ignore[union-attr, operator]
+        old = stored[name]
+        state[name] = torch.stack(
+            [fresh[i] if row is None else old[row] for i, row in enumerate(rows)]
+        )
+    return state
+
+
+def _part(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    prefix = f"{name}."
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+
+def _names(labels: Labels) -> Any:
+    return "rating" if labels.kind == "rating" else ", ".join(labels.names)
+
+
+def align_outputs(task: TransferModule, labels: Labels) -> TransferModule:
+    """Return a trained task that answers in the order of ``labels``, in eval mode.
+
+    Raises:
+        ValueError: If the names differ: a model cannot be scored on labels it never learned.
+    """
+    rows = match_outputs(task.labels, labels)
+    if rows is None or None in rows:
+        raise ValueError(
+            f"the model answers {_names(task.labels)} and the data ask for {_names(labels)}: it "
+            "cannot be scored there without training"
+        )
+    stored = task.head.state_dict()
+    if list(rows) != list(range(len(rows))):
+        task.head.load_state_dict(_reordered(task.head, stored, rows))
+    aligned = type(task)(task.backbone, task.head, labels=labels)
+    return aligned.eval()

@@ -1,0 +1,11 @@
+"""Heads: plain modules from backbone features to task outputs.
+
+A head of your own is an ``nn.Module`` built with ``(hidden_size, num_outputs)`` whose ``forward``
+takes token features (batch, seq, hidden) and the attention mask (batch, seq). Call its last
+``nn.Linear`` ``out`` and its rows can be carried over by label name.
+"""
+
+from lightning_transfer.heads.linear import LinearHead
+from lightning_transfer.heads.mlp import MLPHead
+
+__all__ = ["LinearHead", "MLPHead"]

@@ -1,0 +1,86 @@
+"""The classification head of BERT and RoBERTa."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from lightning_transfer.pooling import PoolingMode, check_pooling, pool
+
+Activation = Literal["tanh", "relu", "gelu"]
+_ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "gelu": nn.GELU}
+
+
+class MLPHead(nn.Module):
+    """A dense layer with an activation, dropout, and an output layer.
+
+    Over the first token this is what BERT's pooler and classifier compute (tanh), what RoBERTa's
+    classification head computes (tanh), and DistilBERT's (relu), so that such a model opens in
+    plain transformers.
+
+    Args:
+        hidden_size: Width of the backbone's features.
+        num_outputs: Classes, or 1 for a rating.
+        pooling: How token features become text features.
+        activation: Between the two layers.
+        dropout: Probability of dropping a feature, in [0, 1).
+
+    Raises:
+        ValueError: If pooling or activation are unknown, or ``num_outputs`` is below 1.
+
+    Example:
+        >>> import torch
+        >>> MLPHead(8, 3)(torch.ones(2, 5, 8), torch.ones(2, 5)).shape
+        torch.Size([2, 3])
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_outputs: int,
+        *,
+        pooling: PoolingMode = "cls",
+        activation: Activation = "tanh",
+        dropout: float = 0.1,
+    ) -> None:
+        """See the class."""
+        super().__init__()
+        check_pooling(pooling)
+        if activation not in _ACTIVATIONS:
+            raise ValueError(
+                f"activation must be one of {', '.join(_ACTIVATIONS)}, got {activation!r}; "
+                "set head.activation"
+            )
+        if num_outputs < 1:
+            raise ValueError(f"num_outputs must be >= 1, got {num_outputs}")
+        self.pooling: PoolingMode = pooling
+        self.activation: Activation = activation
+        self.dense = nn.Linear(hidden_size, hidden_size)
+        self.act = _ACTIVATIONS[activation]()
+        self.dropout = nn.Dropout(dropout)
+        self.out = nn.Linear(hidden_size, num_outputs)
+        nn.init.normal_(self.out.weight, std=0.02)  # as in BERT, arXiv:1810.04805
+        nn.init.zeros_(self.out.bias)
+
+    @property
+    def args(self) -> dict[str, Any]:
+        """What rebuilds this head beside its sizes."""
+        return {
+            "pooling": self.pooling,
+            "activation": self.activation,
+            "dropout": self.dropout.p,
+        }
+
+    def load_pooler(self, state: Mapping[str, Tensor]) -> None:
+        """Start the dense layer from a pretrained pooler's ``weight`` and ``bias``.
+
+        Raises:
+            RuntimeError: If the shapes differ.
+        """
+        self.dense.load_state_dict(dict(state))
+
+    def forward(self, hidden: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Map token features (batch, seq, hidden) to outputs (batch, num_outputs)."""
+        features = pool(hidden, attention_mask, self.pooling)  # (batch, hidden)
+        features = self.act(self.dense(features))
+        return self.out(self.dropout(features))  # (batch, num_outputs)

@@ -1,0 +1,421 @@
+"""Labels for new texts, from a trained task: in memory, or file to file."""
+
+import dataclasses
+import difflib
+import logging
+import math
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from lightning_transfer.data import LengthBatchSampler, Tokens
+from lightning_transfer.data.reading import ROW, Row, read_batches
+from lightning_transfer.data.reading import SUFFIXES as READABLE
+from lightning_transfer.data.token_table import tokenize
+from lightning_transfer.data.tokenized_split import Collate, TokenizedSplit
+from lightning_transfer.data.writing import SUFFIXES as WRITABLE
+from lightning_transfer.data.writing import Form, RowWriter
+from lightning_transfer.labels import Labels
+from lightning_transfer.loading import HeadFactory, load
+from lightning_transfer.tasks import TransferModule
+
+log = logging.getLogger(__name__)
+
+_KEEP = 0.5  # a label of several is kept above this probability, as the metrics count it
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says about one text.
+
+    Args:
+        label: One class of several: the most probable. Several classes: those with a probability
+            above 0.5, joined by ``|`` in the order of the label names; empty if there is none. A
+            rating: the name of the band that holds it, or ``rating`` if the labels name no bands.
+        score: One class: its probability in [0, 1]. Several classes: the lowest probability of
+            those kept, or the highest of all if none is kept. A rating: the rating itself, in the
+            units of the training data. The shortest decimal that stands for the model's float32.
+    """
+
+    label: str
+    score: float
+
+
+class Predictor:
+    """Labels texts with a trained task, the way it was trained: same tokenizer, same cut.
+
+    Texts are sorted by length into batches, since padding costs as much as text, and come back in
+    the order in which they went in. Dropout is off while predicting, and each module is then put
+    back into the mode in which it was.
+
+    Args:
+        task: A trained task; it is moved to ``device``.
+        tokenizer: The tokenizer that it was trained with.
+        tokens: How texts are cut; never longer than the backbone has positions for.
+        batch_size: Texts per batch, at least 1. It changes the speed, and scores by rounding only.
+        device: A device of torch such as ``cpu``, or ``auto`` for a CUDA GPU where there is one.
+
+    Raises:
+        RuntimeError: If torch knows no such device.
+        ValueError: If ``batch_size`` is below 1.
+    """
+
+    def __init__(
+        self,
+        task: TransferModule,
+        tokenizer: PreTrainedTokenizerBase,
+        tokens: Tokens,
+        *,
+        batch_size: int = 64,
+        device: str = "auto",
+    ) -> None:
+        """See the class."""
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be >= 1, got {batch_size}")
+        limit = _positions(task.backbone)
+        if limit is not None and limit < tokens.max_length:
+            said = "max_length=%d is more than the model has positions for; texts are cut to %d"
+            log.warning(said, tokens.max_length, limit)
+            tokens = dataclasses.replace(tokens, max_length=limit)
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = torch.device(device)
+        self.task = task.to(self.device)
+        self.tokenizer = tokenizer
+        self.tokens = tokens
+        self.batch_size = batch_size
+
+    @classmethod
+    def from_path(
+        cls,
+        path: str | Path,
+        *,
+        head: HeadFactory | None = None,
+        backbone: nn.Module | None = None,
+        batch_size: int = 64,
+        max_length: int | None = None,
+    ) -> "Predictor":
+        """Load a predictor from a run folder, its ``model`` folder or a checkpoint file.
+
+        Args:
+            path: What :func:`lightning_transfer.loading.load` opens.
+            head: Needed where the head is your own class; see ``load``.
+            backbone: Needed where the backbone is a module of your own.
+            batch_size: Texts per batch.
+            max_length: Tokens per text at most; None: as in training.
+
+        Raises:
+            FileNotFoundError: If nothing that can be loaded is there.
+            ValueError: If the file is no checkpoint of this package, lacks a tokenizer, or needs
+                a part passed in.
+        """
+        loaded = load(path, backbone=backbone, head=head)
+        if loaded.tokenizer is None:
+            raise ValueError(
+                f"{path} holds no tokenizer (its DataModule had none); pass the run's model folder"
+            )
+        tokens = loaded.tokens
+        if max_length is not None:
+            tokens = dataclasses.replace(tokens, max_length=max_length)
+        return cls(loaded.task, loaded.tokenizer, tokens, batch_size=batch_size)
+
+    def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Prediction]:
+        """Predict one label and score for each text, in the order given.
+
+        Args:
+            texts: Texts of any length; long ones are cut as in training.
+            pairs: Second text of each, for a task on pairs.
+
+        Raises:
+            TypeError: If one string is passed in place of a list.
+            ValueError: If a text is empty or no text, the pairs are not as many as the texts, or
+                the model's output is not a number.
+        """
+        for name, given in (("texts", texts), ("pairs", pairs)):
+            if isinstance(given, str):
+                raise TypeError(f"{name} must be a list of texts, got one string; write [text]")
+            for place, text in enumerate(given or ()):
+                if fault := _fault(text):
+                    raise ValueError(f"{name}[{place}]: {fault}")
+        if pairs is not None and len(pairs) != len(texts):
+            raise ValueError(f"each text needs its pair: {len(texts)} texts, {len(pairs)} pairs")
+        predictions = self._predict(texts, pairs)
+        found = [prediction for prediction in predictions if prediction is not None]
+        if len(found) < len(texts):
+            place = predictions.index(None)
+            raise ValueError(f"texts[{place}]: {_no_token(texts[place])}")
+        return found
+
+    def predict_file(
+        self,
+        path: str | Path,
+        out: str | Path | None = None,
+        *,
+        text: str = "text",
+        text_pair: str | None = None,
+        delimiter: str | None = None,
+        encoding: str | None = None,
+        on_bad_row: str = "error",
+        chunk_rows: int = 2048,
+    ) -> int:
+        """Predict a label and a score for each row of a file, in constant memory.
+
+        The output holds the rows of the input in their order with all of their columns, then
+        ``label`` and ``score``, or ``predicted_label`` and ``predicted_score`` if the input has
+        one of those already. It appears whole or not at all; standard output is written as the
+        rows come. With ``on_bad_row="error"`` a file is read through before the model starts: a
+        bad row at its end does not cost hours.
+
+        Args:
+            path: A csv, tsv, jsonl or parquet file (see ``read_batches``), or ``-`` for stdin.
+            out: File whose extension says its format, or ``-`` for standard output (as jsonl if
+                the input is jsonl or parquet, else csv). None: ``<stem>.predictions.<extension>``
+                beside the input (csv for a ``.txt``), or standard output for standard input.
+            text: Column of the texts.
+            text_pair: Column of the second texts, for a task on pairs.
+            delimiter: Of a csv; detected by default.
+            encoding: Of the input; detected by default. Output is UTF-8.
+            on_bad_row: ``error``, or ``skip``: a row without text gets an empty label and score
+                (parquet: null and NaN), counted in one warning, and a row that cannot be read is
+                left out, counted in another.
+            chunk_rows: Rows in memory at a time.
+
+        Returns:
+            Rows written.
+
+        Raises:
+            FileNotFoundError: If the input or the output's folder does not exist.
+            ValueError: If ``out`` is the input or has an unknown extension, a column is missing,
+                a row is bad, or the model's output is not a number.
+        """
+        target, form = _target(path, out, delimiter)
+        RowWriter(target, ["label"], form=form)  # opens nothing, but checks the target
+        options: dict[str, Any] = {"delimiter": delimiter, "encoding": encoding, "on_bad_row": on_bad_row}
+        read = partial(read_batches, path, batch_rows=chunk_rows, **options)
+        texts = _Texts(path, text, text_pair, skip=on_bad_row == "skip")
+        # A stream cannot be read twice, and the reader would warn twice of what it skips.
+        twice = on_bad_row == "error" and Path(path).expanduser().is_file()
+        columns = texts.survey(read()) if twice else []
+        batches = read()
+        first = next(batches)
+        columns = columns or texts.survey([first])
+        count = 0
+        label, score = _new_columns(columns, texts.name)
+        missing = math.nan if Path(target).suffix.lower() == ".parquet" else None
+        with RowWriter(target, [*columns, label, score], form=form) as writer:
+            for rows in chain([first], batches):
+                _check_late(rows, columns)
+                for row, said in zip(rows, self._predict_rows(rows, texts), strict=True):
+                    row[label] = said.label if said else None
+                    # A parquet column that begins with nulls alone would be taken for text.
+                    row[score] = said.score if said else missing
+                writer.write(rows)
+                count += len(rows)
+        texts.report()
+        return count
+
+    def _predict_rows(self, rows: Sequence[Row], texts: "_Texts") -> list[Prediction | None]:
+        good = [place for place, row in enumerate(rows) if texts.check(row)]
+        pairs = [rows[place][texts.pair] for place in good] if texts.pair else None
+        found = self._predict([rows[place][texts.text] for place in good], pairs)
+        predictions: list[Prediction | None] = [None] * len(rows)
+        for place, prediction in zip(good, found, strict=True):
+            predictions[place] = prediction
+            if prediction is None:
+                texts.add_bad(rows[place], texts.text, _no_token(rows[place][texts.text]))
+        return predictions
+
+    def _predict(
+        self, texts: Sequence[str], pairs: Sequence[str] | None
+    ) -> list[Prediction | None]:
+        """Predict for texts that are known to be good; None where there is no token."""
+        predictions: list[Prediction | None] = [None] * len(texts)
+        if not texts:
+            return predictions
+        table = tokenize(texts, pairs, tokenizer=self.tokenizer, tokens=self.tokens)
+        places = np.flatnonzero(table.lengths)  # (texts with tokens,)
+        split = TokenizedSplit(table, places, None)
+        sampler = LengthBatchSampler(split.lengths, self.batch_size, seed=0, shuffle=False)
+        collate = Collate(self.tokenizer)
+        with torch.inference_mode(), _evaluating(self.task):
+            for chosen in sampler:
+                batch = collate(split[chosen])
+                logits = self.task({k: v.to(self.device) for k, v in batch.items()})
+                scores = self.task.probabilities(logits.float()).cpu().numpy()  # (batch, outputs)
+                for place, row in zip(places[chosen], scores, strict=True):
+                    if not np.isfinite(row).all():
+                        raise ValueError(
+                            f"the model's output for {texts[place][:40]!r} is {row.tolist()}, not "
+                            "a number; its training diverged or its weights are damaged"
+                        )
+                    predictions[place] = _name(row, self.task.labels)
+        return predictions
+
+
+class _Texts:
+    """Finds the texts in the rows of a file, and counts the rows that have none."""
+
+    def __init__(self, path: str | Path, text: str, pair: str | None, *, skip: bool) -> None:
+        self.name = "stdin" if str(path) == "-" else Path(path).name
+        self.text = text
+        self.pair = pair
+        self._skip = skip
+        self._bad = 0
+        self._first = ""
+
+    def survey(self, batches: Iterable[Sequence[Row]]) -> list[str]:
+        """Return all columns, as first seen; raise if one of texts is missing, or a row is bad."""
+        columns: dict[str, None] = {}
+        for rows in batches:
+            columns |= dict.fromkeys(key for row in rows for key in row if key != ROW)
+            self._check_columns(list(columns))
+            for row in rows if not self._skip else ():
+                self.check(row)
+        return list(columns)
+
+    def _check_columns(self, columns: Sequence[str]) -> None:
+        for option, wanted in (("text", self.text), ("text_pair", self.pair)):
+            if wanted is not None and wanted not in columns:
+                close = difflib.get_close_matches(wanted, columns, n=len(columns), cutoff=0.0)
+                raise ValueError(
+                    f"{self.name} has no column {wanted!r}; its columns, the closest first: "
+                    f"{', '.join(close)}; name the right one with {option}="
+                )
+
+    def check(self, row: Row) -> bool:
+        """Tell whether a row has its texts; raise if not, unless bad rows are skipped."""
+        for column in (self.text, self.pair):
+            if column is not None and (fault := _fault(row.get(column))):
+                self.add_bad(row, column, fault)
+                return False
+        return True
+
+    def add_bad(self, row: Row, column: str, fault: str) -> None:
+        """Count a bad row, or raise."""
+        found = f"{row[ROW]}, column {column!r}: {fault}"
+        if not self._skip:
+            raise ValueError(f"{found}; mend the data or set on_bad_row=skip")
+        self._bad += 1
+        self._first = self._first or found
+
+    def report(self) -> None:
+        """Say how many rows have no prediction."""
+        if self._bad:
+            said = "%s: %d row(s) without text have an empty label and score; the first: %s"
+            log.warning(said, self.name, self._bad, self._first)
+
+
+def _target(
+    path: str | Path, out: str | Path | None, delimiter: str | None
+) -> tuple[str | Path, Form | None]:
+    """Return where to write to, and the format if that is standard output."""
+    if out is None and str(path) != "-":
+        source = Path(path).expanduser()
+        known = source.suffix.lower() in WRITABLE
+        out = source.with_name(f"{source.stem}.predictions{source.suffix if known else '.csv'}")
+    if out is None or str(out) == "-":
+        return "-", _stdout_form(path, delimiter)
+    one, other = (Path(name).expanduser() for name in (path, out))
+    if one.resolve() == other.resolve() or (
+        other.exists() and one.exists() and one.samefile(other)
+    ):
+        raise ValueError(f"{out} is the input itself; name another file with out=")
+    return out, None
+
+
+def _stdout_form(path: str | Path, delimiter: str | None) -> Form:
+    """Return the format of the input, as far as standard output can have it."""
+    if str(path) != "-":
+        return "jsonl" if READABLE.get(Path(path).suffix.lower()) in ("jsonl", "parquet") else "csv"
+    peek = getattr(getattr(sys.stdin, "buffer", None), "peek", None)
+    head = peek() if peek and delimiter is None else b""
+    # By the reader's rule, through a byte order mark and the zeros of utf-16.
+    return "jsonl" if head.lstrip(b"\xef\xbb\xbf\xfe\xff\x00 \t\r\n").startswith(b"{") else "csv"
+
+
+def _new_columns(columns: Sequence[str], name: str) -> tuple[str, str]:
+    for pair in (("label", "score"), ("predicted_label", "predicted_score")):
+        if not set(pair) & set(columns):
+            return pair
+    raise ValueError(
+        f"{name} has columns for our label and score already: {', '.join(columns)}; rename "
+        "predicted_label and predicted_score in it, or take them out"
+    )
+
+
+def _check_late(rows: Sequence[Row], columns: Sequence[str]) -> None:
+    """Check that no row has a column that the output has no place for any more."""
+    known = {*columns, ROW}
+    for row in rows:
+        if not row.keys() <= known:
+            late = ", ".join(repr(key) for key in row if key not in known)
+            raise ValueError(
+                f"{row[ROW]}: the key {late} is not in the first rows, which settle the columns of "
+                "the output; give it to the first row too (null will do)"
+            )
+
+
+def _fault(text: Any) -> str | None:
+    """Return what is wrong with a text, by the rules of the training data."""
+    if text is None or text != text:  # NaN is how some writers say "none"
+        return "no text"
+    if not isinstance(text, str):
+        return f"{text!r} is not text"
+    if not text.strip():
+        return "empty text"
+    if any("\ud800" <= char <= "\udfff" for char in text):
+        return f"half a surrogate pair in {text[:40]!r}"
+    return None
+
+
+def _no_token(text: str) -> str:
+    return f"the tokenizer finds no token in {text[:40]!r}"
+
+
+def _name(scores: np.ndarray, labels: Labels) -> Prediction:
+    """Turn the scores (num_outputs,) of one text into a prediction."""
+    if labels.kind == "rating":
+        rating = _decimal(scores[0])
+        return Prediction(labels.band(rating) if labels.names else "rating", rating)
+    if labels.kind == "single":
+        best = int(scores.argmax())
+        return Prediction(labels.names[best], _decimal(scores[best]))
+    kept = np.flatnonzero(scores > _KEEP)
+    score = scores[kept].min() if len(kept) else scores.max()
+    return Prediction("|".join(labels.names[place] for place in kept), _decimal(score))
+
+
+def _decimal(value: np.float32) -> float:
+    """Return the shortest decimal, for tables: 0.1 and not 0.10000000149011612."""
+    return float(str(value))
+
+
+def _positions(backbone: nn.Module) -> int | None:
+    """Return how many tokens the backbone's table of positions has room for, if it has one."""
+    for name, module in backbone.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            # RoBERTa counts its positions from behind the padding's.
+            offset = 0 if module.padding_idx is None else module.padding_idx + 1
+            return module.num_embeddings - offset
+    return None
+
+
+@contextmanager
+def _evaluating(task: nn.Module) -> Iterator[None]:
+    modes = {module: module.training for module in task.modules()}
+    task.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

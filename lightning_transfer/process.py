@@ -1,0 +1,74 @@
+"""What a command changes in its process, and puts back: words, import path, environment."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+# Lightning sets these for a job's ranks, and takes them in the next job for a launcher's.
+OF_RANKS = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
+
+
+@contextlib.contextmanager
+def process(words: Sequence[str]) -> Iterator[None]:
+    """Show ``words`` as the command line, and the working directory to imports.
+
+    Standard error is put back too, whatever it was replaced by inside.
+    """
+    kept = sys.argv, sys.path, sys.stderr
+    cwd = os.getcwd()
+    sys.argv = [sys.argv[0] if sys.argv else "", *words]
+    if not sys.flags.safe_path and not {"", cwd} & set(sys.path):  # as `python -m` has it
+        sys.path = [cwd, *sys.path]
+    try:
+        yield
+    finally:
+        sys.argv, sys.path, sys.stderr = kept
+
+
+@contextlib.contextmanager
+def hydra_process(words: Sequence[str]) -> Iterator[None]:
+    """Show Hydra only ``words``, and let it raise errors instead of printing them."""
+    before = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        with process(words):
+            yield
+    finally:
+        os.environ.pop("HYDRA_FULL_ERROR", None)
+        if before is not None:
+            os.environ["HYDRA_FULL_ERROR"] = before
+
+
+@contextlib.contextmanager
+def ranks_of_one_job() -> Iterator[None]:
+    """Forget a job's ranks when it ends: the next job of a sweep starts its own."""
+    before = {name: os.environ.get(name) for name in OF_RANKS}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+        distributed = sys.modules.get("torch.distributed")
+        if distributed and distributed.is_available() and distributed.is_initialized():
+            distributed.destroy_process_group()
+
+
+class WithoutHydra:
+    """A stream that leaves out Hydra's own line about a failed job."""
+
+    def __init__(self, stream: Any) -> None:
+        """Wrap a stream."""
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        """Pass everything else on."""
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write ``text``, unless it is that line."""
+        hidden = text.startswith("Error executing job with overrides")
+        return len(text) if hidden else self._stream.write(text)

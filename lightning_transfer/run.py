@@ -1,0 +1,179 @@
+"""What each command does with a composed config."""
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import to_absolute_path
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+log = logging.getLogger(__name__)
+
+
+def fit(cfg: DictConfig) -> float | None:
+    """Train the stages, score the rows, and write the run folder.
+
+    Returns:
+        The transfer's score in the monitored metric; what a sweeper optimizes.
+    """
+    from lightning_transfer.experiment import Experiment
+    from lightning_transfer.runfolder import RunFolder
+
+    config = _plain(cfg)
+    rank = int(os.environ.get("LOCAL_RANK", "0"))
+    if config["resume"] and not _names_its_folder():
+        raise ValueError(
+            "resume=true needs the run folder to go on with: add hydra.run.dir=<folder>"
+        )
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    with RunFolder.open(folder, config=config, resume=config["resume"], rank=rank) as run:
+        experiment = Experiment(config, folder, resume=run.resumed)
+        main = experiment.run().rows[-1]
+        measured = main.metrics.get(experiment.metric)
+        return None if measured is None else measured.mean
+
+
+def validate(cfg: DictConfig) -> dict[str, float]:
+    """Score a trained model on validation rows, and print the metrics."""
+    return _score(cfg, "validation")
+
+
+def test(cfg: DictConfig) -> dict[str, float]:
+    """Score a trained model on test rows, and print the metrics."""
+    return _score(cfg, "test")
+
+
+def predict(cfg: DictConfig) -> None:
+    """Label a text, texts, or a file of texts."""
+    from lightning_transfer.predict import Predictor
+
+    config = _plain(cfg)
+    data = config["data"]
+    if (config["text"] is None) == (data["path"] is None):
+        raise ValueError('give either text="…" or data.path=<file>, and not both')
+    path = _absolute(config["ckpt"])
+    predictor = Predictor.from_path(
+        path,
+        batch_size=config["batch_size"],
+        max_length=config["max_length"],
+        **_own_parts(path),
+    )
+    if config["text"] is not None:
+        texts = config["text"] if isinstance(config["text"], list) else [config["text"]]
+        for prediction in predictor.predict([str(text) for text in texts]):
+            print(f"{prediction.label}\t{prediction.score:.4f}")
+        return
+    options = {k: v for k, v in data.items() if k != "path"}
+    out = config["out"] if config["out"] in (None, "-") else _absolute(config["out"])
+    source = data["path"] if data["path"] == "-" else _absolute(data["path"])
+    predictor.predict_file(source, out, **options)
+
+
+def fetch(cfg: DictConfig) -> None:
+    """Fill the cache with the named assets."""
+    from lightning_transfer import assets
+
+    wanted = _plain(cfg)["assets"]
+    names = list(assets.ASSETS) if wanted == "all" else wanted
+    names = [names] if isinstance(names, str) else names
+    for name in names:
+        assets.find_asset(name)
+    for name in names:
+        known = assets.cached(name) is not None
+        print(f"{name}: {assets.fetch(name)}{' (was there)' if known else ''}")
+
+
+def list_(cfg: DictConfig) -> None:
+    """Print what can be chosen, also from the user's own folders."""
+    from lightning_transfer import listing
+
+    loader = GlobalHydra.instance().config_loader()
+    listing.render(listing.describe(_folders(loader), _plain(cfg)["groups"]))
+
+
+def _score(cfg: DictConfig, split: Any) -> dict[str, float]:
+    from lightning_transfer.loading import load
+    from lightning_transfer.scoring import score
+    from lightning_transfer.stages import build
+    from lightning_transfer.training import trainer_arguments
+
+    config = _plain(cfg)
+    path = _absolute(config["ckpt"])
+    loaded = load(path, **_own_parts(path))
+    spec = config.get("data")
+    if spec is None:
+        run = _run_of(path)
+        stage = (loaded.position or {}).get("stage")
+        if run is None or stage not in run["stages"]:
+            raise ValueError("these weights lie in no run folder: add what to score on, data=…")
+        spec = run["stages"][stage]["data"]
+    data = build(spec, "data", "data")
+    data.seed = config["seed"]
+    arguments = trainer_arguments(config["trainer"], {}, where="trainer")
+    values, rows = score(loaded, data, split, arguments=arguments, folder=Path.cwd())
+    table = Table(title=f"{split} · {spec['_target_'].rpartition('.')[2]} · {rows:,} rows")
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    for name, value in values.items():
+        table.add_row(name, f"{value:.4f}")
+    Console().print(table)
+    return values
+
+
+def _own_parts(path: Path) -> dict[str, Any]:
+    """Return the user's own head and backbone of the run that ``path`` lies in.
+
+    They come from the run folder's config, which the user wrote, and never from the weights.
+    """
+    run = _run_of(path)
+    if run is None:
+        return {}
+    from lightning_transfer.loading import read_position
+    from lightning_transfer.stages import own_parts
+
+    stage = str(read_position(path).get("stage"))
+    return own_parts(run, stage) if stage in run["stages"] else {}
+
+
+def _run_of(path: Path) -> dict[str, Any] | None:
+    from lightning_transfer.runfolder import read_config
+
+    for folder in (path, *path.parents):
+        if folder.is_dir() and (config := read_config(folder)) is not None:
+            return config
+    return None
+
+
+def _folders(loader: Any) -> list[Path]:
+    import importlib.util
+
+    folders = []
+    for element in loader.get_search_path().get_path():
+        scheme, _, place = str(element.path).partition("://")
+        if scheme == "file":
+            folders.append(Path(place))
+        elif scheme == "pkg" and element.provider != "hydra":
+            spec = importlib.util.find_spec(place.replace("/", "."))
+            if spec is not None and spec.submodule_search_locations:
+                folders.append(Path(next(iter(spec.submodule_search_locations))))
+    return folders
+
+
+def _names_its_folder() -> bool:
+    overrides = HydraConfig.get().overrides.hydra
+    return any(o.startswith(("hydra.run.dir=", "hydra.sweep.")) for o in overrides)
+
+
+def _absolute(path: str | os.PathLike[str]) -> Path:
+    return Path(to_absolute_path(str(path)))
+
+
+def _plain(cfg: DictConfig) -> dict[str, Any]:
+    config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    assert isinstance(config, dict)
+    return {str(key): value for key, value in config.items()}

@@ -1,0 +1,50 @@
+"""Score a trained model on a split of a DataModule's rows."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.pytorch import Callback
+
+from lightning_transfer.data import TextDataModule
+from lightning_transfer.handover import align_outputs
+from lightning_transfer.loading import Loaded
+from lightning_transfer.training import make_trainer, run_trainer
+
+
+def score(
+    loaded: Loaded,
+    data: TextDataModule,
+    split: Literal["validation", "test"],
+    *,
+    arguments: Mapping[str, Any],
+    folder: Path,
+    callbacks: Sequence[Callback] = (),
+) -> tuple[dict[str, float], int]:
+    """Score a model.
+
+    Args:
+        loaded: A trained task with its tokenizer.
+        data: A DataModule that is not set up yet.
+        split: Which rows.
+        arguments: Arguments of Lightning's Trainer.
+        folder: Default folder of the Trainer.
+        callbacks: For instance a progress bar.
+
+    Returns:
+        Metric values by name, and the number of rows.
+
+    Raises:
+        ValueError: If the model's labels are not the data's, or the model has no tokenizer.
+    """
+    if loaded.tokenizer is None:
+        raise ValueError("the checkpoint holds no tokenizer; pass the run folder or model folder")
+    data.tokenizer = loaded.tokenizer
+    data.prepare_data()
+    data.setup("validate" if split == "validation" else "test")
+    task = align_outputs(loaded.task, data.labels)
+    trainer = make_trainer(arguments, folder=folder, callbacks=callbacks)
+    method = "validate" if split == "validation" else "test"
+    [values] = run_trainer(trainer, method, task, datamodule=data, verbose=False)
+    rows = data.n_val if split == "validation" else data.n_test
+    return {name.partition("/")[2]: float(value) for name, value in values.items()}, rows

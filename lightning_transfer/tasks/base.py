@@ -1,0 +1,140 @@
+"""What all tasks share: backbone, head, extra losses, metrics, optimizer, checkpoint."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torchmetrics import MetricCollection
+
+from lightning_transfer.checkpoint import KEY, describe_task
+from lightning_transfer.labels import Labels
+from lightning_transfer.objectives import Weighted
+from lightning_transfer.optim import Recipe
+
+Batch = Mapping[str, Any]
+_INPUTS = ("token_type_ids",)
+
+
+class TransferModule(LightningModule):
+    """A backbone and a head that learn one task.
+
+    Subclasses say what the loss and the metrics are; everything else is here once. Checkpoints
+    of such a module are self-contained: they carry the backbone's config, the head's arguments,
+    the label names and, where the DataModule has one, the tokenizer.
+
+    Args:
+        backbone: Token features from ``(input_ids, attention_mask)``; has ``layers`` and
+            ``hidden_size``.
+        head: Outputs (batch, num_outputs) from features and mask.
+        labels: Names of the outputs.
+        recipe: Optimizer, schedule and groups.
+        objectives: Extra losses by name.
+    """
+
+    monitor: ClassVar[str]
+    mode: ClassVar[str] = "max"
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        head: nn.Module,
+        *,
+        labels: Labels,
+        recipe: Recipe | None = None,
+        objectives: Mapping[str, Weighted] | None = None,
+    ) -> None:
+        """See the class."""
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self.labels = labels
+        self.recipe = recipe or Recipe()
+        self.position: dict[str, Any] = {}  # where in a larger plan this run stands
+        self._weights = dict(objectives or {})
+        self.objectives = nn.ModuleDict({k: w.objective for k, w in self._weights.items()})
+        metrics = self.build_metrics()
+        self.val_metrics = metrics.clone(prefix="val/")
+        self.test_metrics = metrics.clone(prefix="test/")
+        self.train()
+
+    def build_metrics(self) -> MetricCollection:
+        """Return the metrics of this task, without a prefix."""
+        raise NotImplementedError
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean loss, a scalar, of logits (batch, num_outputs)."""
+        raise NotImplementedError
+
+    def update_metrics(self, metrics: MetricCollection, logits: Tensor, targets: Tensor) -> None:
+        """Feed a batch's logits (batch, num_outputs) and targets to the metrics."""
+        raise NotImplementedError
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Compute outputs, float (batch, num_outputs), of a tokenized batch."""
+        extra = {name: batch[name] for name in _INPUTS if name in batch}
+        hidden = self.backbone(batch["input_ids"], batch["attention_mask"], **extra)
+        return self.head(hidden, batch["attention_mask"])  # (batch, num_outputs)
+
+    def setup(self, stage: str) -> None:
+        """Put everything in train mode; freezing callbacks then take their part out of it."""
+        if stage == "fit":
+            self.train()
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Compute the loss of the labelled batch plus the objectives."""
+        source, target = (
+            (batch["source"], batch.get("target")) if "source" in batch else (batch, None)
+        )
+        loss = self.loss(self(source), source["labels"])
+        size = len(source["labels"])
+        for name, weighted in self._weights.items():
+            extra = self.objectives[name](source, target, self)
+            self.log(f"train/{name}", extra.detach(), on_step=False, on_epoch=True, batch_size=size)
+            loss = loss + weighted.factor(self.global_step) * extra
+        self.log("train/loss", loss.detach(), on_step=True, on_epoch=False, batch_size=size)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Update the validation metrics."""
+        self._evaluate(batch, self.val_metrics, "val/loss")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Update the test metrics."""
+        self._evaluate(batch, self.test_metrics, "test/loss")
+
+    def _evaluate(self, batch: Batch, metrics: MetricCollection, name: str) -> None:
+        logits, targets = self(batch), batch["labels"]
+        self.update_metrics(metrics, logits.float(), targets)
+        loss = self.loss(logits, targets)
+        size = len(targets)
+        self.log(name, loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=size)
+        self.log_dict(metrics, on_step=False, on_epoch=True, batch_size=size)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Return ``index`` int64 (batch,) and ``logits`` float32 (batch, num_outputs)."""
+        return {"index": batch["index"], "logits": self(batch).float()}
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Build what the recipe says."""
+        return self.recipe.configure(self, self.backbone, monitor=self.monitor)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Make the checkpoint self-contained."""
+        datamodule = self._trainer.datamodule if self._trainer is not None else None  # type: ignore[attr-defined]
+        described = describe_task(
+            self,
+            tokenizer=getattr(datamodule, "tokenizer", None),
+            tokens=getattr(datamodule, "tokens", None),
+        )
+        position = {**self.position, "epoch": self.current_epoch, "step": self.global_step}
+        checkpoint[KEY] = {**described, "position": position}
+
+    @torch.no_grad()
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Turn logits (batch, num_outputs) into scores of the same shape."""
+        if self.labels.kind == "single":
+            return logits.softmax(dim=-1)
+        return logits.sigmoid() if self.labels.kind == "multi" else logits

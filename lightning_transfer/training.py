@@ -1,0 +1,146 @@
+"""One Trainer run: its arguments, loggers and logs."""
+
+import csv
+import difflib
+import inspect
+import signal
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
+from lightning_utilities.core.rank_zero import rank_zero_only
+
+from lightning_transfer.checkpoint import AtomicCheckpointIO
+from lightning_transfer.files import atomic_path
+
+LOGS = "logs"
+METRICS = "metrics.csv"
+
+
+def is_rank_zero() -> bool:
+    """Whether this process is the one that writes."""
+    return int(getattr(rank_zero_only, "rank", 0) or 0) == 0
+
+
+def trainer_arguments(
+    shared: Mapping[str, Any], own: Mapping[str, Any], *, where: str, epochs: int | None = None
+) -> dict[str, Any]:
+    """Merge the shared Trainer arguments with a stage's own.
+
+    Args:
+        shared: Arguments of every stage.
+        own: Arguments of one stage; stronger.
+        where: Dotted key of ``own`` for error messages.
+        epochs: Used where nothing sets ``max_epochs``.
+
+    Raises:
+        ValueError: If the Trainer has no such argument; the message names the closest one.
+    """
+    known = set(inspect.signature(pl.Trainer.__init__).parameters) - {"self"}
+    for arguments, place in ((shared, "trainer"), (own, where)):
+        for name in arguments:
+            if name not in known:
+                close = difflib.get_close_matches(name, known, n=1)
+                hint = f"; did you mean {close[0]!r}?" if close else ""
+                raise ValueError(f"{place}.{name} is no argument of Lightning's Trainer{hint}")
+    merged = {**shared, **own}
+    if merged.get("max_epochs") is None:
+        merged["max_epochs"] = epochs
+    return merged
+
+
+def make_trainer(
+    arguments: Mapping[str, Any],
+    *,
+    folder: Path,
+    callbacks: Sequence[Callback] = (),
+    loggers: Sequence[Logger] = (),
+) -> pl.Trainer:
+    """Build a Trainer whose checkpoints are written atomically.
+
+    Args:
+        arguments: Trainer arguments.
+        folder: Default folder of whatever the Trainer writes.
+        callbacks: In order.
+        loggers: None at all if empty.
+    """
+    chosen = dict(arguments)
+    bar = chosen.pop("enable_progress_bar", None)
+    has_bar = any(isinstance(c, pl.callbacks.ProgressBar) for c in callbacks)
+    return pl.Trainer(
+        **chosen,
+        default_root_dir=folder,
+        callbacks=list(callbacks),
+        logger=list(loggers) or False,
+        plugins=[AtomicCheckpointIO()],
+        enable_progress_bar=has_bar if bar is None else bar,
+    )
+
+
+# What Lightning warns of and a user of this package can do nothing about.
+_NOISE = (
+    r".*does not have many workers",  # rows are tokenized ahead: workers would only wait
+    r"Checkpoint directory .* exists and is not empty",  # as it should be after a resume
+    r".*LeafSpec",  # Lightning 2.6 with torch 2.13
+    r"The number of training batches .* is smaller than the logging interval",
+)
+
+
+def run_trainer(trainer: pl.Trainer, method: str, *args: Any, **kwargs: Any) -> Any:
+    """Call a Trainer method; Ctrl-C surfaces as KeyboardInterrupt instead of an exit.
+
+    Lightning turns Ctrl-C into ``sys.exit(1)`` and leaves it ignored; what was finished before
+    could then not be written down.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        with warnings.catch_warnings():
+            for message in _NOISE:
+                warnings.filterwarnings("ignore", message=message)
+            return getattr(trainer, method)(*args, **kwargs)
+    except SystemExit:
+        if trainer.interrupted:
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        if handler is not None and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            signal.signal(signal.SIGINT, handler)
+
+
+def next_log_folder(folder: Path) -> Path:
+    """Return a fresh folder for the csv log of this attempt; Lightning empties one that exists."""
+    attempts = [int(p.name) for p in (folder / LOGS).glob("*") if p.name.isdigit()]
+    return folder / LOGS / str(max(attempts, default=-1) + 1)
+
+
+def merge_logs(folder: Path) -> Path | None:
+    """Join the csv logs of a stage's attempts to one ``metrics.csv``; later attempts are stronger.
+
+    Returns:
+        The joined file, or None where nothing was logged.
+    """
+    rows: list[dict[str, str]] = []
+    attempts = sorted((p for p in (folder / LOGS).glob("*") if p.name.isdigit()), key=_number)
+    for attempt in attempts:
+        if not (attempt / METRICS).is_file():
+            continue
+        with (attempt / METRICS).open(newline="") as file:
+            new = list(csv.DictReader(file))
+        first = min((int(row["step"]) for row in new), default=0)
+        rows = [row for row in rows if int(row["step"]) < first] + new
+    if not rows:
+        return None
+    columns = dict.fromkeys(name for row in rows for name in row)
+    with atomic_path(folder / METRICS) as temp, temp.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(columns), restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+    return folder / METRICS
+
+
+def _number(path: Path) -> int:
+    return int(path.name)

@@ -1,0 +1,130 @@
+"""Interrupted anywhere and resumed equals never interrupted, bit for bit."""
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+
+from lightning_transfer.backbone import Backbone
+from lightning_transfer.callbacks import ResumePoint
+from lightning_transfer.checkpoint import AtomicCheckpointIO, read_checkpoint
+from lightning_transfer.data import Columns, Files, LabelSpec, Splits
+from lightning_transfer.heads import MLPHead
+from lightning_transfer.optim import ParameterGroups, Recipe, linear_schedule
+from lightning_transfer.tasks import SequenceRegression
+from tests.conftest import make_tokenizer, tiny_config
+
+EPOCHS, BATCHES = 3, 4
+
+
+class Stop(Exception):
+    pass
+
+
+class StopAt(pl.Callback):
+    """Dies after a number of optimizer steps, like a machine that is switched off."""
+
+    def __init__(self, step, hook):
+        self.step = step
+        self.hook = hook
+
+    def _maybe(self, trainer, hook):
+        if hook == self.hook and trainer.global_step == self.step:
+            raise Stop
+
+    def on_train_batch_end(self, trainer, *_):
+        self._maybe(trainer, "batch")
+
+    def on_validation_start(self, trainer, *_):
+        self._maybe(trainer, "validation")
+
+    def on_train_epoch_start(self, trainer, *_):
+        self._maybe(trainer, "epoch")
+
+
+def run(folder, reviews, *, stop=None, resume=False):
+    from transformers import BertModel
+
+    pl.seed_everything(3, workers=True, verbose=False)
+    data = Files(
+        str(reviews),
+        columns=Columns(label="rating"),
+        label=LabelSpec("rating"),
+        splits=Splits(val=20, test=20),
+        train_size=BATCHES * 8,
+        batch_size=8,
+    )
+    data.tokenizer = make_tokenizer()
+    backbone = Backbone(BertModel(tiny_config()))
+    recipe = Recipe(
+        lambda groups: torch.optim.AdamW(groups, lr=1e-3),
+        lambda optimizer, total_steps: linear_schedule(optimizer, total_steps=total_steps),
+        ParameterGroups(),
+    )
+    data.setup("fit")
+    task = SequenceRegression(backbone, MLPHead(16, 1), labels=data.labels, recipe=recipe)
+    point = ResumePoint(folder, every_n_steps=1)
+    best = ModelCheckpoint(folder, "best", "val/pearson", mode="max", save_weights_only=True)
+    trainer = pl.Trainer(
+        max_epochs=EPOCHS,
+        accelerator="cpu",
+        callbacks=[
+            EarlyStopping("val/loss", patience=5),
+            best,
+            point,
+            *([StopAt(*stop)] if stop else []),
+        ],
+        plugins=[AtomicCheckpointIO()],
+        default_root_dir=folder,
+        use_distributed_sampler=False,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+    path = point.path if resume and point.path.exists() else None
+    trainer.fit(task, datamodule=data, ckpt_path=path)
+    return read_checkpoint(point.path), float(best.best_model_score), task
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, reviews):
+    return run(tmp_path_factory.mktemp("whole"), reviews)
+
+
+def assert_equal(one, other, where=""):
+    assert type(one) is type(other), where
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), where
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key in one:
+            assert_equal(one[key], other[key], f"{where}/{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), where
+        for index, (a, b) in enumerate(zip(one, other, strict=True)):
+            assert_equal(a, b, f"{where}/{index}")
+    else:
+        assert one == other, where
+
+
+STOPS = [
+    *(("batch", step) for step in range(1, EPOCHS * BATCHES)),
+    *(("validation", BATCHES * epoch) for epoch in range(1, EPOCHS + 1)),
+    *(("epoch", BATCHES * epoch) for epoch in range(1, EPOCHS)),
+]
+
+
+@pytest.mark.parametrize(("hook", "step"), STOPS)
+def test_resumed_run_equals_the_uninterrupted_one(tmp_path, reviews, uninterrupted, hook, step):
+    with pytest.raises(Stop):
+        run(tmp_path, reviews, stop=(step, hook))
+    resumed, score, task = run(tmp_path, reviews, resume=True)
+    whole, whole_score, whole_task = uninterrupted
+    assert_equal(whole["state_dict"], resumed["state_dict"])
+    assert_equal(whole["optimizer_states"], resumed["optimizer_states"])
+    assert_equal(whole["lr_schedulers"], resumed["lr_schedulers"])
+    assert whole["global_step"] == resumed["global_step"] == EPOCHS * BATCHES
+    assert score == whole_score
+    for one, other in zip(whole_task.parameters(), task.parameters(), strict=True):
+        assert torch.equal(one, other)
