@@ -109,6 +109,16 @@ def load_tokenizer(name: str | Path, *, trust_remote_code: bool = False) -> PreT
     return AutoTokenizer.from_pretrained(resolve_source(name), trust_remote_code=trust_remote_code)
 
 
+def same_tokenizer(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase | None) -> bool:
+    """Whether two tokenizers give every text the same ids."""
+    if one is other or other is None:
+        return one is other
+    if type(one) is not type(other) or one.get_vocab() != other.get_vocab():
+        return False
+    backends = [getattr(t, "backend_tokenizer", None) for t in (one, other)]
+    return None in backends or backends[0].to_str() == backends[1].to_str()  # type: ignore[union-attr]
+
+
 def _model_folder(path: Path) -> Path:
     for folder in (path, path / "model"):
         if (folder / DESCRIPTION).is_file():

@@ -18,20 +18,15 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from lightning_transfer.data import LengthBatchSampler, Tokens
-from lightning_transfer.data.reading import ROW, Row, read_batches
-from lightning_transfer.data.reading import SUFFIXES as READABLE
+from lightning_transfer.data import LengthBatchSampler, Tokens, reading, writing
+from lightning_transfer.data.reading import ROW, Row
 from lightning_transfer.data.token_table import tokenize
 from lightning_transfer.data.tokenized_split import Collate, TokenizedSplit
-from lightning_transfer.data.writing import SUFFIXES as WRITABLE
-from lightning_transfer.data.writing import Form, RowWriter
 from lightning_transfer.labels import Labels
 from lightning_transfer.loading import HeadFactory, load
 from lightning_transfer.tasks import TransferModule
 
 log = logging.getLogger(__name__)
-
-_KEEP = 0.5  # a label of several is kept above this probability, as the metrics count it
 
 
 @dataclass(frozen=True)
@@ -149,12 +144,7 @@ class Predictor:
                     raise ValueError(f"{name}[{place}]: {fault}")
         if pairs is not None and len(pairs) != len(texts):
             raise ValueError(f"each text needs its pair: {len(texts)} texts, {len(pairs)} pairs")
-        predictions = self._predict(texts, pairs)
-        found = [prediction for prediction in predictions if prediction is not None]
-        if len(found) < len(texts):
-            place = predictions.index(None)
-            raise ValueError(f"texts[{place}]: {_no_token(texts[place])}")
-        return found
+        return self._predict(texts, pairs)
 
     def predict_file(
         self,
@@ -199,12 +189,12 @@ class Predictor:
                 a row is bad, or the model's output is not a number.
         """
         target, form = _target(path, out, delimiter)
-        RowWriter(target, ["label"], form=form)  # opens nothing, but checks the target
-        options: dict[str, Any] = {"delimiter": delimiter, "encoding": encoding, "on_bad_row": on_bad_row}
-        read = partial(read_batches, path, batch_rows=chunk_rows, **options)
+        writing.RowWriter(target, ["label"], form=form)  # opens nothing, but checks the target
+        read = partial(reading.read_batches, path, delimiter=delimiter, encoding=encoding)
+        read = partial(read, on_bad_row=on_bad_row, batch_rows=chunk_rows)
         texts = _Texts(path, text, text_pair, skip=on_bad_row == "skip")
         # A stream cannot be read twice, and the reader would warn twice of what it skips.
-        twice = on_bad_row == "error" and Path(path).expanduser().is_file()
+        twice = on_bad_row == "error" and str(path) != "-" and Path(path).expanduser().is_file()
         columns = texts.survey(read()) if twice else []
         batches = read()
         first = next(batches)
@@ -212,9 +202,9 @@ class Predictor:
         count = 0
         label, score = _new_columns(columns, texts.name)
         missing = math.nan if Path(target).suffix.lower() == ".parquet" else None
-        with RowWriter(target, [*columns, label, score], form=form) as writer:
+        with writing.RowWriter(target, [*columns, label, score], form=form) as writer:
             for rows in chain([first], batches):
-                _check_late(rows, columns)
+                texts.check_late(rows, columns)
                 for row, said in zip(rows, self._predict_rows(rows, texts), strict=True):
                     row[label] = said.label if said else None
                     # A parquet column that begins with nulls alone would be taken for text.
@@ -228,38 +218,28 @@ class Predictor:
         good = [place for place, row in enumerate(rows) if texts.check(row)]
         pairs = [rows[place][texts.pair] for place in good] if texts.pair else None
         found = self._predict([rows[place][texts.text] for place in good], pairs)
-        predictions: list[Prediction | None] = [None] * len(rows)
-        for place, prediction in zip(good, found, strict=True):
-            predictions[place] = prediction
-            if prediction is None:
-                texts.add_bad(rows[place], texts.text, _no_token(rows[place][texts.text]))
-        return predictions
+        by_place = dict(zip(good, found, strict=True))
+        return [by_place.get(place) for place in range(len(rows))]
 
-    def _predict(
-        self, texts: Sequence[str], pairs: Sequence[str] | None
-    ) -> list[Prediction | None]:
-        """Predict for texts that are known to be good; None where there is no token."""
-        predictions: list[Prediction | None] = [None] * len(texts)
+    def _predict(self, texts: Sequence[str], pairs: Sequence[str] | None) -> list[Prediction]:
+        """Predict for texts that are known to be good."""
         if not texts:
-            return predictions
+            return []
         table = tokenize(texts, pairs, tokenizer=self.tokenizer, tokens=self.tokens)
-        places = np.flatnonzero(table.lengths)  # (texts with tokens,)
-        split = TokenizedSplit(table, places, None)
-        sampler = LengthBatchSampler(split.lengths, self.batch_size, seed=0, shuffle=False)
+        if not table.lengths.all():
+            text = texts[int(table.lengths.argmin())]
+            raise ValueError(f"the tokenizer finds no token in {text[:40]!r}; take it out")
+        split = TokenizedSplit(table, np.arange(len(texts)), None)
+        sampler = LengthBatchSampler(table.lengths, self.batch_size, seed=0, shuffle=False)
         collate = Collate(self.tokenizer)
+        by_place: dict[int, Prediction] = {}
         with torch.inference_mode(), _evaluating(self.task):
-            for chosen in sampler:
-                batch = collate(split[chosen])
-                logits = self.task({k: v.to(self.device) for k, v in batch.items()})
-                scores = self.task.probabilities(logits.float()).cpu().numpy()  # (batch, outputs)
-                for place, row in zip(places[chosen], scores, strict=True):
-                    if not np.isfinite(row).all():
-                        raise ValueError(
-                            f"the model's output for {texts[place][:40]!r} is {row.tolist()}, not "
-                            "a number; its training diverged or its weights are damaged"
-                        )
-                    predictions[place] = _name(row, self.task.labels)
-        return predictions
+            for places in sampler:
+                batch = {k: v.to(self.device) for k, v in collate(split[places]).items()}
+                scores = self.task.probabilities(self.task(batch).float())  # (batch, outputs)
+                for place, row in zip(places, scores.cpu().numpy(), strict=True):
+                    by_place[place] = _name(row, self.task.labels, texts[place])
+        return [by_place[place] for place in range(len(texts))]
 
 
 class _Texts:
@@ -292,6 +272,16 @@ class _Texts:
                     f"{', '.join(close)}; name the right one with {option}="
                 )
 
+    def check_late(self, rows: Sequence[Row], columns: Sequence[str]) -> None:
+        """Check that no row has a column that the output has no place for any more."""
+        known = {ROW, *columns}
+        for row in rows:
+            if late := [key for key in row if key not in known]:
+                raise ValueError(
+                    f"{row[ROW]}: the key {late[0]!r} is not in the first rows, which settle the "
+                    "columns of the output; give it to the first row too (null will do)"
+                )
+
     def check(self, row: Row) -> bool:
         """Tell whether a row has its texts; raise if not, unless bad rows are skipped."""
         for column in (self.text, self.pair):
@@ -317,26 +307,28 @@ class _Texts:
 
 def _target(
     path: str | Path, out: str | Path | None, delimiter: str | None
-) -> tuple[str | Path, Form | None]:
+) -> tuple[str | Path, writing.Form | None]:
     """Return where to write to, and the format if that is standard output."""
     if out is None and str(path) != "-":
         source = Path(path).expanduser()
-        known = source.suffix.lower() in WRITABLE
+        known = source.suffix.lower() in writing.SUFFIXES
         out = source.with_name(f"{source.stem}.predictions{source.suffix if known else '.csv'}")
     if out is None or str(out) == "-":
         return "-", _stdout_form(path, delimiter)
     one, other = (Path(name).expanduser() for name in (path, out))
-    if one.resolve() == other.resolve() or (
-        other.exists() and one.exists() and one.samefile(other)
-    ):
+    if one.resolve() == other.resolve():
         raise ValueError(f"{out} is the input itself; name another file with out=")
     return out, None
 
 
-def _stdout_form(path: str | Path, delimiter: str | None) -> Form:
+def _stdout_form(path: str | Path, delimiter: str | None) -> writing.Form:
     """Return the format of the input, as far as standard output can have it."""
     if str(path) != "-":
-        return "jsonl" if READABLE.get(Path(path).suffix.lower()) in ("jsonl", "parquet") else "csv"
+        return (
+            "jsonl"
+            if reading.SUFFIXES.get(Path(path).suffix.lower()) in ("jsonl", "parquet")
+            else "csv"
+        )
     peek = getattr(getattr(sys.stdin, "buffer", None), "peek", None)
     head = peek() if peek and delimiter is None else b""
     # By the reader's rule, through a byte order mark and the zeros of utf-16.
@@ -353,18 +345,6 @@ def _new_columns(columns: Sequence[str], name: str) -> tuple[str, str]:
     )
 
 
-def _check_late(rows: Sequence[Row], columns: Sequence[str]) -> None:
-    """Check that no row has a column that the output has no place for any more."""
-    known = {*columns, ROW}
-    for row in rows:
-        if not row.keys() <= known:
-            late = ", ".join(repr(key) for key in row if key not in known)
-            raise ValueError(
-                f"{row[ROW]}: the key {late} is not in the first rows, which settle the columns of "
-                "the output; give it to the first row too (null will do)"
-            )
-
-
 def _fault(text: Any) -> str | None:
     """Return what is wrong with a text, by the rules of the training data."""
     if text is None or text != text:  # NaN is how some writers say "none"
@@ -378,19 +358,20 @@ def _fault(text: Any) -> str | None:
     return None
 
 
-def _no_token(text: str) -> str:
-    return f"the tokenizer finds no token in {text[:40]!r}"
-
-
-def _name(scores: np.ndarray, labels: Labels) -> Prediction:
-    """Turn the scores (num_outputs,) of one text into a prediction."""
+def _name(scores: np.ndarray, labels: Labels, text: str) -> Prediction:
+    """Turn the scores (num_outputs,) of a text into a prediction."""
+    if not np.isfinite(scores).all():
+        raise ValueError(
+            f"the model's output for {text[:40]!r} is {scores[~np.isfinite(scores)][0]}, which is "
+            "no score; its training diverged or its weights are damaged"
+        )
     if labels.kind == "rating":
         rating = _decimal(scores[0])
         return Prediction(labels.band(rating) if labels.names else "rating", rating)
     if labels.kind == "single":
         best = int(scores.argmax())
         return Prediction(labels.names[best], _decimal(scores[best]))
-    kept = np.flatnonzero(scores > _KEEP)
+    kept = np.flatnonzero(scores > 0.5)  # as the metrics count
     score = scores[kept].min() if len(kept) else scores.max()
     return Prediction("|".join(labels.names[place] for place in kept), _decimal(score))
 

@@ -24,6 +24,7 @@ def fit(cfg: DictConfig) -> float | None:
     from lightning_transfer.experiment import Experiment
     from lightning_transfer.runfolder import RunFolder
 
+    _quiet_libraries()
     config = _plain(cfg)
     rank = int(os.environ.get("LOCAL_RANK", "0"))
     if config["resume"] and not _names_its_folder():
@@ -52,6 +53,7 @@ def predict(cfg: DictConfig) -> None:
     """Label a text, texts, or a file of texts."""
     from lightning_transfer.predict import Predictor
 
+    _quiet_libraries()
     config = _plain(cfg)
     data = config["data"]
     if (config["text"] is None) == (data["path"] is None):
@@ -93,7 +95,9 @@ def list_(cfg: DictConfig) -> None:
     from lightning_transfer import listing
 
     loader = GlobalHydra.instance().config_loader()
-    listing.render(listing.describe(_folders(loader), _plain(cfg)["groups"]))
+    groups = _plain(cfg)["groups"]
+    wanted = listing.TITLES if groups == "all" else [groups] if isinstance(groups, str) else groups
+    listing.render(listing.describe(_folders(loader), tuple(wanted)))
 
 
 def _score(cfg: DictConfig, split: Any) -> dict[str, float]:
@@ -102,6 +106,7 @@ def _score(cfg: DictConfig, split: Any) -> dict[str, float]:
     from lightning_transfer.stages import build
     from lightning_transfer.training import trainer_arguments
 
+    _quiet_libraries()
     config = _plain(cfg)
     path = _absolute(config["ckpt"])
     loaded = load(path, **_own_parts(path))
@@ -123,6 +128,20 @@ def _score(cfg: DictConfig, split: Any) -> dict[str, float]:
         table.add_row(name, f"{value:.4f}")
     Console().print(table)
     return values
+
+
+def _quiet_libraries() -> None:
+    """Keep libraries from talking over the run, unless -v asks for all there is."""
+    if logging.getLogger().isEnabledFor(logging.DEBUG):
+        return
+    import lightning.pytorch  # sets its level when imported
+    from transformers.utils import logging as transformers_logging
+
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.WARNING)
+        logger.handlers.clear()  # its own, which would say everything twice
+    transformers_logging.disable_progress_bar()
 
 
 def _own_parts(path: Path) -> dict[str, Any]:

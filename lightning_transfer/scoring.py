@@ -11,6 +11,9 @@ from lightning_transfer.handover import align_outputs
 from lightning_transfer.loading import Loaded
 from lightning_transfer.training import make_trainer, run_trainer
 
+# The order in which people read them; torchmetrics sorts by name.
+_FIRST = ("pearson", "accuracy", "macro_f1", "mcc", "spearman", "r2")
+
 
 def score(
     loaded: Loaded,
@@ -25,7 +28,7 @@ def score(
 
     Args:
         loaded: A trained task with its tokenizer.
-        data: A DataModule that is not set up yet.
+        data: A DataModule; it is set up here, with the model's tokenizer if it has none.
         split: Which rows.
         arguments: Arguments of Lightning's Trainer.
         folder: Default folder of the Trainer.
@@ -39,7 +42,8 @@ def score(
     """
     if loaded.tokenizer is None:
         raise ValueError("the checkpoint holds no tokenizer; pass the run folder or model folder")
-    data.tokenizer = loaded.tokenizer
+    if data.tokenizer is None:
+        data.tokenizer = loaded.tokenizer
     data.prepare_data()
     data.setup("validate" if split == "validation" else "test")
     task = align_outputs(loaded.task, data.labels)
@@ -47,4 +51,6 @@ def score(
     method = "validate" if split == "validation" else "test"
     [values] = run_trainer(trainer, method, task, datamodule=data, verbose=False)
     rows = data.n_val if split == "validation" else data.n_test
-    return {name.partition("/")[2]: float(value) for name, value in values.items()}, rows
+    metrics = {name.partition("/")[2]: float(value) for name, value in values.items()}
+    names = [name for name in _FIRST if name in metrics]
+    return {name: metrics[name] for name in (*names, *sorted(set(metrics) - set(names)))}, rows

@@ -22,7 +22,13 @@ from lightning_transfer.data import TextDataModule
 from lightning_transfer.files import atomic_write
 from lightning_transfer.handover import hand_over
 from lightning_transfer.labels import Labels
-from lightning_transfer.loading import Weights, load, load_tokenizer, read_weights
+from lightning_transfer.loading import (
+    Weights,
+    load,
+    load_tokenizer,
+    read_weights,
+    same_tokenizer,
+)
 from lightning_transfer.optim import Recipe
 from lightning_transfer.plan import StageRun
 from lightning_transfer.scoring import score
@@ -92,6 +98,7 @@ class StageRunner:
         self.config = config
         self.folder = folder
         self.resume = resume
+        self._modules: dict[str, TextDataModule] = {}
 
     def fit(self, run: StageRun) -> Fitted:
         """Train a stage run and those before it, unless they are done."""
@@ -147,9 +154,13 @@ class StageRunner:
         return load_tokenizer(name, trust_remote_code=trust)
 
     def _data(self, stage: str, seed: int, tokenizer: Any) -> TextDataModule:
-        spec = self.config["stages"][stage]["data"]
-        data = build(spec, "data", f"stages.{stage}.data")
-        data.tokenizer = tokenizer
+        """Return a stage's data, read and tokenized once for all runs of the stage."""
+        data = self._modules.get(stage)
+        if data is None:
+            spec = self.config["stages"][stage]["data"]
+            data = self._modules[stage] = build(spec, "data", f"stages.{stage}.data")
+        if data.tokenizer is None or not same_tokenizer(data.tokenizer, tokenizer):
+            data.tokenizer = tokenizer
         data.seed = seed
         return data
 
@@ -291,7 +302,7 @@ class StageRunner:
         if record.is_file():
             return Tested(**json.loads(record.read_text()))
         loaded = load(self.folder / self.fit(run).checkpoint, **own_parts(self.config, run.stage))
-        data = build(self.config["stages"][on]["data"], "data", f"stages.{on}.data")
+        data = self._data(on, run.seed, loaded.tokenizer)
         title = f"{run.title} on {on}"
         arguments = trainer_arguments(self.config["trainer"], {}, where="trainer")
         started = time.monotonic()

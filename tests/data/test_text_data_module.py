@@ -1,0 +1,502 @@
+import logging
+import math
+import random
+from types import SimpleNamespace
+
+import pytest
+import torch
+from datasets import Dataset
+from lightning.pytorch import LightningModule, Trainer
+
+from lightning_transfer.data import Columns, LabelSpec, Splits, TextDataModule, Tokens
+from lightning_transfer.labels import Labels
+
+MOODS = ["negative", "neutral", "positive"]
+BANDS = LabelSpec("rating", names=MOODS, cutoffs=[-0.5, 0.5])
+WORDS = "good great fine fun warm bad poor dull cold sad film movie plot actor scene".split()
+
+
+def make_texts(count):
+    rng = random.Random(0)
+    return [
+        " ".join([*rng.choices(WORDS, k=rng.randint(2, 20)), f"{number}"])
+        for number in range(count)
+    ]
+
+
+def domain(**table):
+    """A DataModule over the given columns, and how often it read them."""
+
+    class Domain(TextDataModule):
+        loads = 0
+
+        def load_rows(self):
+            type(self).loads += 1
+            return Dataset.from_dict(table)
+
+    return Domain
+
+
+@pytest.fixture
+def rated():
+    ratings = [(row % 9) - 4 for row in range(200)]
+    return domain(text=make_texts(200), label=ratings)
+
+
+def batches_of(loader):
+    return list(loader)
+
+
+def test_batches_hold_what_the_task_needs(rated, tokenizer):
+    tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
+    data = rated(label=BANDS, batch_size=8)
+    data.tokenizer = tokenizer
+    data.setup("fit")
+    batches = batches_of(data.train_dataloader())
+    assert [len(batch["index"]) for batch in batches].count(8) == 140 // 8
+    for batch in batches:
+        shape = batch["input_ids"].shape
+        for name in ("input_ids", "attention_mask", "token_type_ids"):
+            assert batch[name].dtype == torch.int64
+            assert batch[name].shape == shape
+        assert batch["attention_mask"].sum(1).max() == shape[1]
+        assert (batch["input_ids"][batch["attention_mask"] == 0] == tokenizer.pad_token_id).all()
+        assert batch["labels"].dtype == torch.float32
+        assert batch["index"].dtype == torch.int64
+    rows = data.rows("train")
+    [row] = [row for row in zip(*(batches[0][k] for k in ("index", "input_ids", "labels")))][:1]
+    length = batches[0]["attention_mask"][0].sum()
+    assert row[1][:length].tolist() == tokenizer(rows["text"][row[0]])["input_ids"]
+    assert row[2] == rows["label"][row[0]]
+
+
+@pytest.mark.parametrize(
+    ("spec", "dtype", "shape", "first"),
+    [
+        (LabelSpec("rating"), torch.float32, (4,), 3.0),
+        (LabelSpec("bands", names=["low", "high"], cutoffs=[2]), torch.int64, (4,), 1),
+        (LabelSpec("names"), torch.int64, (4,), 2),
+        (LabelSpec("multi", names=["1", "2", "3"]), torch.float32, (4, 3), [0, 0, 1]),
+    ],
+    ids=lambda value: getattr(value, "kind", None),
+)
+def test_targets_of_each_kind(tokenizer, spec, dtype, shape, first):
+    texts = ["good", "bad film", "sad film plot", "a very warm scene"]
+    data = domain(text=texts, label=["1", "2", "3", "3"])(
+        label=spec, splits=Splits(val=0, test=1.0), batch_size=4
+    )
+    data.tokenizer = tokenizer
+    data.setup("test")
+    [batch] = data.test_dataloader()
+    assert batch["labels"].dtype == dtype
+    assert batch["labels"].shape == shape
+    assert batch["labels"][0].tolist() == first  # the longest text comes first
+    assert list(data.val_dataloader()) == []
+
+
+def test_evaluation_has_each_row_once_and_predict_the_test_rows(rated, tokenizer):
+    data = rated(label=BANDS, batch_size=8)
+    data.tokenizer = tokenizer
+    data.setup("test")
+    for loader, count in ((data.val_dataloader(), 20), (data.test_dataloader(), 40)):
+        index = torch.cat([batch["index"] for batch in loader])
+        assert sorted(index.tolist()) == list(range(count))
+    index = torch.cat([batch["index"] for batch in data.predict_dataloader()])
+    assert sorted(index.tolist()) == list(range(40))
+
+
+def test_setup_is_done_once(rated, tokenizer, monkeypatch):
+    data = rated(label=BANDS)
+    data.tokenizer = tokenizer
+    data.prepare_data()
+    data.setup("fit")
+    monkeypatch.setattr(type(tokenizer), "__call__", None)
+    table = data._table
+    data.setup("fit")
+    data.setup("test")
+    data.train_dataloader()
+    assert data.loads == 1
+    assert data._table is table
+    again = rated(label=BANDS, splits=Splits(seed=3), train_size=10)
+    again.tokenizer = tokenizer
+    again.setup("fit")  # other splits, the same tokens: from the cache
+    assert again.n_train == 10
+
+
+def test_a_new_seed_draws_other_training_rows_and_the_same_test_rows(rated):
+    data = rated(label=BANDS, train_size=30)
+    data.setup("fit")
+    train, test = data.rows("train")["text"][:], data.rows("test")["text"][:]
+    data.seed = 1
+    data.setup("fit")
+    assert data.n_train == 30
+    assert data.rows("train")["text"][:] != train
+    assert data.rows("test")["text"][:] == test
+
+
+@pytest.mark.parametrize(("train_size", "count"), [(30, 30), (0.5, 70), (1.0, 140), (None, 140)])
+def test_train_size_keeps_the_shares_of_the_bands(rated, train_size, count):
+    data = rated(label=BANDS, train_size=train_size)
+    data.setup("fit")
+    assert data.n_train == count
+    whole = rated(label=BANDS)
+    whole.setup("fit")
+    for name, rows in whole.label_counts.items():
+        assert abs(data.label_counts[name] - rows * count / 140) < 1
+    assert sum(data.label_counts.values()) == count
+
+
+def test_train_size_without_bands_keeps_the_spread(rated):
+    data = rated(label=LabelSpec("rating"), train_size=20)
+    data.setup("fit")
+    assert data.label_counts == {}
+    assert min(data.rows("train")["label"]) < -1
+    assert max(data.rows("train")["label"]) > 1
+
+
+def test_train_size_of_several_labels(rated):
+    labels = ["a|b", "a", "b", ""] * 25
+    data = domain(text=make_texts(100), label=labels)(label=LabelSpec("multi"), train_size=40)
+    data.setup("fit")
+    assert data.n_train == 40
+    assert data.labels == Labels("multi", ("a", "b"))
+    assert set(data.label_counts) == {"a", "b"}
+
+
+def test_more_training_rows_than_there_are_is_an_error(rated):
+    data = rated(label=BANDS, train_size=141)
+    with pytest.raises(ValueError, match="train_size=141 asks for more than the 140 training rows"):
+        data.setup("fit")
+
+
+def test_labels_are_known_before_setup_when_stated():
+    table = domain(text=["a", "b"] * 3, label=["x", "y"] * 3)
+    assert table(label=LabelSpec("names", names=["x", "y"])).labels.names == ("x", "y")
+    data = table(label=LabelSpec("names"), splits=Splits(0, 0))
+    with pytest.raises(RuntimeError, match="call setup"):
+        _ = data.labels
+    with pytest.raises(RuntimeError, match="call setup"):
+        _ = data.n_train
+    data.setup("fit")
+    assert data.labels == Labels("single", ("x", "y"))
+
+
+def test_loaders_without_a_tokenizer_say_so(rated):
+    data = rated(label=BANDS)
+    data.setup("fit")
+    assert (data.n_train, data.n_val, data.n_test) == (140, 20, 40)
+    with pytest.raises(RuntimeError, match="no tokenizer: set data.tokenizer"):
+        data.train_dataloader()
+
+
+def test_the_lines_say_what_was_dropped_and_cut(tokenizer, caplog):
+    texts = [*make_texts(50), "Good film", "good  FILM!", "bad " * 40]
+    groups = [None] * 52 + ["g"]
+    data = domain(text=texts, label=[0, 1] * 26 + [1], group=groups)(
+        label=LabelSpec("rating"), tokens=Tokens(24, "tail"), splits=Splits(val=0, test=0)
+    )
+    data.tokenizer = tokenizer
+    with caplog.at_level(logging.INFO):
+        data.prepare_data()
+        data.setup("fit")
+        data.setup("fit")
+    messages = [record.message for record in caplog.records]
+    assert messages == [
+        "Domain: 52 train, 0 validation, 0 test rows; dropped 1 repeated texts (1 of them with "
+        "another label) and 0 that are in another split",
+        "tokenizing 53 texts",
+        "Domain: cut to 24 tokens, tail kept: 1 of 52 train, 0 of 0 validation, 0 of 0 test rows",
+    ]
+
+
+def test_pairs_are_tokenized_and_split_as_pairs(tokenizer):
+    texts, pairs = ["good film"] * 3 + ["bad"], ["a", "b", "A!", "a"]
+    data = domain(text=texts, label=[0, 1, 0, 1], text_pair=pairs)(
+        label=LabelSpec("rating"), splits=Splits(0, 0)
+    )
+    data.tokenizer = tokenizer
+    data.setup("fit")
+    assert data.n_train == 3
+    lengths = sorted(batch["attention_mask"].sum(1).tolist() for batch in data.train_dataloader())
+    assert sorted(lengths[0]) == [5, 6, 6]
+
+
+def test_each_rank_takes_its_part_of_the_global_batch(rated, tokenizer):
+    def index_of(rank, world_size, batch_size):
+        data = rated(label=BANDS, batch_size=batch_size)
+        data.tokenizer = tokenizer
+        data.trainer = SimpleNamespace(
+            global_rank=rank, world_size=world_size, overfit_batches=0.0
+        )
+        data.setup("fit")
+        return [batch["index"].tolist() for batch in data.train_dataloader()]
+
+    whole, first, second = index_of(0, 1, 16), index_of(0, 2, 8), index_of(1, 2, 8)
+    assert [sorted(a + b) for a, b in zip(first, second, strict=True)] == list(map(sorted, whole))
+
+
+class Bag(LightningModule):
+    """Mean of embeddings, then one number."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = torch.nn.EmbeddingBag(50, 4)
+        self.head = torch.nn.Linear(4, 1)
+        self.tested = []
+
+    def forward(self, batch):
+        return self.head(self.embedding(batch["input_ids"]))[:, 0]
+
+    def training_step(self, batch, batch_idx):
+        return (self(batch) - batch["labels"]).square().mean()
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", self.training_step(batch, batch_idx))
+
+    def test_step(self, batch, batch_idx):
+        self.tested += batch["index"].tolist()
+
+    def predict_step(self, batch, batch_idx):
+        return batch["index"], self(batch)
+
+    def configure_optimizers(self):
+        return torch.optim.AdamW(self.parameters())
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+@pytest.mark.filterwarnings("ignore:.*is smaller than the logging interval")
+@pytest.mark.filterwarnings("ignore:.*LeafSpec")
+@pytest.mark.parametrize("overfit", [0.0, 2])
+def test_it_works_in_plain_lightning(rated, tokenizer, tmp_path, overfit):
+    data = rated(label=BANDS, train_size=64, batch_size=8)
+    data.tokenizer = tokenizer
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=1,
+        max_epochs=2,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        overfit_batches=overfit,
+        default_root_dir=tmp_path,
+    )
+    model = Bag()
+    trainer.fit(model, datamodule=data)
+    assert trainer.global_step == (4 if overfit else 16)
+    trainer.test(model, datamodule=data, verbose=False)
+    assert sorted(model.tested) == list(range(40))
+    predicted = trainer.predict(model, datamodule=data)
+    assert sorted(torch.cat([index for index, _ in predicted]).tolist()) == list(range(40))
+    assert data.loads == 1
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+@pytest.mark.filterwarnings("ignore:.*is smaller than the logging interval")
+@pytest.mark.filterwarnings("ignore:.*LeafSpec")
+def test_lightning_trains_without_a_validation_split(rated, tokenizer, tmp_path):
+    data = rated(label=BANDS, splits=Splits(val=0, test=10))
+    data.tokenizer = tokenizer
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=1,
+        max_epochs=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+    )
+    trainer.fit(Bag(), datamodule=data)
+    assert trainer.global_step == -(-190 // 32)
+
+
+GOOD = {"text": make_texts(20), "label": ["1", "-1"] * 10}
+NAMES = LabelSpec("names", names=["spam", "ham"])
+
+
+def bad(column, value, row=3):
+    table = {name: list(values) for name, values in GOOD.items()}
+    if column == "mood":
+        table["label"] = ["spam", "ham"] * 10
+        column = "label"
+    table[column][row] = value
+    table["row"] = [f"reviews.csv, line {number}" for number in range(2, 22)]
+    return table
+
+
+BAD_ROWS = [
+    (bad("text", ""), BANDS, "reviews.csv, line 5, column 'body': empty text"),
+    (bad("text", " \n\t"), BANDS, "reviews.csv, line 5, column 'body': empty text"),
+    (bad("text", None), BANDS, "reviews.csv, line 5, column 'body': no text"),
+    (bad("text", "\ud800"), BANDS, "reviews.csv, line 5, column 'body': half a surrogate pair"),
+    (bad("label", "good"), BANDS, "reviews.csv, line 5, column 'stars': 'good' is not a number"),
+    (bad("label", "NaN"), BANDS, "reviews.csv, line 5, column 'stars': 'NaN' is not a number"),
+    (bad("label", ""), BANDS, "reviews.csv, line 5, column 'stars': no label"),
+    (bad("label", None), BANDS, "reviews.csv, line 5, column 'stars': no label"),
+    (
+        bad("mood", "spma"),
+        NAMES,
+        "reviews.csv, line 5, column 'stars': unknown label 'spma'; known: spam, ham; did you mean "
+        "'spam'?",
+    ),
+]
+
+
+def with_table(table):
+    """A domain over columns that Arrow may refuse (half a surrogate pair)."""
+
+    class Table(dict):
+        column_names = list(table)
+
+        def __len__(self):
+            return len(table["text"])
+
+    class Domain(TextDataModule):
+        def load_rows(self):
+            return Table(table)
+
+    return Domain
+
+
+@pytest.mark.parametrize(("table", "spec", "message"), BAD_ROWS)
+def test_a_bad_row_is_named_by_file_line_and_column(table, spec, message):
+    data = with_table(table)(label=spec, columns=Columns(text="body", label="stars"))
+    with pytest.raises(ValueError) as error:  # noqa: PT011 (the whole message is compared)
+        data.setup("fit")
+    assert str(error.value).startswith(message)
+    assert str(error.value).endswith("; mend the data or set on_bad_row=skip")
+
+
+@pytest.mark.parametrize(("table", "spec", "message"), BAD_ROWS)
+def test_a_bad_row_is_skipped_with_one_warning_if_asked(table, spec, message, caplog):
+    data = with_table(table)(
+        label=spec, columns=Columns(text="body", label="stars"), on_bad_row="skip"
+    )
+    data.setup("fit")
+    assert data.n_train + data.n_val + data.n_test == 19
+    [warning] = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert warning.message.startswith("Domain: skipped 1 bad rows of 20; the first: " + message)
+
+
+def test_further_bad_rows_are_counted():
+    table = bad("label", "x")
+    table["label"][7] = "y"
+    with pytest.raises(ValueError, match=r"line 5, .*'x' is not.*\(and 1 more bad rows of 20\)"):
+        domain(**table)(label=BANDS).setup("fit")
+
+
+@pytest.mark.parametrize("on_bad_row", ["error", "skip"])
+@pytest.mark.parametrize(
+    ("table", "spec", "message"),
+    [
+        ({"text": [], "label": []}, BANDS, "Domain has no rows"),
+        (
+            {"text": ["a", "b"], "label": [math.nan, math.nan]},
+            BANDS,
+            "Domain: no good row of 2; the first: Domain, row 1, column 'label': no label",
+        ),
+        (
+            {"text": ["a", "b"], "label": ["nan", "nan"]},
+            BANDS,
+            "Domain: no good row of 2; .* row 1, column 'label': 'nan' is not a number",
+        ),
+        (
+            {"text": ["", " "], "label": [1, 2]},
+            BANDS,
+            "no good row of 2; the first: Domain, row 1, column 'text': empty text",
+        ),
+        (
+            {"text": ["a", "b"], "label": ["spam", "spam"]},
+            NAMES,
+            "column 'label': every row has the label 'spam'; at least 2 different ones",
+        ),
+        (
+            {"text": ["a", "b"], "label": ["spam", "spam"]},
+            LabelSpec("names"),
+            r"Domain, column 'label': label.kind=names needs at least 2 classes.*\['spam'\]",
+        ),
+        (
+            {"text": ["a", "b"], "label": [2.5, 2.5]},
+            BANDS,
+            "column 'label': every row has the rating 2.5",
+        ),
+        (
+            {"text": ["a", "b"], "label": ["x|y", "y|x"]},
+            LabelSpec("multi"),
+            r"every row has the labels \['x', 'y'\]",
+        ),
+        ({"text": ["a", "b"]}, BANDS, "must return the columns text and label, it returned text"),
+        (
+            {"text": ["a", "b"], "label": [1, 2], "split": ["train", "tets"]},
+            BANDS,
+            "split must be one of train, validation, test, got 'tets'",
+        ),
+    ],
+)
+def test_data_that_teach_nothing_are_an_error(table, spec, message, on_bad_row):
+    if on_bad_row == "skip" and "split" in table:
+        message = "every row has the rating 1"  # one good row is left
+    with pytest.raises(ValueError, match=message):
+        domain(**table)(label=spec, on_bad_row=on_bad_row).setup("fit")
+
+
+def test_numbers_are_not_text():
+    with pytest.raises(ValueError, match="row 1, column 'text': 7 is not text"):
+        domain(text=[7, 8], label=[1, 2])(label=BANDS).setup("fit")
+
+
+def test_a_training_split_of_one_class_is_an_error():
+    table = {"text": make_texts(5), "label": ["spam"] * 4 + ["ham"]}
+    data = domain(**table)(label=NAMES, train_size=1, splits=Splits(0, 0))
+    message = r"all of the 1 training rows are '(sp|h)am'; raise train_size"
+    with pytest.raises(ValueError, match=message):
+        data.setup("fit")
+    data.setup("test") if data.n_test else None
+
+
+@pytest.mark.parametrize(
+    ("stage", "splits", "split"),
+    [
+        ("fit", Splits(val=0.0, test=1.0), "train"),
+        ("validate", Splits(val=0, test=1), "validation"),
+        ("test", Splits(val=1, test=0), "test"),
+    ],
+)
+def test_a_stage_whose_split_is_empty_is_an_error(rated, stage, splits, split):
+    with pytest.raises(ValueError, match=f"no {split} rows; change train_size, splits.val or"):
+        rated(label=BANDS, splits=splits).setup(stage)
+
+
+def test_a_text_without_tokens_is_an_error(tokenizer):
+    tokenizer.backend_tokenizer.post_processor = None  # no special tokens
+    data = domain(text=["good film", "\u200b\u200b"], label=[1, 2])(label=BANDS)
+    data.tokenizer = tokenizer
+    with pytest.raises(ValueError, match="row 2, column 'text': the tokenizer finds no token"):
+        data.setup("fit")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "Domain has no label of its own; say what the label column holds"),
+        ({"label": BANDS, "train_size": -1}, "train_size must be a count >= 0"),
+        ({"label": BANDS, "batch_size": 0}, "batch_size must be >= 1, got 0"),
+        ({"label": BANDS, "on_bad_row": "ignore"}, "must be error or skip, got 'ignore'"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        domain(text=[], label=[])(**arguments)
+
+
+def test_a_domain_without_rows_says_what_to_define():
+    with pytest.raises(NotImplementedError, match="must define load_rows"):
+        TextDataModule(label=BANDS).setup("fit")
+
+
+def test_an_unknown_split_is_refused(rated):
+    data = rated(label=BANDS)
+    data.setup("fit")
+    with pytest.raises(ValueError, match="must be one of train, validation, test, got 'dev'"):
+        data.rows("dev")
