@@ -15,6 +15,15 @@ from lightning_transfer import assets
 
 # What turns ids into the first layer's input, in order; ELECTRA widens its embeddings.
 _EMBEDDINGS = ("embeddings", "embeddings_project")
+# What model configs call their dropout probabilities.
+_DROPOUTS = (
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "dropout",
+    "attention_dropout",
+    "embedding_dropout",
+    "mlp_dropout",
+)
 # Encoder layers that return a tuple: how many entries it has.
 _TUPLE_WIDTH = {"deberta": 2, "deberta-v2": 2, "mpnet": 1}
 
@@ -59,6 +68,7 @@ class Backbone(nn.Module):
         *,
         attn_implementation: str | None = None,
         dtype: str = "float32",
+        dropout: float | None = None,
         revision: str | None = None,
         trust_remote_code: bool = False,
     ) -> "Backbone":
@@ -70,16 +80,24 @@ class Backbone(nn.Module):
             attn_implementation: ``sdpa``, ``eager``, ``flash_attention_2``; None lets
                 transformers choose.
             dtype: Type of the weights in memory, such as ``float32`` or ``bfloat16``.
+            dropout: Probability for every dropout of the model, in [0, 1); None keeps its own.
             revision: Branch, tag or commit of a hub model.
             trust_remote_code: Run the Python files that come with the model.
 
         Raises:
             OSError: If the weights are not there, or not as safetensors.
-            ValueError: If the dtype is unknown, or the model has no stack of layers.
+            ValueError: If the dtype is unknown, the dropout is out of its range, or the model has
+                no stack of layers.
         """
         source = resolve_source(name)
+        config = AutoConfig.from_pretrained(
+            source, revision=revision, trust_remote_code=trust_remote_code
+        )
+        if dropout is not None:
+            set_dropout(config, dropout)
         model = AutoModel.from_pretrained(
             source,
+            config=config,
             use_safetensors=True,
             attn_implementation=attn_implementation,
             dtype=parse_dtype(dtype),
@@ -212,6 +230,21 @@ def resolve_source(name: str | Path) -> str:
     if text.startswith("asset:"):
         return str(assets.fetch(text.removeprefix("asset:")))
     return text
+
+
+def set_dropout(config: PretrainedConfig, dropout: float) -> None:
+    """Set every dropout probability of a model config.
+
+    Raises:
+        ValueError: If the probability is out of its range, or the config has none to set.
+    """
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout must be in [0, 1), got {dropout}; set backbone.dropout")
+    names = [name for name in _DROPOUTS if hasattr(config, name)]
+    if not names:
+        raise ValueError(f"{type(config).__name__} has no dropout that is known; drop dropout=")
+    for name in names:
+        setattr(config, name, float(dropout))
 
 
 def parse_dtype(dtype: str) -> torch.dtype:

@@ -3,12 +3,12 @@
 import csv
 import logging
 import math
-import os
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from lightning_transfer.files import atomic_path
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -63,12 +63,8 @@ def plot_curves(files: Mapping[str, Path], out: Path, *, metric: str) -> None:
                     axes.plot(epochs, values, "o", color=colour, markersize=3.5)
         _dress(axes, title)
     _add_legend(figure, {label: handles[label] for label in files if label in handles})
-    temporary = out.with_name(f".{out.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-    try:
+    with atomic_path(out) as temporary:
         figure.savefig(temporary, format="png")
-        os.replace(temporary, out)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

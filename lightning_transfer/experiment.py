@@ -98,14 +98,13 @@ class Experiment:
         wanted = {row.stage_run(seed, self.pinned) for seed in self.seeds}
         return wanted == set(self.scores.get(row.name, {}))
 
-    def _row(self, row: PlannedRow, *, paired: bool = False) -> Row:
-        """Gather a row: one value for each stage run, or, if paired, one for each seed.
+    def _row(self, row: PlannedRow, runs: Sequence[StageRun] | None = None) -> Row:
+        """Gather a row: one value for each stage run, or for each of ``runs``.
 
         A chain of pinned stages is one run whatever the seed; its value is no sample of three.
         """
         scores = self.scores[row.name]
-        runs = [row.stage_run(seed, self.pinned) for seed in self.seeds] if paired else scores
-        scored = [(run, *scores[run]) for run in runs]
+        scored = [(run, *scores[run]) for run in (scores if runs is None else runs)]
         names = [name for name in scored[0][2].metrics if name != "loss"]
         seconds = [self._seconds(run, tested) for run, _, tested in scored]
         return Row(
@@ -129,7 +128,13 @@ class Experiment:
         control = next((row for row in self.rows if row.name == self.over), None)
         if control is None or not (self._complete(main) and self._complete(control)):
             return None
-        ours, theirs = self._row(main, paired=True), self._row(control, paired=True)
+        # One pair a seed, but pairs of pinned chains only once: repeated, they would look certain.
+        pairs = dict.fromkeys(
+            (main.stage_run(seed, self.pinned), control.stage_run(seed, self.pinned))
+            for seed in self.seeds
+        )
+        ours = self._row(main, [pair[0] for pair in pairs])
+        theirs = self._row(control, [pair[1] for pair in pairs])
         return Gain.between(ours, theirs, metric=self.metric)
 
     def _export(self) -> None:

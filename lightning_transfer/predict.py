@@ -82,9 +82,8 @@ class Predictor:
             said = "max_length=%d is more than the model has positions for; texts are cut to %d"
             log.warning(said, tokens.max_length, limit)
             tokens = dataclasses.replace(tokens, max_length=limit)
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.device = torch.device(device)
+        auto = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = torch.device(auto if device == "auto" else device)
         self.task = task.to(self.device)
         self.tokenizer = tokenizer
         self.tokens = tokens
@@ -386,8 +385,7 @@ def _positions(backbone: nn.Module) -> int | None:
     for name, module in backbone.named_modules():
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
             # RoBERTa counts its positions from behind the padding's.
-            offset = 0 if module.padding_idx is None else module.padding_idx + 1
-            return module.num_embeddings - offset
+            return module.num_embeddings - (-1 if (p := module.padding_idx) is None else p) - 1
     return None
 
 

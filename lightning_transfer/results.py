@@ -3,12 +3,12 @@
 import functools
 import json
 import math
-import os
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+from lightning_transfer.files import atomic_write
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -21,7 +21,7 @@ LOWER_IS_BETTER = frozenset({"loss", "mse", "rmse", "mae", "perplexity"})
 
 @functools.cache
 def _t_quantile(degrees: int) -> float:
-    from scipy.stats import t  # type: ignore[import-untyped]  # takes a second to import
+    from scipy.stats import t  # takes a second to import
 
     return float(t.ppf(0.975, degrees))
 
@@ -71,7 +71,7 @@ class Metric:
         return mean - half, mean + half
 
     def __str__(self) -> str:
-        """Format as ``mean [lo, hi]``, or the mean alone without an interval."""
+        """Return ``mean [lo, hi]``, or the mean alone without an interval."""
         return " ".join(self.lines())
 
     def lines(self) -> list[str]:
@@ -181,33 +181,6 @@ class Results:
         if len(set(names)) < len(names):
             raise ValueError(f"rows need names that differ, got {names}")
 
-    @classmethod
-    def compare(
-        cls,
-        experiment: str,
-        rows: Sequence[Row],
-        *,
-        seeds: Sequence[int],
-        metric: str,
-        over: str = "no_source",
-        missing: Sequence[str] = (),
-    ) -> "Results":
-        """Gather rows and work out the gain of ``transfer``, if it and ``over`` are there.
-
-        Args:
-            experiment: Name of the experiment.
-            rows: What was tested.
-            seeds: Seeds that the run was asked for.
-            metric: Metric of the gain; a higher value is better.
-            over: Row to compare with.
-            missing: Rows that the run did not get to.
-        """
-        named = {row.name: row for row in rows}
-        gain = None
-        if "transfer" in named and over in named:
-            gain = Gain.between(named["transfer"], named[over], metric=metric)
-        return cls(experiment, tuple(seeds), tuple(rows), gain, tuple(missing))
-
     def to_dict(self) -> dict[str, Any]:
         """Return the content of ``results.json``; what is not a number is None."""
         data: dict[str, Any] = _plain(self)
@@ -259,8 +232,8 @@ class Results:
         """Write ``results.json`` and ``results.md`` to ``folder``, each whole or not at all."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        _write_text(folder / "results.json", self.to_json())
-        _write_text(folder / "results.md", self.to_markdown())
+        atomic_write(folder / "results.json", self.to_json())
+        atomic_write(folder / "results.md", self.to_markdown())
 
     def metric_names(self) -> list[str]:
         """Return the names of all metrics, in the order in which rows bring them up."""
@@ -272,7 +245,9 @@ class Results:
         if self.gain is None:
             why = cut_off if self.missing else "there is no control to compare it with"
             return f"Nothing can be said of the transfer: {why}."
-        told = _tell(self.gain, {row.name: row for row in self.rows}, len(self.seeds))
+        metric = self.gain.metric
+        found = {row.name: row.metrics[metric] for row in self.rows if metric in row.metrics}
+        told = _tell(self.gain, found, len(self.seeds))
         return f"{told}; {cut_off}, so it may yet change." if self.missing else f"{told}."
 
     def to_markdown(self) -> str:
@@ -324,14 +299,15 @@ def _verdict(ci95: Interval) -> Verdict:
     return "negative" if hi is not None and hi < 0 else "not significant"
 
 
-def _tell(gain: Gain, rows: Mapping[str, Row], count: int) -> str:
-    """Call a gain what it is, with its numbers, but for the full stop."""
+def _tell(gain: Gain, found: Mapping[str, Metric], count: int) -> str:
+    """Call a gain what it is, with its numbers, given what each row found."""
     if not math.isfinite(gain.value):
         return f"Transfer is not significant: {gain.metric} is undefined in at least one run"
     numbers = f"{gain.metric} changes by {gain.value:+.3f}"
-    if "transfer" in rows and gain.over in rows:
-        ours, theirs = rows["transfer"].metrics[gain.metric], rows[gain.over].metrics[gain.metric]
-        count = min(len(ours.values), len(theirs.values))
+    ours, theirs = found.get("transfer"), found.get(gain.over)
+    if ours and theirs:
+        # A row with one value for all seeds is paired with each of the other's.
+        count = min((len(m.values) for m in (ours, theirs) if len(m.values) > 1), default=1)
         numbers = (
             f"{gain.metric} is {ours.mean:.3f} with transfer and {theirs.mean:.3f} with "
             f"{gain.over}, a difference of {gain.value:+.3f}"
@@ -386,15 +362,3 @@ def _gain_from_dict(data: Mapping[str, Any]) -> Gain:
     lo, hi = data["ci95"]
     value = _number(data["value"])
     return Gain(data["metric"], data["over"], value, (lo, hi), data["verdict"])
-
-
-def _write_text(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("x", encoding="utf-8", newline="\n") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -134,7 +134,6 @@ def _quiet_libraries() -> None:
     """Keep libraries from talking over the run, unless -v asks for all there is."""
     if logging.getLogger().isEnabledFor(logging.DEBUG):
         return
-    import lightning.pytorch  # sets its level when imported
     from transformers.utils import logging as transformers_logging
 
     for name in ("lightning.pytorch", "lightning.fabric"):

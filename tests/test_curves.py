@@ -48,7 +48,10 @@ def log_file(path: Path, rows: Rows) -> Path:
 def lines_of(figure: Figure, panel: int) -> list[list[tuple[float, float]]]:
     axes = figure.axes[panel]
     lines = [line for line in axes.lines if line.get_linestyle() != "None"]
-    return [[(float(x), float(y)) for x, y in line.get_xydata()] for line in lines]  # type: ignore[union-attr]
+    return [
+        [(float(x), float(y)) for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True)]  # type: ignore[arg-type]
+        for line in lines
+    ]
 
 
 def legend_of(figure: Figure) -> list[str]:

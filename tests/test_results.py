@@ -20,9 +20,11 @@ def row(name: str, *values: float, **metrics: tuple[float, ...]) -> Row:
 
 
 def compare(*rows: Row, seeds: int = 3, missing: tuple[str, ...] = ()) -> Results:
-    return Results.compare(
-        "news_to_movies", rows, seeds=range(seeds), metric="pearson", missing=missing
-    )
+    named = {row.name: row for row in rows}
+    gain = None
+    if {"transfer", "no_source"} <= set(named):
+        gain = Gain.between(named["transfer"], named["no_source"], metric="pearson")
+    return Results("news_to_movies", tuple(range(seeds)), rows, gain, missing)
 
 
 SPREAD = compare(
@@ -115,10 +117,6 @@ def test_a_gain_in_a_loss_is_refused() -> None:
         Gain.between(row("a", 0.5), row("b", 0.5), metric="test/loss")
 
 
-def test_there_is_no_gain_without_the_control() -> None:
-    assert compare(row("transfer", 0.6, 0.7, 0.8)).gain is None
-
-
 def test_rows_of_one_name_are_refused() -> None:
     with pytest.raises(ValueError, match=r"names that differ, got \['a', 'a'\]"):
         compare(row("a", 0.1), row("a", 0.2))
@@ -146,6 +144,18 @@ def test_a_negative_transfer_is_called_so() -> None:
     results = compare(row("no_source", 0.70, 0.71, 0.69), row("transfer", 0.5, 0.5, 0.5))
     assert results.sentence().startswith("Negative transfer, the source stage hurts: pearson is ")
     assert "-0.200 (95 % interval -0.225 to -0.175 over 3 seeds)." in results.sentence()
+
+
+def test_a_source_shared_by_all_seeds_does_not_hide_their_number() -> None:
+    pair = row("transfer", 0.7, 0.71, 0.69), row("no_source", 0.5, 0.5, 0.5)
+    gain = Gain.between(*pair, metric="pearson")
+    results = Results("x", (0, 1, 2), (pair[0], row("no_source", 0.5)), gain)
+    assert results.sentence().endswith("(95 % interval +0.175 to +0.225 over 3 seeds).")
+
+
+def test_a_gain_whose_rows_are_not_shown_is_told_by_itself() -> None:
+    results = Results("x", (0, 1, 2), (), SPREAD.gain)
+    assert "pearson changes by +0.200 (95 % interval -0.048 to" in results.sentence()
 
 
 def test_one_seed_says_so() -> None:

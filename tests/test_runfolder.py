@@ -28,10 +28,10 @@ run = RunFolder.open(sys.argv[1], config={"name": "fit"}, resume=True)
 if "fork" in sys.argv:
     child = os.fork()
     if child == 0:
-        print("child", flush=True)
+        os.write(1, b"child\n")
         time.sleep(60)
         os._exit(0)
-print("ready", child if "fork" in sys.argv else "", flush=True)
+os.write(1, f"ready {child if 'fork' in sys.argv else ''}\n".encode())
 time.sleep(60)
 """
 

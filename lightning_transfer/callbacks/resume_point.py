@@ -20,8 +20,9 @@ class ResumePoint(Checkpoint):
 
     Args:
         folder: Where ``last.ckpt`` lies.
-        every_n_steps: Optimizer steps between two saves within an epoch, >= 1; the end of an
-            epoch always saves.
+        every_n_steps: Optimizer steps between two saves within an epoch, >= 1. Each epoch saves
+            once more: at its end or, where ``max_steps`` counts the run, after its first step
+            (Lightning 2.6 counts an epoch twice that is resumed at its end under ``max_steps``).
 
     Raises:
         ValueError: If ``every_n_steps`` is below 1.
@@ -42,24 +43,29 @@ class ResumePoint(Checkpoint):
         self.path = Path(folder) / self.FILE
         self.every_n_steps = every_n_steps
         self._states: dict[str, Any] | None = None
-        self._saved_at = -1
+        self._step = 0  # optimizer steps before the batch at hand
+        self._epoch_is_due = False
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save every n optimizer steps, but not at the last batch: the epoch's end does that."""
-        step = trainer.global_step
-        if step == self._saved_at or step % self.every_n_steps or trainer.is_last_batch:
+        """Save every n optimizer steps, never between two of them.
+
+        Gradients that are being accumulated are in no checkpoint. Nor is what the end of an epoch
+        still has to do, so the last batch waits for that.
+        """
+        stepped, self._step = trainer.global_step > self._step, trainer.global_step
+        if not stepped or trainer.is_last_batch:
             return
-        self._save(trainer)
+        if self._step % self.every_n_steps == 0 or self._epoch_is_due:
+            self._epoch_is_due = False
+            trainer.save_checkpoint(self.path)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save at the end of every epoch."""
-        self._save(trainer)
-
-    def _save(self, trainer: Trainer) -> None:
-        trainer.save_checkpoint(self.path)
-        self._saved_at = trainer.global_step
+        self._epoch_is_due = trainer.max_steps != -1
+        if not self._epoch_is_due:
+            trainer.save_checkpoint(self.path)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the random states as plain values and tensors."""
@@ -86,7 +92,7 @@ class ResumePoint(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Set the random states, after all that happens before the first step."""
-        self._saved_at = trainer.global_step
+        self._step = trainer.global_step
         if self._states is None:
             return
         state, self._states = self._states, None

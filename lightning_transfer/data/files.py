@@ -53,7 +53,7 @@ class Files(TextDataModule):
                     table[ours] += [row.get(theirs) for row in batch]
                 table["row"] += [row[ROW] for row in batch]
                 table["split"] += [split] * len(batch)
-        return Dataset.from_dict({name: _one_type(column) for name, column in table.items()})
+        return Dataset.from_dict({name: _one_type(column, name) for name, column in table.items()})
 
     @property
     def where(self) -> str:
@@ -106,9 +106,14 @@ def _in_folder(folder: Path) -> dict[str, Path]:
     return paths
 
 
-def _one_type(column: list[Any]) -> list[Any]:
+def _one_type(column: list[Any], name: str) -> list[Any]:
     """Return the column with one type: Arrow has no column of numbers and words."""
     kinds = {type(value) for value in column if value is not None}
     if len(kinds) < 2 or kinds <= {int, float}:
         return column
+    if name != "label":
+        # A text among lists is text; a list among texts is none, and becomes a bad row.
+        return [None if isinstance(value, list | dict | None) else str(value) for value in column]
+    if list in kinds:
+        return [value if isinstance(value, list | None) else [value] for value in column]
     return [None if value is None else str(value) for value in column]

@@ -21,7 +21,9 @@ def _key(raw: object) -> str:
 
 
 def _is_empty(raw: object) -> bool:
-    return raw is None or raw == "" or (isinstance(raw, float) and math.isnan(raw))
+    if isinstance(raw, str):
+        return not raw.strip()
+    return raw is None or (isinstance(raw, float) and math.isnan(raw))
 
 
 @dataclass(frozen=True)
@@ -146,9 +148,13 @@ class LabelSpec:
         assert self.values is not None
         if _is_empty(raw):
             return []
-        cells: Iterable[object] = [raw]
-        if self.kind == "multi":
-            cells = raw.split(self.separator) if isinstance(raw, str) else raw  # type: ignore[assignment]
+        cells = [raw]
+        if self.kind == "multi" and isinstance(raw, str):
+            cells = list(raw.split(self.separator))
+        elif isinstance(raw, Sequence | Mapping) and not isinstance(raw, str):
+            if self.kind != "multi" or isinstance(raw, Mapping):
+                raise ValueError(f"{raw!r} is not one label; label.kind=multi takes lists")
+            cells = list(raw)
         keys = [_key(cell) for cell in cells]
         return [str(self.values.get(key, key)) for key in keys if key]
 

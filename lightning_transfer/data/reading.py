@@ -384,8 +384,8 @@ def _is_quoted(head: Sequence[str], delimiter: str) -> bool:
 
 
 def _parquet_rows(path: Path, batch_rows: int, name: str) -> Iterator[Row]:
-    import pyarrow as pa  # type: ignore[import-untyped]
-    import pyarrow.parquet as pq  # type: ignore[import-untyped]
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
     number = 0
     try:

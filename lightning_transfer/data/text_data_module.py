@@ -294,6 +294,15 @@ class TextDataModule(LightningDataModule):
             self.tokens.truncation,
             ", ".join(f"{sum(rows):,} of {len(rows):,} {name}" for name, rows in cut.items()),
         )
+        limit = getattr(self.tokenizer, "model_max_length", None)
+        if limit and max(table.lengths, default=0) > limit:
+            rank_zero_only(log.warning)(
+                "%s: rows of up to %d tokens, the tokenizer states a limit of %d: most models fail "
+                "beyond it; lower tokens.max_length",
+                self.where,
+                max(table.lengths),
+                limit,
+            )
 
     def _loader_parts(self, split: str) -> tuple[TokenizedSplit, LengthBatchSampler, Collate]:
         if self.tokenizer is None:

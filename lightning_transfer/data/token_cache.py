@@ -4,8 +4,6 @@ import contextlib
 import hashlib
 import json
 import logging
-import os
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from lightning_transfer.assets import cache_dir
 from lightning_transfer.data.token_table import TokenTable, tokenize
 from lightning_transfer.data.tokens import Tokens
+from lightning_transfer.files import atomic_path
 
 log = logging.getLogger(__name__)
 
@@ -53,15 +52,8 @@ def cached_tokens(
 
 
 def _write(table: TokenTable, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the target: a rename across file systems is a copy, and can be seen half-done.
-    temporary = path.with_name(f"{path.stem[:16]}.{uuid.uuid4().hex}.tmp")
-    try:
+    with atomic_path(path) as temporary:
         table.write(temporary)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def fingerprint(

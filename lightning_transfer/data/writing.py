@@ -6,12 +6,13 @@ import io
 import json
 import math
 import os
-import secrets
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Protocol
+
+from lightning_transfer.files import atomic_path
 
 Form = Literal["csv", "tsv", "jsonl", "parquet"]
 SUFFIXES: dict[str, Form] = {
@@ -67,7 +68,7 @@ class RowWriter:
             self._form = form or "csv"
         else:
             raise ValueError(f"standard output takes csv, tsv or jsonl, got form={form!r}")
-        self._temporary: Path | None = None
+        self._open = contextlib.ExitStack()
         self._stream: Any = None
         self._encoder: _Encoder | None = None
 
@@ -76,14 +77,12 @@ class RowWriter:
         if self._target is None:
             self._stream = _Stdout()
         else:
-            # A name of its own, so that two processes with one target do not mix their rows.
-            name = f".{self._target.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
-            self._temporary = self._target.with_name(name)
-            self._stream = self._temporary.open("xb")
+            temporary = self._open.enter_context(atomic_path(self._target))
+            self._stream = self._open.enter_context(temporary.open("xb"))
         try:
             self._encoder = _ENCODERS[self._form](self._stream, self.columns)
-        except BaseException:
-            self._discard()
+        except BaseException as error:
+            self._open.__exit__(type(error), error, error.__traceback__)
             raise
         return self
 
@@ -113,34 +112,16 @@ class RowWriter:
     ) -> None:
         """Put the file in its place, or remove it if something went wrong."""
         encoder, self._encoder = self._encoder, None
-        try:
-            if kind is None and encoder is not None:
+        if kind is not None:
+            with contextlib.suppress(Exception):  # the first error is the one to tell
+                if encoder is not None:
+                    encoder.close()
+            self._open.__exit__(kind, error, trace)
+            return
+        with self._open:  # what fails here leaves the target as it was
+            if encoder is not None:
                 encoder.close()
                 self._stream.flush()
-                self._commit()
-            elif encoder is not None:
-                with contextlib.suppress(Exception):  # the first error is the one to tell
-                    encoder.close()
-        finally:
-            self._discard()
-
-    def _commit(self) -> None:
-        if self._target is None or self._temporary is None:
-            return
-        os.fsync(self._stream.fileno())
-        self._stream.close()
-        os.replace(self._temporary, self._target)
-        self._temporary = None
-
-    def _discard(self) -> None:
-        """Close what is open and remove a temporary file that is still there."""
-        try:
-            if self._temporary is not None:
-                self._stream.close()  # writes what is buffered, so it can fail on a full disk
-        finally:
-            if self._temporary is not None:
-                self._temporary.unlink(missing_ok=True)
-                self._temporary = None
 
 
 class _Encoder(Protocol):
@@ -217,7 +198,7 @@ class _Parquet:
         self._types: dict[str, Any] = {}
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        import pyarrow as pa  # type: ignore[import-untyped]
+        import pyarrow as pa
 
         arrays = {column: self._array(column, rows) for column in self._columns}
         self._types = self._types or {column: array.type for column, array in arrays.items()}
@@ -239,7 +220,7 @@ class _Parquet:
         return array.cast(pa.string()) if array.type == pa.null() else array
 
     def _write(self, table: Any) -> None:
-        import pyarrow.parquet as pq  # type: ignore[import-untyped]
+        import pyarrow.parquet as pq
 
         if self._writer is None:
             self._writer = pq.ParquetWriter(self._stream, table.schema)

@@ -52,6 +52,20 @@ def test_multi_takes_a_separated_cell_or_a_list(raw):
     assert labels == Labels("multi", ("politics", "sport", "weather"))
     assert spec.parse(raw, labels) == [0, 1]
     assert spec.parse("", labels) == []
+    assert spec.parse("weather", labels) == [2]
+
+
+def test_a_list_is_not_one_label():
+    with pytest.raises(ValueError, match=r"\['spam'\] is not one label; label.kind=multi takes"):
+        LabelSpec("names").found([["spam"], "ham"])
+    spec = LabelSpec("names", names=["ham", "spam"])
+    with pytest.raises(ValueError, match="is not one label"):
+        spec.parse(["spam"], spec.stated())
+
+
+def test_a_number_is_a_label_of_several():
+    spec = LabelSpec("multi", names=["3", "4"])
+    assert spec.parse(3, spec.stated()) == [0]
 
 
 @pytest.mark.parametrize(
@@ -63,6 +77,7 @@ def test_multi_takes_a_separated_cell_or_a_list(raw):
         (math.nan, "no label"),
         (None, "no label"),
         ("", "no label"),
+        ("  ", "no label"),
     ],
 )
 @pytest.mark.parametrize("spec", [LabelSpec("rating"), BANDS], ids=["rating", "bands"])

@@ -1,3 +1,4 @@
+import csv
 import io
 import json
 import logging
@@ -237,6 +238,13 @@ def test_a_stray_byte_is_told_with_file_line_and_value(write: Write, stray: byte
         rows_of(path)
 
 
+def test_a_stray_byte_in_jsonl_is_told_and_skipped(write: Write) -> None:
+    path = write(b'{"text": "good"}\n{"text": "b\xffd"}\n', "a.jsonl")
+    with pytest.raises(ValueError, match=r"a\.jsonl, line 2: the byte 0xff is not valid utf-8"):
+        rows_of(path)
+    assert texts_of(path, on_bad_row="skip") == ["good"]
+
+
 def test_damaged_utf8_is_not_taken_for_another_encoding(write: Write) -> None:
     path = write("text,label\ncafé,1\nnaïve,1\n".encode() + b"caf\xe9,0\n")
     with pytest.raises(ValueError, match="line 4: the byte 0xe9 is not valid utf-8"):
@@ -323,11 +331,14 @@ def test_a_quote_that_is_never_closed_is_an_error_even_when_skipping(write: Writ
 def test_an_open_quote_does_not_fill_the_memory(
     write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lightning_transfer.data.reading._MAX_CHARS", 200_000)
-    monkeypatch.setattr("csv.field_size_limit", lambda *_: 200_000)
-    path = write('text,label\n"fine",1\n"fine",1\n"open,1\n' + "x,0\n" * 200_000)
-    with pytest.raises(ValueError, match="line 4: a quote is opened and never closed"):
-        rows_of(path)
+    monkeypatch.setattr("lightning_transfer.data.reading._MAX_CHARS", 300_000)
+    before = csv.field_size_limit(300_000)
+    path = write('text,label\n"fine",1\n"fine",1\n"open,1\n' + "x,0\n" * 200_000 + '","')
+    try:
+        with pytest.raises(ValueError, match="line 4: a quote is opened and never closed"):
+            rows_of(path)
+    finally:
+        csv.field_size_limit(before)
 
 
 def test_an_endless_line_is_refused(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,10 @@ def split_texts(texts, splits, *, targets=None, groups=None, given=None):
     return {name: rows.tolist() for name, rows in split.positions.items()}, split
 
 
+def flat(rows):
+    return [row for split in rows.values() for row in split]
+
+
 TEXTS = [f"text number {number}" for number in range(100)]
 
 
@@ -33,7 +37,7 @@ TEXTS = [f"text number {number}" for number in range(100)]
 def test_sizes_are_exact(splits, sizes):
     rows, split = split_texts(TEXTS, splits)
     assert tuple(len(rows[name]) for name in ("train", "validation", "test")) == sizes
-    assert sorted(sum(rows.values(), [])) == list(range(100))
+    assert sorted(flat(rows)) == list(range(100))
     assert (split.repeated, split.leaked) == (0, 0)
 
 
@@ -70,7 +74,7 @@ def test_repeated_texts_are_in_one_split_once():
     texts = [*TEXTS, *(f"TEXT  number {number}!" for number in range(100))]
     rows, split = split_texts(texts, Splits(val=10, test=20))
     assert [len(rows[name]) for name in ("train", "validation", "test")] == [70, 10, 20]
-    assert sorted(sum(rows.values(), [])) == list(range(100))  # the first one is kept
+    assert sorted(flat(rows)) == list(range(100))  # the first one is kept
     assert split.repeated == 100
 
 
@@ -92,7 +96,12 @@ def test_groups_stay_together_and_the_last_one_may_overshoot():
 
 
 def test_a_text_of_two_articles_leaves_the_lower_split():
-    texts = ["shared", *(f"a{row}" for row in range(9)), "Shared!", *(f"b{row}" for row in range(9))]
+    texts = [
+        "shared",
+        *(f"a{row}" for row in range(9)),
+        "Shared!",
+        *(f"b{row}" for row in range(9)),
+    ]
     groups = ["a"] * 10 + ["b"] * 10
     rows, split = split_texts(texts, Splits(val=0, test=5), groups=groups)
     assert [len(rows["test"]), len(rows["train"])] == [10, 9]

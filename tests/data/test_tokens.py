@@ -1,5 +1,6 @@
 import multiprocessing
 import os
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -152,7 +153,7 @@ def test_the_cache_follows_the_content_only(tokenizer, monkeypatch):
 
 def test_a_tokenizer_without_a_fast_backend_has_a_fingerprint(tokenizer):
     class Slow:
-        init_kwargs = {"lower": True}
+        init_kwargs = MappingProxyType({"lower": True})
         model_input_names = ("input_ids",)
 
         def get_vocab(self):

@@ -1,0 +1,182 @@
+"""Tiny whole runs, their callbacks that watch or stop them, and what is compared of two runs."""
+
+import csv
+import json
+import os
+import signal
+from pathlib import Path
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
+
+from lightning_transfer.checkpoint import read_checkpoint
+from lightning_transfer.experiment import Experiment
+from tests.conftest import make_rows
+
+SIZES = ("train_size=32", "batch_size=8", "splits.val=16", "splits.test=40")
+
+
+class Stop(Exception):
+    """Stands for a machine that is switched off."""
+
+
+class Watch(pl.Callback):
+    """Notes which stage runs train and the weights they start from; stops where it is told to.
+
+    It is part of the config, and told by class attributes, because a run that is resumed must
+    have the same config.
+    """
+
+    started: list = []  # (stage, after which stage, seed, weights at the start)
+    stop = None  # (stage, hook, optimizer step)
+    error = Stop
+    losses: list = []
+
+    @classmethod
+    def reset(cls):
+        cls.started, cls.losses, cls.stop, cls.error = [], [], None, Stop
+
+    @classmethod
+    def titles(cls):
+        return [title for title, _ in cls.started]
+
+    def on_train_start(self, trainer, pl_module):
+        weights = {k: v.clone() for k, v in pl_module.state_dict().items()}
+        Watch.started.append((pl_module.position["run"].removeprefix("stages/"), weights))
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, *_):
+        Watch.losses.append(float(outputs["loss"]))
+        self._maybe_stop("batch", trainer, pl_module)
+
+    def on_validation_start(self, trainer, pl_module):
+        self._maybe_stop("validation", trainer, pl_module)
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        self._maybe_stop("epoch", trainer, pl_module)
+
+    def on_train_end(self, trainer, pl_module):
+        self._maybe_stop("end", trainer, pl_module)
+
+    def _maybe_stop(self, hook, trainer, pl_module):
+        told = os.environ.get("WATCH_KILLS")  # for a process of its own: stage, hook, step
+        here = [pl_module.position["stage"], hook, str(trainer.global_step)]
+        if told and told.split(",") == here:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if Watch.stop and [str(part) for part in Watch.stop] == here:
+            raise Watch.error
+
+
+class Drift(torch.nn.Module):
+    """A toy objective: the mean square of the head's output layer."""
+
+    def forward(self, source, target, task):
+        return sum((p**2).mean() for p in task.head.parameters())
+
+
+def write_csv(path: Path, rows):
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def stage(name, source, *options, label="rating", kind="rating", epochs=2, lr=1e-2):
+    """Return the overrides that make a stage of a csv file; ``options`` are below the stage."""
+    task = "sequence_regression" if kind == "rating" else "sequence_classification"
+    return [
+        *([] if name == "target" else [f"+stage@stages.{name}=default"]),
+        f"data@stages.{name}.data=files",
+        f"task@stages.{name}.task={task}",
+        f"stages.{name}.data.source={source}",
+        f"stages.{name}.data.columns.label={label}",
+        f"stages.{name}.data.label.kind={kind}",
+        f"stages.{name}.optimizer.lr={lr}",
+        f"stages.{name}.epochs={epochs}",
+        f"+stages.{name}.callbacks.watch._target_=tests.runs.Watch",
+        *(f"stages.{name}.data.{size}" for size in SIZES),
+        *(_below(f"stages.{name}", option) for option in options),
+    ]
+
+
+def _below(place, option):
+    key = option.lstrip("+~")
+    return f"{option[: len(option) - len(key)]}{place}.{key}"
+
+
+def transfer(source, target, *overrides, controls=True):
+    """Return the overrides of a transfer with its controls."""
+    both = "{zero_shot: {order: [source], test: target}, no_source: {order: [target]}}"
+    return [
+        "order=[source,target]",
+        *stage("source", source),
+        *stage("target", target),
+        *([f"+controls={both}", "gain.over=no_source"] if controls else []),
+        *overrides,
+    ]
+
+
+class Runs:
+    """Composes and runs tiny experiments.
+
+    Args:
+        tiny_folder: Folder of a tiny pretrained model.
+        folder: Where cache and data go.
+    """
+
+    def __init__(self, tiny_folder, folder):
+        self.folder = folder
+        self.news = write_csv(folder / "news.csv", make_rows(120, seed=1))
+        self.movies = write_csv(folder / "movies.csv", make_rows(120, seed=2))
+        self.words = ["backbone=hub", f"backbone.name={tiny_folder}", "trainer.accelerator=cpu"]
+        self.environment = {
+            "LIGHTNING_TRANSFER_CACHE": str(folder / "cache"),
+            "LIGHTNING_TRANSFER_OFFLINE": "1",
+        }
+
+    def config(self, *overrides):
+        """Return a composed config as plain values."""
+        with initialize_config_module("lightning_transfer.conf", version_base="1.3"):
+            composed = compose("fit", overrides=[*self.words, *overrides])
+        return OmegaConf.to_container(composed, resolve=True)
+
+    def fit(self, folder, *overrides, resume=False):
+        """Run an experiment in this process, and return the content of ``results.json``."""
+        experiment = Experiment(self.config(*overrides), Path(folder), resume=resume)
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in self.environment.items():
+                patch.setenv(name, value)
+            experiment.run()
+        return results(folder)
+
+    def target(self, folder, *options, source=None, overrides=(), **labels):
+        """Run the target stage alone."""
+        return self.fit(
+            folder, *stage("target", source or self.movies, *options, **labels), *overrides
+        )
+
+
+def results(folder):
+    return json.loads((Path(folder) / "results.json").read_text())
+
+
+def without_seconds(found):
+    """Return results without what differs from run to run."""
+    rows = [{k: v for k, v in row.items() if k != "seconds"} for row in found["rows"]]
+    return {**found, "rows": rows}
+
+
+def rows_of(found):
+    return {row["name"]: row for row in found["rows"]}
+
+
+def weights(path):
+    return read_checkpoint(path)["state_dict"]
+
+
+def left_behind(folder):
+    """Return unfinished files."""
+    return [p for p in Path(folder).rglob("*") if p.name.startswith(".tmp-") or "tmp" in p.suffix]
