@@ -13,8 +13,15 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from lightning_transfer import assets
 
-# What turns ids into the first layer's input, in order; ELECTRA widens its embeddings.
-_EMBEDDINGS = ("embeddings", "embeddings_project")
+# What turns ids into the first layer's input, in order; ELECTRA and RemBERT widen their embeddings.
+_EMBEDDINGS = ("embeddings", "embeddings_project", "encoder.embedding_hidden_mapping_in")
+# What lies outside the layers and reaches into the lowest of them. It belongs to the embeddings:
+# were it to move while they are frozen, the output of frozen layers would move with it.
+_BESIDE = {
+    "deberta": ("encoder.rel_embeddings",),
+    "deberta-v2": ("encoder.rel_embeddings", "encoder.LayerNorm", "encoder.conv"),
+    "mpnet": ("encoder.relative_attention_bias",),
+}
 # What model configs call their dropout probabilities.
 _DROPOUTS = (
     "hidden_dropout_prob",
@@ -56,7 +63,10 @@ class Backbone(nn.Module):
         """See the class."""
         super().__init__()
         self._stack_path = _find_stack(model)
-        self._embedding_names = [name for name in _EMBEDDINGS if hasattr(model, name)]
+        modules = dict(model.named_modules())
+        beside = _BESIDE.get(model.config.model_type, ())
+        self._embedding_paths = [path for path in _EMBEDDINGS if path in modules]
+        self._beside_paths = [path for path in beside if path in modules]
         self.pooler_state: dict[str, Tensor] | None = _take_pooler(model)
         self.model = model
         self.train()
@@ -90,6 +100,7 @@ class Backbone(nn.Module):
                 no stack of layers.
         """
         source = resolve_source(name)
+        _check_safetensors(source)
         config = AutoConfig.from_pretrained(
             source, revision=revision, trust_remote_code=trust_remote_code
         )
@@ -126,7 +137,7 @@ class Backbone(nn.Module):
         """
         if isinstance(config, dict):
             values = {k: v for k, v in config.items() if k != "model_type"}
-            config = AutoConfig.for_model(config["model_type"], **values)
+            config = AutoConfig.for_model(str(config.get("model_type")), **values)
         model = AutoModel.from_config(
             config, attn_implementation=attn_implementation, dtype=parse_dtype(dtype)
         )
@@ -145,9 +156,16 @@ class Backbone(nn.Module):
     @property
     def layers(self) -> list[nn.Module]:
         """Modules from the input up: the embeddings, then each encoder layer."""
-        found = [getattr(self.model, name) for name in self._embedding_names]
+        paths = (*self._embedding_paths, *self._beside_paths)
+        found = [self.model.get_submodule(path) for path in paths]
         embeddings = found[0] if len(found) == 1 else nn.ModuleList(found)
-        return [embeddings, *self.model.get_submodule(self._stack_path)]
+        return [embeddings, *self._stack]
+
+    @property
+    def _stack(self) -> nn.ModuleList:
+        stack = self.model.get_submodule(self._stack_path)
+        assert isinstance(stack, nn.ModuleList)  # as _find_stack found it
+        return stack
 
     def forward(
         self,
@@ -164,8 +182,9 @@ class Backbone(nn.Module):
             input_ids: Token ids, int64 (batch, seq).
             attention_mask: 1 for tokens and 0 for padding, int64 (batch, seq).
             token_type_ids: Segment ids, int64 (batch, seq), for models that have them.
-            from_depth: With ``hidden``: the depth whose output ``hidden`` is; only what lies
-                above it runs, and it equals the full pass exactly.
+            from_depth: With ``hidden``: the depth whose output ``hidden`` is, just as the layer
+                above is fed with it; only what lies above runs, and it equals the full pass
+                exactly.
             hidden: Features to go on from, float (batch, seq, hidden).
 
         Returns:
@@ -192,11 +211,11 @@ class Backbone(nn.Module):
         Masks, relative positions and final norms stay the model's business, so that a replay is
         exact without a line of architecture here.
         """
-        stack = list(self.model.get_submodule(self._stack_path))  # type: ignore[arg-type]
+        stack = list(self._stack)
         width = _TUPLE_WIDTH.get(self.config.model_type)
         output = hidden if width is None else (hidden, *[None] * (width - 1))
         known: list[tuple[nn.Module, Any]] = [
-            (getattr(self.model, self._embedding_names[-1]), hidden),
+            (self.model.get_submodule(self._embedding_paths[-1]), hidden),
             *((layer, output) for layer in stack[:depth]),
         ]
         hook = None
@@ -206,7 +225,7 @@ class Backbone(nn.Module):
             )
         try:
             for module, value in known:
-                module.forward = partial(_return, value)  # type: ignore[method-assign]
+                module.forward = partial(_return, value)
             yield
         finally:
             for module, _ in known:
@@ -223,13 +242,31 @@ def resolve_source(name: str | Path) -> str:
     """Return the folder or hub id behind a model name; ``asset:`` names are fetched.
 
     Raises:
-        OSError: If an asset cannot be fetched.
+        OSError: If an asset cannot be fetched, or a path leads to no folder.
         ValueError: If there is no such asset.
     """
     text = str(name)
     if text.startswith("asset:"):
         return str(assets.fetch(text.removeprefix("asset:")))
+    folder = Path(text).expanduser()
+    if folder.is_dir():
+        return str(folder)
+    if text.startswith((".", "/", "~")) or text.count("/") > 1:
+        raise FileNotFoundError(
+            f"no model folder at {text}; a model is asset:<name>, a folder or a hub id"
+        )
     return text
+
+
+def _check_safetensors(source: str) -> None:
+    """Refuse a folder of pickled weights before transformers looks for them elsewhere."""
+    folder = Path(source)
+    if folder.is_dir() and not any(folder.glob("*.safetensors")):
+        names = ", ".join(sorted(path.name for path in folder.iterdir())) or "it is empty"
+        raise OSError(
+            f"{source} holds no model.safetensors ({names}); other weight files can run code when "
+            "they are read, so write them anew with model.save_pretrained(folder)"
+        )
 
 
 def set_dropout(config: PretrainedConfig, dropout: float) -> None:
@@ -288,7 +325,7 @@ def _take_pooler(model: PreTrainedModel) -> dict[str, Tensor] | None:
     if not isinstance(pooler, nn.Module):
         return None
     dense = pooler if isinstance(pooler, nn.Linear) else getattr(pooler, "dense", None)
-    model.pooler = None
+    model.register_module("pooler", None)
     if not isinstance(dense, nn.Linear):
         return None
     return {name: value.detach().clone() for name, value in dense.state_dict().items()}

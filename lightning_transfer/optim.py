@@ -1,6 +1,7 @@
 """How the parameters move: groups, discriminative learning rates, schedules."""
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -10,7 +11,13 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import (
+    CyclicLR,
+    LambdaLR,
+    LRScheduler,
+    OneCycleLR,
+    ReduceLROnPlateau,
+)
 
 OptimizerFactory = Callable[[list[dict[str, Any]]], Optimizer]
 SchedulerFactory = Callable[..., LRScheduler]
@@ -26,18 +33,27 @@ class Layered(Protocol):
         ...
 
 
-def depth_of_parameters(backbone: nn.Module) -> dict[int, int]:
-    """Map ``id(parameter)`` to its depth in the backbone.
+def layers_of(backbone: nn.Module) -> list[nn.Module]:
+    """Return a backbone's layers from the input up.
 
-    A parameter in no layer, such as a final norm, stands with the top layer: it sits above all.
-    One that several layers share stands with the lowest.
+    Raises:
+        ValueError: If it shows none.
     """
     if not isinstance(backbone, Layered):
         raise ValueError(
             f"{type(backbone).__name__} shows no `layers`; a backbone needs an ordered list of "
             "modules from the input up in its attribute `layers`"
         )
-    layers = list(backbone.layers)
+    return list(backbone.layers)
+
+
+def depth_of_parameters(backbone: nn.Module) -> dict[int, int]:
+    """Map ``id(parameter)`` to its depth in the backbone.
+
+    A parameter in no layer, such as a final norm, stands with the top layer: it sits above all.
+    One that several layers share stands with the lowest.
+    """
+    layers = layers_of(backbone)
     depths = {id(parameter): len(layers) - 1 for parameter in backbone.parameters()}
     for depth in reversed(range(len(layers))):
         depths.update((id(parameter), depth) for parameter in layers[depth].parameters())
@@ -103,8 +119,9 @@ class Recipe:
 
     Args:
         optimizer: Called with the groups; None means AdamW with learning rate 1e-4.
-        scheduler: Called with the optimizer, and with ``total_steps`` if it takes that; None
-            means a constant learning rate.
+        scheduler: Called with the optimizer, and with ``total_steps`` if it takes that and has
+            not been given it; stepped after every optimizer step, or after every validation if it
+            is a ``ReduceLROnPlateau``. None means a constant learning rate.
         groups: Sorts the parameters.
     """
 
@@ -112,13 +129,19 @@ class Recipe:
     scheduler: SchedulerFactory | None = None
     groups: ParameterGroups = field(default_factory=ParameterGroups)
 
-    def configure(self, task: LightningModule, backbone: nn.Module, *, monitor: str) -> Any:
+    def configure(
+        self, task: LightningModule, backbone: nn.Module, *, monitor: str, mode: str
+    ) -> Any:
         """Return what ``LightningModule.configure_optimizers`` is to return.
 
         Args:
             task: Its parameters are optimized; attached to a Trainer.
             backbone: The part of the task that has depths.
             monitor: The validation metric for schedulers that watch one.
+            mode: ``max`` or ``min``: which way that metric is better.
+
+        Raises:
+            ValueError: If the schedule spans the whole run and the run has no end.
         """
         factory = self.optimizer or partial(torch.optim.AdamW, lr=1e-4, weight_decay=0.01)
         optimizer = factory(self.groups(task, backbone))
@@ -127,14 +150,58 @@ class Recipe:
         if self.scheduler is None:
             return optimizer
         arguments: dict[str, Any] = {}
-        if "total_steps" in inspect.signature(self.scheduler).parameters:
-            arguments["total_steps"] = int(task.trainer.estimated_stepping_batches)
+        if _takes(self.scheduler, "total_steps"):
+            arguments["total_steps"] = _total_steps(task)
+        plateau = _makes(self.scheduler, ReduceLROnPlateau)
+        if plateau and _takes(self.scheduler, "mode"):
+            arguments["mode"] = mode  # its own default, min, would take a better score for a worse
         scheduler = self.scheduler(optimizer, **arguments)
-        plateau = isinstance(scheduler, ReduceLROnPlateau)
+        _keep_ratios(scheduler)
         config = {"scheduler": scheduler, "interval": "epoch" if plateau else "step"}
         if plateau:
             config["monitor"] = monitor
         return {"optimizer": optimizer, "lr_scheduler": config}
+
+
+def _takes(factory: Callable[..., Any], name: str) -> bool:
+    """Whether a factory has an argument that it has not been given yet."""
+    given = factory.keywords if isinstance(factory, partial) else {}
+    return name in inspect.signature(factory).parameters and name not in given
+
+
+def _makes(factory: Callable[..., Any], kind: type) -> bool:
+    made = factory.func if isinstance(factory, partial) else factory
+    return isinstance(made, type) and issubclass(made, kind)
+
+
+def _total_steps(task: LightningModule) -> int:
+    steps = task.trainer.estimated_stepping_batches
+    if math.isinf(steps):
+        raise ValueError(
+            "a schedule over the whole run needs its length, and the run has no end: set "
+            "max_epochs or max_steps, or a scheduler without total_steps"
+        )
+    return int(steps)
+
+
+def _keep_ratios(scheduler: LRScheduler) -> None:
+    """Give the groups their ratios again where a schedule set one peak for all of them."""
+    if not isinstance(scheduler, OneCycleLR | CyclicLR):
+        return
+    groups = scheduler.optimizer.param_groups
+    cyclic = isinstance(scheduler, CyclicLR)
+    peaks = scheduler.max_lrs if cyclic else [group["max_lr"] for group in groups]
+    if len(set(peaks)) > 1:  # given a group at a time
+        return
+    for group in groups:
+        for name in ("lr", "initial_lr", "max_lr", "min_lr"):
+            if name in group:
+                group[name] *= group["lr_ratio"]
+    scheduler.base_lrs = [group["initial_lr"] for group in groups]
+    if cyclic:
+        scheduler.max_lrs = [
+            peak * group["lr_ratio"] for peak, group in zip(peaks, groups, strict=True)
+        ]
 
 
 class _Linear:

@@ -352,7 +352,7 @@ def _fault(text: Any) -> str | None:
         return f"{text!r} is not text"
     if not text.strip():
         return "empty text"
-    if any("\ud800" <= char <= "\udfff" for char in text):
+    if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
         return f"half a surrogate pair in {text[:40]!r}"
     return None
 
@@ -384,8 +384,8 @@ def _positions(backbone: nn.Module) -> int | None:
     """Return how many tokens the backbone's table of positions has room for, if it has one."""
     for name, module in backbone.named_modules():
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
-            # RoBERTa counts its positions from behind the padding's.
-            return module.num_embeddings - (-1 if (p := module.padding_idx) is None else p) - 1
+            padding = module.padding_idx  # RoBERTa counts its positions from behind it
+            return module.num_embeddings - (0 if padding is None else padding + 1)
     return None
 
 

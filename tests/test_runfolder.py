@@ -21,7 +21,7 @@ CONFIG = {
     "order": ["source", "target"],
 }
 
-HOLDER = """
+HOLDER = r"""
 import os, sys, time
 from lightning_transfer.runfolder import RunFolder
 run = RunFolder.open(sys.argv[1], config={"name": "fit"}, resume=True)

@@ -112,6 +112,8 @@ class TextDataModule(LightningDataModule):
         self.seed = 0
         # A small evaluation split may leave a rank without a row; that is no mistake.
         self.allow_zero_length_dataloader_with_multiple_devices = True
+        self._loader: ResumableLoader | None = None
+        self._place: dict[str, int] | None = None  # of a run that is resumed
         self._corpus: Corpus | None = None
         self._train: tuple[int, np.ndarray] | None = None  # a seed and the rows it drew
         self._table: tuple[PreTrainedTokenizerBase, TokenTable] | None = None
@@ -212,7 +214,23 @@ class TextDataModule(LightningDataModule):
     def train_dataloader(self) -> ResumableLoader:
         """Return the training batches: shuffled, of like length, resumable in mid-epoch."""
         split, sampler, collate = self._loader_parts("train")
-        return ResumableLoader(split, sampler, collate_fn=collate)
+        self._loader = ResumableLoader(split, sampler, collate_fn=collate)
+        if self._place is not None:
+            self._loader.load_state_dict(self._place)
+            self._place = None
+        return self._loader
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return how far the training batches are; Lightning puts it into checkpoints."""
+        return {} if self._loader is None else {"train": self._loader.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep the place for the next training loader.
+
+        Lightning gives a loader its place back as well, but not if the loader was made before the
+        loops were restored, as any schedule that asks for ``estimated_stepping_batches`` does.
+        """
+        self._place = state_dict.get("train")
 
     def val_dataloader(self) -> DataLoader | list[Any]:
         """Return the validation batches, longest rows first; none without validation rows."""

@@ -119,7 +119,7 @@ class TransferModule(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build what the recipe says."""
-        return self.recipe.configure(self, self.backbone, monitor=self.monitor)
+        return self.recipe.configure(self, self.backbone, monitor=self.monitor, mode=self.mode)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make the checkpoint self-contained."""

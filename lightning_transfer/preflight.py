@@ -1,0 +1,175 @@
+"""What can go wrong is looked for before the first step: a mistake must not cost a stage first."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+from lightning_transfer.handover import align_outputs
+from lightning_transfer.hints import closest, did_you_mean
+from lightning_transfer.labels import Labels, match_outputs
+from lightning_transfer.plan import PlannedRow
+from lightning_transfer.results import LOWER_IS_BETTER
+from lightning_transfer.stages import StageRunner
+from lightning_transfer.tasks import TransferModule
+
+log = logging.getLogger(__name__)
+
+SETTINGS = (
+    *("data", "task", "head", "strategy", "optimizer", "scheduler", "objectives", "callbacks"),
+    *("epochs", "seed", "skip", "init_from", "label_map", "monitor", "patience", "keep", "trainer"),
+)
+"""What a stage can be told."""
+
+
+def check_settings(config: Mapping[str, Any]) -> None:
+    """Check the plain values of a run and its stages: names, numbers and choices.
+
+    Args:
+        config: The whole composed config as plain values.
+
+    Raises:
+        ValueError: If a stage has an unknown setting, or a value is out of its range.
+    """
+    _check_whole(config.get("resume_every", 1), "resume_every", least=1)
+    for stage, settings in config["stages"].items():
+        where = f"stages.{stage}"
+        if not isinstance(settings, Mapping):
+            raise ValueError(f"{where} must be a mapping of settings, got {settings!r}")
+        for name in settings:
+            if name not in SETTINGS:
+                near = did_you_mean(closest(str(name), SETTINGS))
+                raise ValueError(f"{where}.{name} is no setting of a stage{near}")
+        missing = [name for name in ("data", "task", "head", "strategy") if name not in settings]
+        if missing:
+            raise ValueError(
+                f"{where} lacks {', '.join(missing)}; add the stage by +stage@{where}=default"
+            )
+        _check_numbers(config, settings, where)
+
+
+def _check_numbers(config: Mapping[str, Any], settings: Mapping[str, Any], where: str) -> None:
+    trainer = {**config["trainer"], **(settings.get("trainer") or {})}
+    ends = (trainer.get("max_steps") or -1) > 0 or trainer.get("max_time")
+    if settings.get("epochs") is not None or not (ends or trainer.get("max_epochs")):
+        _check_whole(settings.get("epochs"), f"{where}.epochs", least=1)
+    if settings.get("seed") is not None:
+        _check_whole(settings["seed"], f"{where}.seed", least=0)
+    if settings.get("patience") is not None:
+        _check_whole(settings["patience"], f"{where}.patience", least=1)
+    if settings.get("keep", "best") not in ("best", "last"):
+        raise ValueError(f"{where}.keep must be best or last, got {settings['keep']!r}")
+    if not isinstance(settings.get("skip", False), bool):
+        raise ValueError(f"{where}.skip must be true or false, got {settings['skip']!r}")
+    if not isinstance(settings.get("label_map") or {}, Mapping):
+        raise ValueError(
+            f"{where}.label_map must be a mapping {{old: new}}, got {settings['label_map']!r}"
+        )
+
+
+def _check_whole(value: Any, where: str, *, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{where} must be a whole number >= {least}, got {value!r}")
+
+
+class Preflight:
+    """Builds every stage once, without training: data, labels, heads, callbacks, Trainer arguments.
+
+    Args:
+        runner: Its DataModules are read here, and used again by the run itself.
+        rows: What the experiment is going to do.
+        seeds: Its seeds.
+        pinned: Stage name to its own seed, or None.
+    """
+
+    def __init__(
+        self,
+        runner: StageRunner,
+        rows: Sequence[PlannedRow],
+        *,
+        seeds: Sequence[int],
+        pinned: Mapping[str, int | None],
+    ) -> None:
+        """See the class."""
+        self.runner = runner
+        self.rows = rows
+        self._runs = {
+            run.stage: run for row in rows for run in row.stage_run(seeds[0], pinned).chain
+        }
+        self._seeds = {stage: run.seed for stage, run in self._runs.items()}
+        self._labels: dict[str, Labels] = {}
+        self._tasks: dict[str, TransferModule] = {}
+
+    def check(self) -> None:
+        """Raise what the stages would raise in mid-run.
+
+        Raises:
+            ValueError: If stages, data, labels or monitored metrics do not fit together.
+            OSError: If a file is not there.
+            ImportError: If a ``_target_`` cannot be imported.
+        """
+        self._tell_unused()
+        for stage in dict.fromkeys([*self._runs, *(row.test for row in self.rows)]):
+            self._read(stage)
+        for stage, run in self._runs.items():
+            self._tasks[stage] = self.runner.rehearse(run, self._labels[stage])
+            self._check_monitor(stage)
+        for row in self.rows:
+            self._check_labels(row)
+
+    def _tell_unused(self) -> None:
+        stages = self.runner.config["stages"]
+        used = {*self._runs, *(row.test for row in self.rows)}
+        for name, settings in stages.items():
+            if name not in used and not settings.get("skip"):
+                log.warning(
+                    "stage %s is in no order, so it is not run: order=[…] names the stages", name
+                )
+
+    def _read(self, stage: str) -> None:
+        """Read and split the rows of a stage; tokens come when it runs."""
+        data = self.runner.data(stage, self._seeds.get(stage, 0))
+        if stage in self._runs:
+            data.setup("fit")
+        if any(row.test == stage for row in self.rows):
+            data.setup("test")
+        self._labels[stage] = data.labels
+
+    def _check_monitor(self, stage: str) -> None:
+        monitor = self.runner.monitor(stage)
+        known = ["val/loss", *self._tasks[stage].val_metrics.keys()]
+        if monitor not in known:
+            near = did_you_mean(closest(monitor, known))
+            raise ValueError(
+                f"stages.{stage}.monitor={monitor!r} is no validation metric of this task: "
+                f"{', '.join(known)}{near}"
+            )
+
+    def _check_labels(self, row: PlannedRow) -> None:
+        """Match the labels along a chain, and those of its end with those it is tested on."""
+        stages = self.runner.config["stages"]
+        for before, after in pairwise(row.order):
+            if not stages[after].get("init_from"):  # whose labels have been matched already
+                label_map = stages[after].get("label_map")
+                match_outputs(self._labels[before], self._labels[after], label_map)
+        if not row.saw_labels:
+            align_outputs(self._tasks[row.order[-1]], self._labels[row.test])
+
+    def check_gain(self, metric: str, over: str) -> None:
+        """Raise if the rows that are compared do not have a metric to be compared in.
+
+        Raises:
+            ValueError: If a row lacks the metric, or a lower value of it is better.
+        """
+        if metric in LOWER_IS_BETTER:
+            raise ValueError(f"gain.metric={metric!r}: a lower value of it is better; choose another")
+        for row in self.rows:
+            if row.name == over or row is self.rows[-1]:
+                task = align_outputs(self._tasks[row.order[-1]], self._labels[row.test])
+                known = [name.removeprefix("test/") for name in task.test_metrics.keys()]
+                if metric not in known:
+                    near = did_you_mean(closest(metric, known))
+                    raise ValueError(
+                        f"gain.metric={metric!r} is no metric of row {row.name!r}: "
+                        f"{', '.join(known)}{near}"
+                    )
