@@ -50,7 +50,7 @@ _CHOICES = {
     "--cfg": ("job", "hydra", "all"),
     "--info": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
 }
-_NO_COMMAND = {"--help", "--version", "--verbose", "--hydra-help", "--shell-completion"}
+_ALONE = {"--help", "--version", "--verbose", "--hydra-help"}  # make sense without a command
 
 
 class UsageError(ValueError):
@@ -74,8 +74,14 @@ class Line:
     @property
     def runs(self) -> bool:
         """Whether the line runs jobs, instead of showing something."""
-        shows = {"--cfg", "--info", "--hydra-help", "--shell-completion", "--experimental-rerun"}
-        return not shows & self.flags.keys()
+        return self.composes and not {"--cfg", "--info"} & self.flags.keys()
+
+    @property
+    def composes(self) -> bool:
+        """Whether the line's overrides make a config."""
+        return (
+            not {"--hydra-help", "--shell-completion", "--experimental-rerun"} & self.flags.keys()
+        )
 
     @property
     def hydra_words(self) -> list[str]:
@@ -112,7 +118,8 @@ def parse(words: Sequence[str], commands: Sequence[str]) -> Line:
             command = word
         else:
             raise UsageError(f"{word!r} is neither a flag nor key=value{_option_like(word)}")
-    if command is None and (overrides or not flags.keys() <= _NO_COMMAND):
+    asks_shell = "--shell-completion" in flags
+    if command is None and (overrides or flags.keys() - _ALONE) and not asks_shell:
         raise UsageError(f"the command word is missing; put one of {', '.join(commands)} in front")
     if command is not None and command not in commands:
         near = did_you_mean(closest(command, commands))

@@ -154,6 +154,15 @@ class Backbone(nn.Module):
         return int(self.config.hidden_size)
 
     @property
+    def max_tokens(self) -> int | None:
+        """How many tokens the table of positions has room for; None without such a table."""
+        for name, module in self.model.named_modules():
+            if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+                padding = module.padding_idx  # RoBERTa counts its positions from behind it
+                return module.num_embeddings - (0 if padding is None else padding + 1)
+        return None
+
+    @property
     def layers(self) -> list[nn.Module]:
         """Modules from the input up: the embeddings, then each encoder layer."""
         paths = (*self._embedding_paths, *self._beside_paths)

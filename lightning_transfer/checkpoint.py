@@ -6,17 +6,31 @@ import pickle
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
+from lightning_transfer.backbone import Backbone
 from lightning_transfer.files import atomic_path
+from lightning_transfer.labels import Labels
 
 KEY = "lightning_transfer"
 FORMAT = 1
+# What torch.load raises, by experience, on files that are cut off, altered or something else.
+_UNREADABLE = (
+    pickle.UnpicklingError,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -61,19 +75,36 @@ def read_checkpoint(path: str | Path, *, map_location: Any = "cpu") -> dict[str,
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}; pass a run folder or a .ckpt file")
     try:
-        return torch.load(path, map_location=map_location, weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
+        found = torch.load(path, map_location=map_location, weights_only=True)
+    except _UNREADABLE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
             f"{path} is not a checkpoint that can be read safely ({reason}); "
             "pass one written by this package"
         ) from error
+    if not isinstance(found, dict):
+        raise ValueError(
+            f"{path} is not a checkpoint: it holds a {type(found).__name__}; pass one written by "
+            "this package"
+        )
+    return found
+
+
+class Describable(Protocol):
+    """What a checkpoint describes of a task."""
+
+    backbone: nn.Module
+    head: nn.Module
+    labels: Labels
 
 
 def describe_task(
-    task: nn.Module, *, tokenizer: PreTrainedTokenizerBase | None, tokens: Any | None
+    task: Describable, *, tokenizer: PreTrainedTokenizerBase | None, tokens: Any | None
 ) -> dict[str, Any]:
     """Describe a task in plain values and tensors, enough to build it again.
+
+    Only a plain :class:`Backbone` is described by its config; any other class, a subclass
+    included, may compute something else and has to be passed in when the task is loaded.
 
     Args:
         task: Has ``backbone``, ``head`` and ``labels``.
@@ -81,12 +112,11 @@ def describe_task(
         tokens: A dataclass that says how texts were cut, such as ``data.Tokens``.
     """
     backbone, head = task.backbone, task.head
-    config = getattr(backbone, "config", None)
     return {
         "format": FORMAT,
         "task": type(task).__name__,
-        "labels": task.labels.to_dict(),  # type: ignore[operator, union-attr]
-        "backbone": config_to_dict(config) if isinstance(config, PretrainedConfig) else None,
+        "labels": task.labels.to_dict(),
+        "backbone": config_to_dict(backbone.config) if type(backbone) is Backbone else None,
         "head": {"class": class_path(head), "args": dict(getattr(head, "args", {}))},
         "tokenizer": None if tokenizer is None else tokenizer_files(tokenizer),
         "tokens": None if tokens is None else dataclasses.asdict(tokens),
@@ -121,6 +151,6 @@ def write_tokenizer(files: Mapping[str, Tensor], folder: Path) -> None:
         ValueError: If a name would leave the folder.
     """
     for name, content in files.items():
-        if Path(name).name != name:
+        if Path(name).name != name or name == "..":
             raise ValueError(f"the checkpoint holds a tokenizer file with a path: {name!r}")
         (folder / name).write_bytes(content.numpy().tobytes())

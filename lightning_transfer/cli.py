@@ -170,7 +170,7 @@ def _run_hydra(line: Line) -> int:
     composer = _Composer(line, command)
     try:
         line = composer.quoted(line)
-        if line.runs or "--package" in line.flags:
+        if line.composes:
             composer.check(line)
         with hydra_process(line.hydra_words):
             app()

@@ -11,6 +11,7 @@ from lightning_transfer.curves import plot_curves
 from lightning_transfer.export import export
 from lightning_transfer.loading import load
 from lightning_transfer.plan import PlannedRow, StageRun, plan_rows
+from lightning_transfer.preflight import Preflight, check_settings
 from lightning_transfer.results import Gain, Metric, Results, Row
 from lightning_transfer.stages import Fitted, StageRunner, Tested, own_parts
 from lightning_transfer.training import METRICS, is_rank_zero
@@ -37,6 +38,7 @@ class Experiment:
         self.seeds = _check_seeds(config["seeds"])
         self.rows = plan_rows(config["order"], config["stages"], config.get("controls") or {})
         self.gain_metric, self.over = self._check_gain(config.get("gain") or {})
+        check_settings(config)
         self.pinned = {name: stage.get("seed") for name, stage in config["stages"].items()}
         self.runner = StageRunner(config, folder, resume=resume)
         self.scores: dict[str, dict[StageRun, tuple[Fitted, Tested]]] = {}
@@ -55,20 +57,38 @@ class Experiment:
     @property
     def metric(self) -> str:
         """The metric that the rows are compared in: the gain's, or else the monitored one."""
-        return self.gain_metric or self.runner.monitor(self.rows[-1].order[-1]).removeprefix("val/")
+        return self.gain_metric or self.runner.metric(self.rows[-1].order[-1])
+
+    def check(self) -> None:
+        """Build and read everything once without training, so that mistakes cost no stage.
+
+        Raises:
+            ValueError: If a part of the config is wrong, or parts do not fit together.
+            OSError: If a file is not there.
+            ImportError: If a ``_target_`` cannot be imported.
+        """
+        preflight = Preflight(self.runner, self.rows, seeds=self.seeds, pinned=self.pinned)
+        preflight.check()
+        if self.over is not None:
+            preflight.check_gain(self.metric, self.over)
 
     def run(self) -> Results:
         """Train and score everything, seed by seed; write what there is, also after Ctrl-C.
 
         Returns:
             The results of all rows.
+
         """
         try:
             for seed in self.seeds:
                 for row in self.rows:
                     self._score(row, seed)
         except KeyboardInterrupt:
-            log.warning("interrupted; writing down what is finished")
+            log.warning(
+                "interrupted; writing down what is finished; the same command with resume=true "
+                "hydra.run.dir=%s goes on from here",
+                self.folder,
+            )
             self._write(self.results())
             raise
         results = self.results()

@@ -1,9 +1,11 @@
 """Model folders that plain transformers opens."""
 
+import copy
 import json
 import logging
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +18,17 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES as NATIVE_CLASSES,
 )
 
+from lightning_transfer.backbone import Backbone
 from lightning_transfer.checkpoint import describe_task
+from lightning_transfer.files import TEMP_PREFIX
 from lightning_transfer.heads import MLPHead
 from lightning_transfer.labels import Labels
+from lightning_transfer.tasks import TransferModule
 
 log = logging.getLogger(__name__)
 
 DESCRIPTION = "lightning_transfer.json"
+MODEL_FILE = "model.safetensors"
 HEAD_FILE = "head.safetensors"
 
 
@@ -70,11 +76,13 @@ def native_form(backbone: nn.Module, head: nn.Module) -> tuple[Native | None, st
     """Return how transformers stores this model, or None and the reason why it cannot.
 
     Args:
-        backbone: A backbone with a ``config``, or a module of the user's own.
+        backbone: A :class:`Backbone`; for a module of the user's own there is no such form.
         head: Any head.
     """
-    model_type = getattr(getattr(backbone, "config", None), "model_type", None)
-    native = NATIVE.get(str(model_type))
+    if type(backbone) is not Backbone:
+        return None, f"{type(backbone).__name__} is not a Hugging Face model"
+    model_type = backbone.config.model_type
+    native = NATIVE.get(model_type)
     if native is None:
         return None, f"model type {model_type!r} has no known classification form"
     if type(head) is not MLPHead:
@@ -84,11 +92,14 @@ def native_form(backbone: nn.Module, head: nn.Module) -> tuple[Native | None, st
             f"transformers' {model_type!r} head pools cls with {native.activation}, "
             f"this one {head.pooling} with {head.activation}"
         )
+    stated = getattr(backbone.config, "pooler_hidden_act", native.activation)  # DeBERTa's
+    if native is _DEBERTA and stated != native.activation:
+        return None, f"the model's config asks for a pooler with {stated}"
     return native, ""
 
 
 def export(
-    task: nn.Module,
+    task: TransferModule,
     tokenizer: PreTrainedTokenizerBase,
     folder: str | Path,
     *,
@@ -117,57 +128,66 @@ def export(
         ValueError: If the backbone is not a Hugging Face model, which has no such folder.
     """
     folder = Path(folder)
-    if getattr(task.backbone, "config", None) is None:
+    backbone = task.backbone
+    if type(backbone) is not Backbone:
         raise ValueError(
-            f"{type(task.backbone).__name__} is not a Hugging Face model; keep the checkpoint"
+            f"{type(backbone).__name__} is not a Hugging Face model; keep the checkpoint"
         )
-    native, reason = native_form(task.backbone, task.head)  # type: ignore[arg-type]
+    native, reason = native_form(backbone, task.head)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temp = Path(tempfile.mkdtemp(prefix=".tmp-", dir=folder.parent))
+    temp = Path(tempfile.mkdtemp(prefix=TEMP_PREFIX, dir=folder.parent))
     try:
-        _write(task, tokenizer, temp, native)
+        if native is None:
+            _write_parts(backbone, task.head, temp)
+        else:
+            _write_native(backbone, task, native, temp)
+        tokenizer.save_pretrained(temp)
         described = describe_task(task, tokenizer=None, tokens=tokens)
         described |= {"native": native is not None, "position": position}
         (temp / DESCRIPTION).write_text(json.dumps(described, indent=2))
         if native is None:
             log.info("model folder holds backbone and head apart: %s", reason)
         else:
-            _verify(task, tokenizer, temp)
-        if folder.exists():
-            shutil.rmtree(folder)
+            _verify(task, temp)
         temp.chmod(0o755)
-        temp.rename(folder)
+        _replace(temp, folder)
     finally:
         shutil.rmtree(temp, ignore_errors=True)
     return native is not None
 
 
-def _write(
-    task: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path, native: Native | None
-) -> None:
-    config = type(task.backbone.config).from_dict(task.backbone.config.to_dict())  # type: ignore[union-attr, operator, arg-type]
-    state = {k: v.detach().cpu().contiguous() for k, v in task.state_dict().items()}
-    parts = {k: v for k, v in state.items() if k.startswith(("backbone.", "head."))}
-    if native is None:
-        config.architectures = [type(task.backbone.model).__name__]  # type: ignore[union-attr]
-        prefix = "backbone.model."
-        _save(
-            {k.removeprefix(prefix): v for k, v in parts.items() if k.startswith(prefix)},
-            folder / "model.safetensors",
-        )
-        head = {k.removeprefix("head."): v for k, v in parts.items() if k.startswith("head.")}
-        _save(head, folder / HEAD_FILE)
-    else:
-        config.architectures = [NATIVE_CLASSES[config.model_type]]
-        _save({native.names(k): v for k, v in parts.items()}, folder / "model.safetensors")
-        _write_labels(config, task.labels)  # type: ignore[arg-type]
+def _replace(temp: Path, folder: Path) -> None:
+    """Put a finished folder in its place; the older one goes when the new one is there."""
+    if not folder.exists():
+        temp.rename(folder)
+        return
+    old = Path(tempfile.mkdtemp(prefix=TEMP_PREFIX, dir=folder.parent)) / "old"
+    folder.rename(old)
+    temp.rename(folder)
+    shutil.rmtree(old.parent, ignore_errors=True)
+
+
+def _write_parts(backbone: Backbone, head: nn.Module, folder: Path) -> None:
+    config = copy.deepcopy(backbone.config)
+    config.architectures = [type(backbone.model).__name__]
     config.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    _save(backbone.model.state_dict(), folder / MODEL_FILE)
+    _save(head.state_dict(), folder / HEAD_FILE)
 
 
-def _save(state: dict[str, Tensor], path: Path) -> None:
+def _write_native(backbone: Backbone, task: TransferModule, native: Native, folder: Path) -> None:
+    config = copy.deepcopy(backbone.config)
+    config.architectures = [NATIVE_CLASSES[config.model_type]]
+    _write_labels(config, task.labels)
+    config.save_pretrained(folder)
+    state = backbone.state_dict(prefix="backbone.") | task.head.state_dict(prefix="head.")
+    _save({native.names(name): value for name, value in state.items()}, folder / MODEL_FILE)
+
+
+def _save(state: Mapping[str, Tensor], path: Path) -> None:
     # Clones: safetensors refuses tensors that share storage, as tied embeddings do.
-    save_file({k: v.clone() for k, v in state.items()}, path, metadata={"format": "pt"})
+    clones = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
+    save_file(clones, path, metadata={"format": "pt"})
 
 
 def _write_labels(config: Any, labels: Labels) -> None:
@@ -183,13 +203,12 @@ def _write_labels(config: Any, labels: Labels) -> None:
 
 
 @torch.no_grad()
-def _verify(task: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+def _verify(task: TransferModule, folder: Path) -> None:
     """Load the folder as a stranger would, and compare."""
     model = AutoModelForSequenceClassification.from_pretrained(folder, use_safetensors=True)
     vocabulary = int(model.config.vocab_size)
     ids = torch.arange(12).reshape(2, 6).remainder(vocabulary)  # (batch, seq)
     mask = torch.tensor([[1] * 6, [1] * 4 + [0] * 2])  # (batch, seq)
-    was_training = task.training
     modes = {module: module.training for module in task.modules()}
     device = next(task.parameters()).device
     task.eval()
@@ -199,10 +218,10 @@ def _verify(task: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path) -
     finally:
         for module, mode in modes.items():
             module.training = mode
-        task.training = was_training
     theirs = model.eval()(input_ids=ids, attention_mask=mask).logits.float()
     worst = (ours - theirs).abs().max().item()
-    if not worst <= 1e-5 * max(1.0, ours.abs().max().item()):
+    coarse = max(torch.finfo(p.dtype).eps for p in task.parameters())  # 16 bits agree in few digits
+    if not worst <= max(1e-5, 8 * coarse) * max(1.0, ours.abs().max().item()):
         raise RuntimeError(
             f"the exported model gives other logits than the trained one (off by {worst:.2g})"
         )

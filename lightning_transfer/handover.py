@@ -1,7 +1,7 @@
 """Handing on: what a stage takes from the weights before it, matched by name."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,17 @@ from lightning_transfer.checkpoint import class_path
 from lightning_transfer.labels import Labels, match_outputs
 from lightning_transfer.loading import Weights
 from lightning_transfer.tasks import TransferModule
+
+
+@runtime_checkable
+class TakesPooler(Protocol):
+    """A head that can start from a pretrained pooler's dense layer."""
+
+    pooling: str
+
+    def load_pooler(self, state: Mapping[str, Tensor]) -> None:
+        """Take over ``weight`` and ``bias``."""
+        ...
 
 
 def hand_over(
@@ -42,7 +53,7 @@ def hand_over(
     """
     if start is None:
         pooler = getattr(backbone, "pooler_state", None)
-        if pooler is not None and hasattr(head, "load_pooler") and head.pooling == "cls":
+        if pooler is not None and isinstance(head, TakesPooler) and head.pooling == "cls":
             head.load_pooler(pooler)
         return "new head"
     backbone.load_state_dict(_part(start.state, "backbone"))
@@ -80,13 +91,14 @@ def _reordered(
     head: nn.Module, stored: Mapping[str, Tensor], rows: Sequence[int | None]
 ) -> dict[str, Tensor]:
     """Return the head's state with the output layer's rows in the new order."""
-    state: dict[str, Tensor] = dict(stored)
-    if not isinstance(getattr(head, "out", None), nn.Linear):
+    out = getattr(head, "out", None)
+    if not isinstance(out, nn.Linear):
         raise ValueError(
             f"the labels need other rows of the output layer, and {type(head).__name__} shows no "
             "nn.Linear called `out`; name its last layer so, or start a new head"
         )
-    for name, fresh in head.out.state_dict(prefix="out.").items():  # type: ignore[union-attr, operator]
+    state: dict[str, Tensor] = dict(stored)
+    for name, fresh in out.state_dict(prefix="out.").items():
         old = stored[name]
         state[name] = torch.stack(
             [fresh[i] if row is None else old[row] for i, row in enumerate(rows)]
@@ -99,7 +111,7 @@ def _part(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 
-def _names(labels: Labels) -> Any:
+def _names(labels: Labels) -> str:
     return "rating" if labels.kind == "rating" else ", ".join(labels.names)
 
 

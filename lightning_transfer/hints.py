@@ -25,7 +25,7 @@ def closest_keys(key: str, known: Iterable[str], *, count: int = 3) -> list[str]
 
     Example:
         >>> closest_keys("max_epoch", ["trainer.max_epochs", "trainer.min_epochs", "seed"])
-        ['trainer.max_epochs', 'trainer.min_epochs']
+        ['trainer.max_epochs']
         >>> closest_keys("a.data.batchsize", ["a.data.batch_size", "b.data.batch_size"], count=1)
         ['a.data.batch_size']
     """

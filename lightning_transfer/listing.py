@@ -121,7 +121,8 @@ def render(described: Described, file: TextIO | None = None) -> None:
         console.print(title.append(f"  {placed.get(group, group)}=…"))
         width = max((len(name) for name, _ in options), default=0)
         for name, comment in options:
-            line = Text("  ").append(name.ljust(width), "cyan").append(f"  {comment}".rstrip())
+            line = Text("  ").append(name.ljust(width), "cyan").append(f"  {comment}")
+            line.rstrip()
             console.print(line, no_wrap=True, overflow="ignore" if whole else "ellipsis")
 
 

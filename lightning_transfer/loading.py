@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from lightning_transfer import heads, tasks
 from lightning_transfer.backbone import Backbone, resolve_source
-from lightning_transfer.checkpoint import KEY, read_checkpoint, write_tokenizer
+from lightning_transfer.checkpoint import FORMAT, KEY, read_checkpoint, write_tokenizer
 from lightning_transfer.data import Tokens
-from lightning_transfer.export import DESCRIPTION, HEAD_FILE, NATIVE
+from lightning_transfer.export import DESCRIPTION, HEAD_FILE, MODEL_FILE, NATIVE
 from lightning_transfer.labels import Labels
 from lightning_transfer.tasks import TransferModule
 
@@ -57,11 +58,12 @@ def load(
 
     Raises:
         FileNotFoundError: If nothing that can be loaded is there.
-        ValueError: If the file is no checkpoint of this package, or a part has to be passed in.
+        ValueError: If the file is no checkpoint of this package, a part has to be passed in, or one
+            that was passed in does not fit the weights.
     """
     weights = read_weights(path)
     task = _build(weights.described, backbone, head, str(path))
-    _fill(task, weights.state)
+    _fill(task, weights.state, str(path))
     return Loaded(
         task.eval(),
         weights.tokenizer,
@@ -81,20 +83,20 @@ def read_weights(path: str | Path) -> Weights:
     if path.is_dir():
         return _read_folder(_model_folder(path))
     checkpoint = read_checkpoint(path)
-    described = checkpoint.get(KEY)
-    if not isinstance(described, dict):
+    if KEY not in checkpoint or "state_dict" not in checkpoint:
         raise ValueError(
-            f"{path} is a Lightning checkpoint of something else: it holds no {KEY!r} entry"
+            f"{path} is a checkpoint of something else: it holds no {KEY!r} entry; pass one that "
+            "this package wrote"
         )
-    tokenizer = _tokenizer_from(described.get("tokenizer"))
-    return Weights(described, checkpoint["state_dict"], tokenizer)
+    described = _checked(checkpoint[KEY], path)
+    return Weights(described, checkpoint["state_dict"], _tokenizer_from(described.get("tokenizer")))
 
 
 def read_position(path: str | Path) -> Mapping[str, Any]:
     """Return where in a run the weights at ``path`` come from; empty if they do not say."""
     path = Path(path)
     if path.is_dir():
-        described = json.loads((_model_folder(path) / DESCRIPTION).read_text())
+        described = _read_description(_model_folder(path))
     else:
         described = read_checkpoint(path).get(KEY) or {}
     return described.get("position") or {}
@@ -110,13 +112,19 @@ def load_tokenizer(name: str | Path, *, trust_remote_code: bool = False) -> PreT
 
 
 def same_tokenizer(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase | None) -> bool:
-    """Whether two tokenizers give every text the same ids."""
+    """Whether two tokenizers give every text the same ids, cutting and padding aside."""
     if one is other or other is None:
         return one is other
     if type(one) is not type(other) or one.get_vocab() != other.get_vocab():
         return False
-    backends = [getattr(t, "backend_tokenizer", None) for t in (one, other)]
-    return None in backends or backends[0].to_str() == backends[1].to_str()  # type: ignore[union-attr]
+    return _rules(one) == _rules(other)
+
+
+def _rules(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """Return how a fast tokenizer works, without what its last call left in it."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    rules = {} if backend is None else json.loads(backend.to_str())
+    return {name: rule for name, rule in rules.items() if name not in ("truncation", "padding")}
 
 
 def _model_folder(path: Path) -> Path:
@@ -130,15 +138,44 @@ def _model_folder(path: Path) -> Path:
 
 
 def _read_folder(folder: Path) -> Weights:
-    described = json.loads((folder / DESCRIPTION).read_text())
-    stored = load_file(folder / "model.safetensors")
+    described = _read_description(folder)
+    stored = _read_tensors(folder / MODEL_FILE)
     if described["native"]:
         native = NATIVE[described["backbone"]["model_type"]]
         state = {native.ours(name): value for name, value in stored.items()}
     else:
+        head = _read_tensors(folder / HEAD_FILE)
         state = {f"backbone.model.{name}": value for name, value in stored.items()}
-        state |= {f"head.{name}": value for name, value in load_file(folder / HEAD_FILE).items()}
-    return Weights(described, state, AutoTokenizer.from_pretrained(folder))
+        state |= {f"head.{name}": value for name, value in head.items()}
+    return Weights(described, state, _local_tokenizer(folder))
+
+
+def _read_description(folder: Path) -> Mapping[str, Any]:
+    path = folder / DESCRIPTION
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); export the model again") from error
+    return _checked(found, path)
+
+
+def _checked(found: Any, where: Path) -> Mapping[str, Any]:
+    """Return a description of a task, or say why it cannot be one."""
+    if not isinstance(found, dict) or not {"task", "labels", "backbone", "head"} <= set(found):
+        raise ValueError(f"{where} holds no description of a task of this package")
+    if found.get("format") != FORMAT:
+        raise ValueError(
+            f"{where} is of format {found.get('format')!r} and this version reads {FORMAT}; open "
+            "it with the version that wrote it"
+        )
+    return found
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}); export the model again") from error
 
 
 def _build(
@@ -159,17 +196,32 @@ def _build(
         head_class, arguments = described["head"]["class"], described["head"]["args"]
         if head_class not in _HEADS:
             raise ValueError(f"the head of {where} is your own class {head_class}: pass head=")
-        built = _HEADS[head_class](backbone.hidden_size, labels.num_outputs, **arguments)
+        built = _HEADS[head_class](_hidden_size(backbone), labels.num_outputs, **arguments)
     else:
-        built = head(backbone.hidden_size, labels.num_outputs)  # type: ignore[arg-type]
+        built = head(_hidden_size(backbone), labels.num_outputs)
     return task_class(backbone, built, labels=labels)
 
 
-def _fill(task: TransferModule, state: Mapping[str, Tensor]) -> None:
+def _hidden_size(backbone: nn.Module) -> int:
+    size = getattr(backbone, "hidden_size", None)
+    if not isinstance(size, int):
+        raise ValueError(
+            f"{type(backbone).__name__} shows no `hidden_size`, the width of its features; got "
+            f"{size!r}"
+        )
+    return size
+
+
+def _fill(task: TransferModule, state: Mapping[str, Tensor], where: str) -> None:
     """Load backbone and head; extra losses of a training run stay behind."""
-    for name in ("backbone", "head"):
+    for name, module in (("backbone", task.backbone), ("head", task.head)):
         part = {k.removeprefix(f"{name}."): v for k, v in state.items() if k.startswith(f"{name}.")}
-        getattr(task, name).load_state_dict(part)
+        try:
+            module.load_state_dict(part)
+        except RuntimeError as error:
+            raise ValueError(
+                f"the weights in {where} do not fit the {name}, a {type(module).__name__}: {error}"
+            ) from error
 
 
 def _tokenizer_from(files: Mapping[str, Tensor] | None) -> PreTrainedTokenizerBase | None:
@@ -177,7 +229,12 @@ def _tokenizer_from(files: Mapping[str, Tensor] | None) -> PreTrainedTokenizerBa
         return None
     with tempfile.TemporaryDirectory() as folder:
         write_tokenizer(files, Path(folder))
-        return AutoTokenizer.from_pretrained(folder)
+        return _local_tokenizer(Path(folder))
+
+
+def _local_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """Open a tokenizer that came with weights: no network, and no code of its own."""
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
 def _tokens_from(described: Mapping[str, Any]) -> Tokens:

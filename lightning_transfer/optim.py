@@ -152,11 +152,11 @@ class Recipe:
         arguments: dict[str, Any] = {}
         if _takes(self.scheduler, "total_steps"):
             arguments["total_steps"] = _total_steps(task)
-        plateau = _makes(self.scheduler, ReduceLROnPlateau)
-        if plateau and _takes(self.scheduler, "mode"):
+        if _makes(self.scheduler, ReduceLROnPlateau) and _takes(self.scheduler, "mode"):
             arguments["mode"] = mode  # its own default, min, would take a better score for a worse
         scheduler = self.scheduler(optimizer, **arguments)
         _keep_ratios(scheduler)
+        plateau = isinstance(scheduler, ReduceLROnPlateau)
         config = {"scheduler": scheduler, "interval": "epoch" if plateau else "step"}
         if plateau:
             config["monitor"] = monitor
@@ -186,22 +186,17 @@ def _total_steps(task: LightningModule) -> int:
 
 def _keep_ratios(scheduler: LRScheduler) -> None:
     """Give the groups their ratios again where a schedule set one peak for all of them."""
-    if not isinstance(scheduler, OneCycleLR | CyclicLR):
-        return
     groups = scheduler.optimizer.param_groups
-    cyclic = isinstance(scheduler, CyclicLR)
-    peaks = scheduler.max_lrs if cyclic else [group["max_lr"] for group in groups]
-    if len(set(peaks)) > 1:  # given a group at a time
+    if isinstance(scheduler, CyclicLR) and len(set(scheduler.max_lrs)) == 1:
+        peak = scheduler.max_lrs[0]
+        scheduler.max_lrs = [peak * group["lr_ratio"] for group in groups]
+    elif not isinstance(scheduler, OneCycleLR) or len({group["max_lr"] for group in groups}) > 1:
         return
     for group in groups:
         for name in ("lr", "initial_lr", "max_lr", "min_lr"):
             if name in group:
                 group[name] *= group["lr_ratio"]
     scheduler.base_lrs = [group["initial_lr"] for group in groups]
-    if cyclic:
-        scheduler.max_lrs = [
-            peak * group["lr_ratio"] for peak, group in zip(peaks, groups, strict=True)
-        ]
 
 
 class _Linear:

@@ -14,7 +14,8 @@ def pool(hidden: Tensor, attention_mask: Tensor | None, mode: PoolingMode) -> Te
     Args:
         hidden: Token features, float (batch, seq, hidden).
         attention_mask: 1 for tokens and 0 for padding, (batch, seq); None if nothing is padded.
-        mode: ``cls`` takes the first token, ``mean`` and ``max`` go over all that are not padding.
+        mode: ``cls`` takes the first token, ``mean`` and ``max`` go over all that are not padding
+            (0 where nothing else is).
 
     Returns:
         Text features, float (batch, hidden).
@@ -34,8 +35,8 @@ def pool(hidden: Tensor, attention_mask: Tensor | None, mode: PoolingMode) -> Te
         return hidden.mean(dim=1) if mode == "mean" else hidden.amax(dim=1)  # (batch, hidden)
     mask = attention_mask.unsqueeze(-1).to(torch.bool)  # (batch, seq, 1)
     if mode == "max":
-        lowest = torch.finfo(hidden.dtype).min
-        return hidden.masked_fill(~mask, lowest).amax(dim=1)  # (batch, hidden)
+        highest = hidden.masked_fill(~mask, -torch.inf).amax(dim=1)  # (batch, hidden)
+        return highest.masked_fill(~mask.any(dim=1), 0.0)  # (batch, hidden)
     counts = mask.sum(dim=1).clamp(min=1)  # (batch, 1)
     return hidden.masked_fill(~mask, 0.0).sum(dim=1) / counts  # (batch, hidden)
 

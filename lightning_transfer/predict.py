@@ -77,7 +77,7 @@ class Predictor:
         """See the class."""
         if batch_size < 1:
             raise ValueError(f"batch_size must be >= 1, got {batch_size}")
-        limit = _positions(task.backbone)
+        limit = getattr(task.backbone, "max_tokens", None)
         if limit is not None and limit < tokens.max_length:
             said = "max_length=%d is more than the model has positions for; texts are cut to %d"
             log.warning(said, tokens.max_length, limit)
@@ -378,15 +378,6 @@ def _name(scores: np.ndarray, labels: Labels, text: str) -> Prediction:
 def _decimal(value: np.float32) -> float:
     """Return the shortest decimal, for tables: 0.1 and not 0.10000000149011612."""
     return float(str(value))
-
-
-def _positions(backbone: nn.Module) -> int | None:
-    """Return how many tokens the backbone's table of positions has room for, if it has one."""
-    for name, module in backbone.named_modules():
-        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
-            padding = module.padding_idx  # RoBERTa counts its positions from behind it
-            return module.num_embeddings - (0 if padding is None else padding + 1)
-    return None
 
 
 @contextmanager

@@ -137,7 +137,7 @@ class Preflight:
 
     def _check_monitor(self, stage: str) -> None:
         monitor = self.runner.monitor(stage)
-        known = ["val/loss", *self._tasks[stage].val_metrics.keys()]
+        known = ["val/loss", *map(str, self._tasks[stage].val_metrics)]
         if monitor not in known:
             near = did_you_mean(closest(monitor, known))
             raise ValueError(
@@ -162,11 +162,13 @@ class Preflight:
             ValueError: If a row lacks the metric, or a lower value of it is better.
         """
         if metric in LOWER_IS_BETTER:
-            raise ValueError(f"gain.metric={metric!r}: a lower value of it is better; choose another")
+            raise ValueError(
+                f"gain.metric={metric!r}: a lower value of it is better; choose another"
+            )
         for row in self.rows:
             if row.name == over or row is self.rows[-1]:
                 task = align_outputs(self._tasks[row.order[-1]], self._labels[row.test])
-                known = [name.removeprefix("test/") for name in task.test_metrics.keys()]
+                known = [str(name).removeprefix("test/") for name in task.test_metrics]
                 if metric not in known:
                     near = did_you_mean(closest(metric, known))
                     raise ValueError(

@@ -22,7 +22,7 @@ def fit(cfg: DictConfig) -> float | None:
         The transfer's score in the monitored metric; what a sweeper optimizes.
     """
     from lightning_transfer.experiment import Experiment
-    from lightning_transfer.runfolder import RunFolder
+    from lightning_transfer.runfolder import CONFIG, RunFolder
 
     _quiet_libraries()
     config = _plain(cfg)
@@ -33,7 +33,13 @@ def fit(cfg: DictConfig) -> float | None:
         )
     folder = Path(HydraConfig.get().runtime.output_dir)
     with RunFolder.open(folder, config=config, resume=config["resume"], rank=rank) as run:
-        experiment = Experiment(config, folder, resume=run.resumed)
+        try:
+            experiment = Experiment(config, folder, resume=run.resumed)
+            experiment.check()
+        except Exception:
+            if not run.resumed and rank == 0:  # nothing ran: the mended command may use the folder
+                (folder / CONFIG).unlink(missing_ok=True)
+            raise
         main = experiment.run().rows[-1]
         measured = main.metrics.get(experiment.metric)
         return None if measured is None else measured.mean

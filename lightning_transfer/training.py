@@ -26,6 +26,14 @@ def is_rank_zero() -> bool:
     return int(getattr(rank_zero_only, "rank", 0) or 0) == 0
 
 
+_ELSEWHERE = {
+    "callbacks": "stages.*.callbacks",
+    "logger": "logger=…",
+    "default_root_dir": "hydra.run.dir=…",
+}
+"""Arguments of the Trainer that have another place in the config."""
+
+
 def trainer_arguments(
     shared: Mapping[str, Any], own: Mapping[str, Any], *, where: str, epochs: int | None = None
 ) -> dict[str, Any]:
@@ -40,9 +48,11 @@ def trainer_arguments(
     Raises:
         ValueError: If the Trainer has no such argument; the message names the closest one.
     """
-    known = set(inspect.signature(pl.Trainer.__init__).parameters) - {"self"}
+    known = set(inspect.signature(pl.Trainer.__init__).parameters) - {"self", *_ELSEWHERE}
     for arguments, place in ((shared, "trainer"), (own, where)):
         for name in arguments:
+            if name in _ELSEWHERE:
+                raise ValueError(f"{place}.{name} is not set here; use {_ELSEWHERE[name]}")
             if name not in known:
                 close = difflib.get_close_matches(name, known, n=1)
                 hint = f"; did you mean {close[0]!r}?" if close else ""
@@ -70,13 +80,17 @@ def make_trainer(
     """
     chosen = dict(arguments)
     bar = chosen.pop("enable_progress_bar", None)
+    plugins = chosen.pop("plugins", None) or []
     has_bar = any(isinstance(c, pl.callbacks.ProgressBar) for c in callbacks)
     return pl.Trainer(
         **chosen,
         default_root_dir=folder,
         callbacks=list(callbacks),
         logger=list(loggers) or False,
-        plugins=[AtomicCheckpointIO()],
+        plugins=[
+            *(plugins if isinstance(plugins, list) else [plugins]),
+            AtomicCheckpointIO(),
+        ],
         enable_progress_bar=has_bar if bar is None else bar,
     )
 
@@ -86,6 +100,8 @@ _NOISE = (
     r".*does not have many workers",  # rows are tokenized ahead: workers would only wait
     r"Checkpoint directory .* exists and is not empty",  # as it should be after a resume
     r".*LeafSpec",  # Lightning 2.6 with torch 2.13
+    r"Total length of `list` across ranks is zero",  # no validation rows were asked for
+    r".*could not find the monitored key",  # stages says so where it matters
     r"The number of training batches .* is smaller than the logging interval",
 )
 
@@ -129,9 +145,11 @@ def merge_logs(folder: Path) -> Path | None:
         if not (attempt / METRICS).is_file():
             continue
         with (attempt / METRICS).open(newline="") as file:
-            new = list(csv.DictReader(file))
-        first = min((int(row["step"]) for row in new), default=0)
-        rows = [row for row in rows if int(row["step"]) < first] + new
+            # A killed attempt may have left half a line, or no more than a header.
+            new = [row for row in csv.DictReader(file) if str(row.get("step")).isdigit()]
+        if new:
+            first = min(int(row["step"]) for row in new)
+            rows = [row for row in rows if int(row["step"]) < first] + new
     if not rows:
         return None
     columns = dict.fromkeys(name for row in rows for name in row)

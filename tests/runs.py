@@ -5,6 +5,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from typing import ClassVar
 
 import lightning.pytorch as pl
 import pytest
@@ -30,10 +31,10 @@ class Watch(pl.Callback):
     have the same config.
     """
 
-    started: list = []  # (stage, after which stage, seed, weights at the start)
-    stop = None  # (stage, hook, optimizer step)
+    started: ClassVar[list] = []  # (which run, weights at the start)
+    stop: ClassVar = None  # (which run, hook, optimizer step)
     error = Stop
-    losses: list = []
+    losses: ClassVar[list] = []
 
     @classmethod
     def reset(cls):
@@ -61,8 +62,9 @@ class Watch(pl.Callback):
         self._maybe_stop("end", trainer, pl_module)
 
     def _maybe_stop(self, hook, trainer, pl_module):
-        told = os.environ.get("WATCH_KILLS")  # for a process of its own: stage, hook, step
-        here = [pl_module.position["stage"], hook, str(trainer.global_step)]
+        told = os.environ.get("WATCH_KILLS")  # the same, for a process of its own
+        run = pl_module.position["run"].removeprefix("stages/")
+        here = [run, hook, str(trainer.global_step)]
         if told and told.split(",") == here:
             os.kill(os.getpid(), signal.SIGKILL)
         if Watch.stop and [str(part) for part in Watch.stop] == here:
@@ -149,6 +151,7 @@ class Runs:
         with pytest.MonkeyPatch.context() as patch:
             for name, value in self.environment.items():
                 patch.setenv(name, value)
+            experiment.check()
             experiment.run()
         return results(folder)
 

@@ -80,7 +80,9 @@ def test_permissions_follow_the_umask(tmp_path):
 def test_killed_writer_leaves_a_whole_file(tmp_path):
     script = (
         "import sys\nfrom lightning_transfer.files import atomic_write\n"
-        "for i in range(10**9): atomic_write(sys.argv[1], str(i % 10) * 200_000); print(i, flush=True)"
+        "for i in range(10**9):\n"
+        "    atomic_write(sys.argv[1], str(i % 10) * 200_000)\n"
+        "    print(i, flush=True)"
     )
     for _ in range(3):
         child = subprocess.Popen(

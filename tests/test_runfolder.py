@@ -96,7 +96,9 @@ def test_second_run_in_a_folder_is_refused_and_changes_nothing(tmp_path):
 def test_foreign_config_is_never_overwritten(tmp_path, resume):
     (tmp_path / "config.yaml").write_text("mine: 1\n")
     (tmp_path / ".tmp-mine").write_text("mine")
-    with pytest.raises(ValueError, match=r"config\.yaml was not written by a run of lightning_tran"):
+    with pytest.raises(
+        ValueError, match=r"config\.yaml was not written by a run of lightning_tran"
+    ):
         RunFolder.open(tmp_path, config=CONFIG, resume=resume)
     assert sorted(file.name for file in tmp_path.iterdir()) == [".tmp-mine", "config.yaml"]
 
@@ -122,7 +124,10 @@ def test_resume_may_change_what_no_result_depends_on(tmp_path):
         (changed(epochs=5), "stages.target.epochs: 3 in the folder, 5 now"),
         (changed(lr=1e-4), "stages.target.lr: 1e-05 in the folder, 0.0001 now"),
         (changed(new=1), "stages.target.new: absent in the folder, 1 now"),
-        ({**changed(), "order": ["target"]}, r'order: \["source", "target"\] in .*, \["target"\] now'),
+        (
+            {**changed(), "order": ["target"]},
+            r'order: \["source", "target"\] in .*, \["target"\] now',
+        ),
         (
             {**changed(), "trainer": {"devices": 2, "enable_progress_bar": None}},
             "trainer.devices: 1 in the folder, 2 now",
@@ -168,7 +173,9 @@ def test_ranks_above_zero_touch_nothing(tmp_path):
 
 def test_a_live_run_is_named_by_its_process(tmp_path, holder):
     child, _ = holder()
-    with pytest.raises(BlockingIOError, match=rf"another run is going on in .*process {child.pid} on"):
+    with pytest.raises(
+        BlockingIOError, match=rf"another run is going on in .*process {child.pid} on"
+    ):
         RunFolder.open(tmp_path / "run", config={"name": "fit"}, resume=True)
 
 

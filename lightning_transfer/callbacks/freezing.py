@@ -5,6 +5,8 @@ import logging
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
+from lightning_transfer.optim import layers_of
+
 log = logging.getLogger(__name__)
 
 
@@ -32,7 +34,7 @@ class Freezing(Callback):
     def __init__(self, below: int | str = "all", *, backbone: str = "backbone") -> None:
         """See the class."""
         super().__init__()
-        if not (below in ("all", "embeddings") or (isinstance(below, int) and below >= 0)):
+        if below not in ("all", "embeddings") and not (type(below) is int and below >= 0):
             raise ValueError(f"below must be all, embeddings or a depth >= 0, got {below!r}")
         self.below = below
         self.backbone = backbone
@@ -41,12 +43,12 @@ class Freezing(Callback):
         """Return the modules that do not train.
 
         Raises:
-            ValueError: If the backbone has fewer layers than ``below`` asks for.
+            ValueError: If the backbone shows no layers, or fewer than ``below`` asks for.
         """
         backbone = pl_module.get_submodule(self.backbone)
         if self.below == "all":
             return [backbone]
-        layers: list[nn.Module] = list(backbone.layers)  # type: ignore[arg-type]
+        layers = layers_of(backbone)
         depth = 1 if self.below == "embeddings" else int(self.below)
         if depth > len(layers):
             raise ValueError(
@@ -66,7 +68,11 @@ class Freezing(Callback):
         trains, total = sum(n for n, trains in sizes if trains), sum(n for n, _ in sizes)
         log.info("frozen below %s: %d of %d parameters train", self.below, trains, total)
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the frozen modules in eval mode."""
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put the frozen modules in eval mode; a run resumed in mid-epoch starts none."""
         for module in self.frozen_modules(pl_module):
             module.eval()
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put them there again, whatever has happened between the epochs."""
+        self.on_train_start(trainer, pl_module)

@@ -1,5 +1,6 @@
 """What all tasks share: backbone, head, extra losses, metrics, optimizer, checkpoint."""
 
+import inspect
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -15,7 +16,8 @@ from lightning_transfer.objectives import Weighted
 from lightning_transfer.optim import Recipe
 
 Batch = Mapping[str, Any]
-_INPUTS = ("token_type_ids",)
+# What a backbone is given beside ids and mask, where the batch has it and the backbone takes it.
+_EXTRAS = ("token_type_ids",)
 
 
 class TransferModule(LightningModule):
@@ -53,6 +55,7 @@ class TransferModule(LightningModule):
         self.labels = labels
         self.recipe = recipe or Recipe()
         self.position: dict[str, Any] = {}  # where in a larger plan this run stands
+        self._extras = [name for name in _EXTRAS if _accepts(backbone.forward, name)]
         self._weights = dict(objectives or {})
         self.objectives = nn.ModuleDict({k: w.objective for k, w in self._weights.items()})
         metrics = self.build_metrics()
@@ -74,9 +77,11 @@ class TransferModule(LightningModule):
 
     def forward(self, batch: Batch) -> Tensor:
         """Compute outputs, float (batch, num_outputs), of a tokenized batch."""
-        extra = {name: batch[name] for name in _INPUTS if name in batch}
+        extra = {name: batch[name] for name in self._extras if name in batch}
         hidden = self.backbone(batch["input_ids"], batch["attention_mask"], **extra)
-        return self.head(hidden, batch["attention_mask"])  # (batch, num_outputs)
+        # A backbone may be kept in 16 bits below a head that is not.
+        dtype = next((p.dtype for p in self.head.parameters()), hidden.dtype)
+        return self.head(hidden.to(dtype), batch["attention_mask"])  # (batch, num_outputs)
 
     def setup(self, stage: str) -> None:
         """Put everything in train mode; freezing callbacks then take their part out of it."""
@@ -123,7 +128,7 @@ class TransferModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make the checkpoint self-contained."""
-        datamodule = self._trainer.datamodule if self._trainer is not None else None  # type: ignore[attr-defined]
+        datamodule = getattr(self._trainer, "datamodule", None)
         described = describe_task(
             self,
             tokenizer=getattr(datamodule, "tokenizer", None),
@@ -138,3 +143,8 @@ class TransferModule(LightningModule):
         if self.labels.kind == "single":
             return logits.softmax(dim=-1)
         return logits.sigmoid() if self.labels.kind == "multi" else logits
+
+
+def _accepts(function: Any, name: str) -> bool:
+    parameters = inspect.signature(function).parameters
+    return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())

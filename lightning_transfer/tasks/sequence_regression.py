@@ -36,7 +36,6 @@ class SequenceRegression(TransferModule):
     """
 
     monitor = "val/pearson"
-    cutoffs: Tensor
 
     def build_metrics(self) -> MetricCollection:
         """Return correlations and, with named bands, accuracy and macro-F1."""
@@ -56,7 +55,6 @@ class SequenceRegression(TransferModule):
             classes = len(self.labels.names)
             metrics["accuracy"] = MulticlassAccuracy(classes, average="micro")
             metrics["macro_f1"] = MulticlassF1Score(classes, average="macro")
-        self.register_buffer("cutoffs", torch.tensor(self.labels.cutoffs), persistent=False)
         # Bands are ints and ratings floats: compute groups would have to compare them.
         return MetricCollection(metrics, compute_groups=False)
 
@@ -67,10 +65,9 @@ class SequenceRegression(TransferModule):
     def update_metrics(self, metrics: MetricCollection, logits: Tensor, targets: Tensor) -> None:
         """Feed predicted and true ratings, and the bands that hold them."""
         ratings, targets = logits.squeeze(-1), targets.float()
+        cutoffs = ratings.new_tensor(self.labels.cutoffs)
         for name, metric in metrics.items(keep_base=True):
             if name in ("accuracy", "macro_f1"):
-                metric.update(
-                    torch.bucketize(ratings, self.cutoffs), torch.bucketize(targets, self.cutoffs)
-                )
+                metric.update(torch.bucketize(ratings, cutoffs), torch.bucketize(targets, cutoffs))
             else:
                 metric.update(ratings, targets)
