@@ -31,8 +31,6 @@ _DROPOUTS = (
     "embedding_dropout",
     "mlp_dropout",
 )
-# Encoder layers that return a tuple: how many entries it has.
-_TUPLE_WIDTH = {"deberta": 2, "deberta-v2": 2, "mpnet": 1}
 
 
 class Backbone(nn.Module):
@@ -69,6 +67,7 @@ class Backbone(nn.Module):
         self._beside_paths = [path for path in beside if path in modules]
         self.pooler_state: dict[str, Tensor] | None = _take_pooler(model)
         self.model = model
+        self._entries: int | None = None
         self.train()
 
     @classmethod
@@ -210,8 +209,21 @@ class Backbone(nn.Module):
             return self.model(input_ids, attention_mask=attention_mask, **extra)[0]
         if not 0 <= from_depth < len(self.layers):
             raise ValueError(f"from_depth must be in 0..{len(self.layers) - 1}, got {from_depth}")
+        if self._entries is None:
+            self._entries = self._entries_of_a_layer(input_ids[:1])
         with self._replaced(from_depth, hidden):
             return self.model(input_ids, attention_mask=attention_mask, **extra)[0]
+
+    def _entries_of_a_layer(self, input_ids: Tensor) -> int:
+        """Return how long a tuple the layers give, 0 for a bare tensor; seen in one short pass."""
+        seen: list[Any] = []
+        hook = self._stack[-1].register_forward_hook(lambda *call: seen.append(call[-1]))
+        try:
+            with evaluating(self.model), torch.no_grad():
+                self.model(input_ids)
+        finally:
+            hook.remove()
+        return len(seen[0]) if isinstance(seen[0], tuple) else 0
 
     @contextmanager
     def _replaced(self, depth: int, hidden: Tensor) -> Iterator[None]:
@@ -221,8 +233,7 @@ class Backbone(nn.Module):
         exact without a line of architecture here.
         """
         stack = list(self._stack)
-        width = _TUPLE_WIDTH.get(self.config.model_type)
-        output = hidden if width is None else (hidden, *[None] * (width - 1))
+        output = (hidden, *[None] * (self._entries - 1)) if self._entries else hidden
         known: list[tuple[nn.Module, Any]] = [
             (self.model.get_submodule(self._embedding_paths[-1]), hidden),
             *((layer, output) for layer in stack[:depth]),
@@ -245,6 +256,18 @@ class Backbone(nn.Module):
 
 def _return(value: Any, *_: Any, **__: Any) -> Any:
     return value
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Put a module in eval mode, and each of its parts back in its own mode afterwards."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
 
 
 def resolve_source(name: str | Path) -> str:

@@ -321,6 +321,30 @@ def _check_config(config: Any, line: Line) -> None:
     ]
     if lines:
         raise UsageError("\n       ".join(lines))
+    if line.command == "fit" and line.runs and "--multirun" not in line.flags:
+        _check_folder(hydra, task)
+
+
+def _check_folder(hydra: Any, task: Any) -> None:
+    """Refuse a run folder that is taken, before Hydra writes into it."""
+    from hydra.core.utils import setup_globals
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    from lightning_transfer import runfolder
+
+    if any(os.environ.get(name, "0") != "0" for name in ("LOCAL_RANK", "RANK", "SLURM_PROCID")):
+        return  # the folder was taken by this very run
+    setup_globals()
+    try:
+        folder = str(hydra.run.dir)
+        config = OmegaConf.to_container(task, resolve=True)
+    except OmegaConfBaseException:  # made of values that Hydra sets when it starts the job
+        return
+    try:
+        runfolder.probe(folder, config=config, resume=bool(task.get("resume")))  # type: ignore[arg-type]
+    except (ValueError, BlockingIOError) as error:
+        raise UsageError(str(error)) from error
 
 
 def _hydra_config() -> Any:

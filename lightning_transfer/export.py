@@ -18,7 +18,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES as NATIVE_CLASSES,
 )
 
-from lightning_transfer.backbone import Backbone
+from lightning_transfer.backbone import Backbone, evaluating
 from lightning_transfer.checkpoint import describe_task
 from lightning_transfer.files import TEMP_PREFIX
 from lightning_transfer.heads import MLPHead
@@ -209,15 +209,10 @@ def _verify(task: TransferModule, folder: Path) -> None:
     vocabulary = int(model.config.vocab_size)
     ids = torch.arange(12).reshape(2, 6).remainder(vocabulary)  # (batch, seq)
     mask = torch.tensor([[1] * 6, [1] * 4 + [0] * 2])  # (batch, seq)
-    modes = {module: module.training for module in task.modules()}
     device = next(task.parameters()).device
-    task.eval()
-    try:
+    with evaluating(task):
         batch = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
         ours = task(batch).float().cpu()
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
     theirs = model.eval()(input_ids=ids, attention_mask=mask).logits.float()
     worst = (ours - theirs).abs().max().item()
     coarse = max(torch.finfo(p.dtype).eps for p in task.parameters())  # 16 bits agree in few digits

@@ -87,7 +87,7 @@ def describe(folders: Sequence[Path], groups: Iterable[str] = tuple(TITLES)) -> 
         if not any((folder / group).is_dir() for folder in folders):
             known = sorted({path.parent.name for f in folders for path in f.glob("*/*.yaml")})
             raise ValueError(
-                f"no config group {word!r}{did_you_mean(closest(word, known))} "
+                f"no config group {word!r}{did_you_mean(closest(word, [*known, *words]))} "
                 f"Groups: {', '.join(known)}"
             )
         options: dict[str, str] = {}

@@ -138,7 +138,7 @@ def _score(cfg: DictConfig, split: Any) -> dict[str, float]:
 
 def _quiet_libraries() -> None:
     """Keep libraries from talking over the run, unless -v asks for all there is."""
-    if logging.getLogger().isEnabledFor(logging.DEBUG):
+    if logging.getLogger("lightning_transfer").isEnabledFor(logging.DEBUG):
         return
     from transformers.utils import logging as transformers_logging
 

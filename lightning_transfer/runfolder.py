@@ -136,6 +136,19 @@ def read_config(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
     return yaml.safe_load(text)
 
 
+def probe(path: str | os.PathLike[str], *, config: Mapping[str, Any], resume: bool) -> None:
+    """Raise what :meth:`RunFolder.open` would raise, and leave the folder as it is.
+
+    For callers that must not write there before they know: Hydra keeps a log in the run folder
+    from before the run begins.
+    """
+    folder = Path(path)
+    _check(folder, _plain(config), resume)
+    if (folder / ".lock").is_file():
+        handle = _lock(folder)
+        RunFolder(folder, lock=handle).close()
+
+
 def _check(folder: Path, config: Mapping[str, Any], resume: bool) -> bool:
     """Return whether the folder holds a run; raise if this one may not go on there."""
     stored = read_config(folder)

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
 
 from lightning_transfer import __version__, cli, listing
 from lightning_transfer.arguments import Line, UsageError
 from lightning_transfer.cli import main
+from lightning_transfer.runfolder import RunFolder
 
 CONF = {
     "fit": """
@@ -25,6 +27,7 @@ defaults:
   - _self_
 name: fit  # names the run folder
 seed: 0
+resume: false
 extra: {}
 hydra:
   job: {name: fit, chdir: false}
@@ -360,6 +363,37 @@ def test_mistake_in_the_users_own_config_names_the_file(calls, tmp_path, capsys)
     assert "Could not find 'data/nosuch'" in shown
     assert "movies" in shown
     assert files() == []
+
+
+def test_folder_that_holds_a_run_is_left_as_it_is(calls, capsys, monkeypatch):
+    composed = {}
+
+    def act(config):
+        composed.update(OmegaConf.to_container(config))
+        RunFolder.open("out/fit", config=composed, resume=composed["resume"]).close()
+
+    calls.act = act
+    assert main(["fit", "seed=1"]) == 0
+    before = {name: Path(name).read_bytes() for name in files() if Path(name).is_file()}
+
+    def untouched():
+        return before == {name: Path(name).read_bytes() for name in before}
+
+    assert main(["fit", "seed=2"]) == 2
+    assert "out/fit holds a run already; go on with it by resume=true" in capsys.readouterr().err
+    assert main(["fit", "seed=2", "resume=true"]) == 2
+    assert "seed: 1 in the folder, 2 now" in capsys.readouterr().err
+    assert untouched()
+    with RunFolder.open("out/fit", config={**composed, "resume": True}, resume=True):
+        assert main(["fit", "seed=1", "resume=true"]) == 2
+        assert f"process {os.getpid()} on" in capsys.readouterr().err
+        monkeypatch.setenv("LOCAL_RANK", "1")
+        calls.act = lambda config: None
+        assert main(["fit", "seed=1", "hydra.output_subdir=null"]) == 0
+        monkeypatch.delenv("LOCAL_RANK")
+    assert len(calls) == 2
+    calls.act = act
+    assert main(["fit", "seed=1", "resume=true"]) == 0
 
 
 def test_missing_value_may_come_from_the_sweep(calls):

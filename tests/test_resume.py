@@ -18,6 +18,7 @@ from tests.runs import (
     Watch,
     left_behind,
     results,
+    stage,
     transfer,
     weights,
     without_seconds,
@@ -122,36 +123,26 @@ def failing(function, when):
     return wrapped
 
 
-BETWEEN = {
-    "final.ckpt is there, last.ckpt too": (stages, "merge_logs", lambda *_: True),
-    "trained, but not written down": (
-        stages,
-        "atomic_write",
-        lambda path, _: str(path).endswith(f"{TARGET}/fit.json"),
-    ),
-    "written down, not tested": (stages, "score", lambda *_, **__: True),
-    "tested, but not written down": (
-        stages,
-        "atomic_write",
-        lambda path, _: str(path).endswith("test-target.json"),
-    ),
-    "before the export": (experiment, "export", lambda *_, **__: True),
-    "before the curves": (experiment, "plot_curves", lambda *_, **__: True),
-}
+BETWEEN = (
+    (stages, "merge_logs", lambda *_: True),  # final.ckpt is there, the resume point too
+    (stages, "atomic_write", lambda path, _: str(path).endswith(f"{SOURCE}/fit.json")),
+    (stages, "score", lambda *_, **__: True),  # trained and written down, not tested
+    (stages, "atomic_write", lambda path, _: str(path).endswith("test-target.json")),
+    (stages, "atomic_write", lambda path, _: str(path).endswith(f"{TARGET}/fit.json")),
+    (experiment, "export", lambda *_, **__: True),
+    (experiment, "plot_curves", lambda *_, **__: True),
+)
 
 
-@pytest.mark.parametrize("module, name, when", BETWEEN.values(), ids=BETWEEN)  # noqa: PT006
-def test_run_cut_off_between_steps_ends_the_same(
-    runs, whole, tmp_path, monkeypatch, module, name, when
-):
-    with monkeypatch.context() as patch:
-        patch.setattr(module, name, failing(getattr(module, name), when))
-        interrupt(runs, tmp_path, resume=False)
-    done = [p.parent.name for p in (tmp_path / "stages").rglob("final.ckpt")]
-    steps = len(Watch.losses)
+def test_run_cut_off_between_steps_ends_the_same(runs, whole, tmp_path, monkeypatch):
+    for module, name, when in BETWEEN:
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, failing(getattr(module, name), when))
+            interrupt(runs, tmp_path)
+        assert not (tmp_path / "learning_curves.png").exists()
+        assert left_behind(tmp_path) == []
     runs.fit(tmp_path, *overrides(runs), resume=True)
     assert_same_run(tmp_path, whole[0])
-    assert steps == 8 * len(done)
     assert len(Watch.losses) == len(whole[1])  # no step was taken twice
 
 
@@ -175,7 +166,7 @@ def test_finished_stages_are_left_alone(runs, whole, tmp_path):
 
 
 def test_finished_run_is_written_again_without_a_step(runs, tmp_path):
-    config = [*overrides(runs)]
+    config = stage("target", runs.movies, epochs=1)
     found = runs.fit(tmp_path, *config)
     Watch.reset()
     assert runs.fit(tmp_path, *config, resume=True) == found  # seconds too
@@ -184,6 +175,12 @@ def test_finished_run_is_written_again_without_a_step(runs, tmp_path):
 
 def command(runs, folder, *more):
     return ["fit", *runs.words, *overrides(runs), f"hydra.run.dir={folder}", *more]
+
+
+def short(runs, folder, *more):
+    """Return the command line of one stage of one epoch."""
+    words = stage("target", runs.movies, epochs=1)
+    return ["fit", *runs.words, *words, f"hydra.run.dir={folder}", *more]
 
 
 @pytest.fixture
@@ -213,10 +210,10 @@ def test_ctrl_c_leaves_what_is_finished_and_resume_completes_it(runs, whole, tmp
 @pytest.mark.usefixtures("cache")
 def test_folder_of_a_finished_run_is_refused_and_untouched(runs, tmp_path, capsys):
     folder = tmp_path / "run"
-    assert main(command(runs, folder)) == 0
+    assert main(short(runs, folder)) == 0
     before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.suffix != ".log"}
     capsys.readouterr()
-    assert main(command(runs, folder)) == 1
+    assert main(short(runs, folder)) == 1
     said = capsys.readouterr().err
     assert "holds a run already" in said
     assert "resume=true" in said
@@ -228,27 +225,27 @@ def test_folder_of_a_finished_run_is_refused_and_untouched(runs, tmp_path, capsy
 @pytest.mark.usefixtures("cache")
 def test_other_config_is_not_resumed(runs, tmp_path, capsys):
     folder = tmp_path / "run"
-    Watch.stop = (SOURCE, "batch", 6)
-    assert main(command(runs, folder)) == 1
+    Watch.stop = ("target-seed0", "batch", 2)
+    assert main(short(runs, folder)) == 1
     Watch.stop = None
     capsys.readouterr()
-    assert main(command(runs, folder, "resume=true", "stages.target.epochs=3")) == 1
+    assert main(short(runs, folder, "resume=true", "stages.target.epochs=4")) == 1
     said = capsys.readouterr().err
-    assert "stages.target.epochs: 2 in the folder, 3 now" in said
-    assert main(command(runs, folder, "resume=true", "resume_every=2")) == 0
+    assert "stages.target.epochs: 1 in the folder, 4 now" in said
+    assert main(short(runs, folder, "resume=true", "resume_every=2")) == 0
 
 
 @pytest.mark.usefixtures("cache")
 def test_a_mistake_leaves_the_folder_free(runs, tmp_path, capsys):
     folder = tmp_path / "run"
-    assert main(command(runs, folder, "stages.target.data.columns.label=stars")) == 1
+    assert main(short(runs, folder, "stages.target.data.columns.label=stars")) == 1
     assert "'stars'" in capsys.readouterr().err
-    assert main(command(runs, folder)) == 0
+    assert main(short(runs, folder)) == 0
 
 
 @pytest.mark.usefixtures("cache")
 def test_resume_without_a_folder_is_told(runs, capsys):
-    assert main([*command(runs, "x")[:-1], "resume=true"]) != 0
+    assert main([*short(runs, "x")[:-1], "resume=true"]) != 0
     assert "hydra.run.dir" in capsys.readouterr().err
 
 

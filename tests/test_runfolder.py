@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from lightning_transfer import runfolder
-from lightning_transfer.runfolder import RunFolder, read_config
+from lightning_transfer.runfolder import RunFolder, probe, read_config
 
 CONFIG = {
     "name": "fit",
@@ -223,6 +223,22 @@ def test_file_system_without_locks_is_a_warning(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(runfolder.fcntl, "flock", fail)
     RunFolder.open(tmp_path, config=CONFIG, resume=False).close()
     assert "no file locks at" in caplog.text
+
+
+def test_probing_says_the_same_and_changes_nothing(tmp_path):
+    probe(tmp_path / "absent", config=CONFIG, resume=False)
+    assert not (tmp_path / "absent").exists()
+    with RunFolder.open(tmp_path, config=CONFIG, resume=False):
+        before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+        with pytest.raises(ValueError, match="holds a run already"):
+            probe(tmp_path, config=CONFIG, resume=False)
+        with pytest.raises(ValueError, match=r"stages\.target\.epochs: 3 in the folder, 5 now"):
+            probe(tmp_path, config=changed(epochs=5), resume=True)
+        with pytest.raises(BlockingIOError, match=f"process {os.getpid()} on"):
+            probe(tmp_path, config=changed(), resume=True)
+        assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+    probe(tmp_path, config=changed(), resume=True)
+    RunFolder.open(tmp_path, config=changed(), resume=True).close()
 
 
 def test_stale_temp_files_of_a_run_are_swept_at_any_depth(tmp_path):

@@ -2,12 +2,7 @@
 
 from collections.abc import Callable
 
-from lightning.pytorch.cli import (
-    ArgsType,
-    LightningArgumentParser,
-    LightningCLI,
-    OptimizerCallable,
-)
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, OptimizerCallable
 from torch import nn
 
 from lightning_transfer.backbone import Backbone
@@ -42,7 +37,7 @@ class TransferCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Link the labels."""
-        parser.link_arguments("data", "model.labels", lambda d: d.labels, apply_on="instantiate")
+        parser.link_arguments("data.labels", "model.labels", apply_on="instantiate")
 
     def instantiate_classes(self) -> None:
         """Build everything, then set the tokenizer."""
@@ -50,14 +45,13 @@ class TransferCLI(LightningCLI):
         self.datamodule.tokenizer = load_tokenizer(self.config[self.subcommand].model.name)
 
 
-def main(args: ArgsType = None) -> TransferCLI:
-    """Run the command line, or ``args`` in its place."""
+def main() -> TransferCLI:
+    """Run the command line."""
     return TransferCLI(
         rating_task,
         TextDataModule,
         subclass_mode_data=True,
         auto_configure_optimizers=False,  # the task does it: one learning rate for each depth
-        args=args,
     )
 
 

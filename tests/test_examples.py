@@ -1,0 +1,154 @@
+"""Each example runs, with a tiny model in place of MiniLM."""
+
+import csv
+import importlib.util
+import json
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from lightning_transfer.cli import main
+from lightning_transfer.loading import load
+from tests.conftest import make_rows
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The number of training batches"),
+    pytest.mark.filterwarnings("ignore:Starting from v1.9.0, `tensorboardX`"),
+    pytest.mark.filterwarnings("ignore:The variance of predictions or target is close to zero"),
+]
+
+
+@pytest.fixture(scope="module")
+def snippets(tmp_path_factory):
+    """A file of the form of the packaged rated texts: id, rating and text."""
+    path = tmp_path_factory.mktemp("snippets") / "snippets.txt"
+    rows = make_rows(760, seed=1)
+    path.write_text("".join(f"{r['id']}_1\t{r['rating']}\t{r['text']}\n" for r in rows))
+    return path
+
+
+@pytest.fixture
+def example(request, tmp_path, monkeypatch):
+    """Copy an example's folder, and go there: all that it writes stays there."""
+    folder = tmp_path / request.param
+    shutil.copytree(
+        EXAMPLES / request.param, folder, ignore=shutil.ignore_patterns("outputs", "multirun")
+    )
+    monkeypatch.chdir(folder)
+    known = set(sys.modules)
+    yield folder
+    for name in set(sys.modules) - known:  # the user's own modules: others are called alike
+        if str(getattr(sys.modules[name], "__file__", None) or "").startswith(str(folder)):
+            del sys.modules[name]
+
+
+def load_script(path):
+    spec = importlib.util.spec_from_file_location("example_main", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def command(folder, start):
+    """Return the words of the README's command that starts so, line continuations joined."""
+    text = (folder / "README.md").read_text().replace("\\\n", " ")
+    [line] = [line for line in text.splitlines() if line.startswith(start)]
+    words = [word.strip("'\"") for word in line.split()]
+    return words[words.index("lightning_transfer") + 1 :]
+
+
+def tiny(model):
+    return ["backbone=hub", f"backbone.name={model}", "trainer.accelerator=cpu"]
+
+
+def metrics_of(run):
+    [file] = Path(run).glob("stages/*/metrics.csv")
+    with file.open(newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+@pytest.mark.parametrize("example", ["custom_head"], indirect=True)
+def test_own_head_and_callback_are_used_by_name(example, tiny_folder, snippets, capsys):
+    words = command(example, "python -m lightning_transfer fit --config-dir")
+    source = f"stages.target.data.source={snippets}"
+    assert main([*words, *tiny(tiny_folder), source, "hydra.run.dir=run"]) == 0
+    assert all(0 < float(row["drift"]) < 1 for row in metrics_of("run") if row["drift"])
+    description = json.loads(Path("run/model/lightning_transfer.json").read_text())
+    assert description["head"]["class"] == "my_head.AttentionHead"
+    capsys.readouterr()
+    assert main(["predict", "ckpt=run", "text=a good film"]) == 0
+    assert re.fullmatch(r"(negative|neutral|positive)\t-?\d+\.\d{4}\n", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("example", ["custom_head"], indirect=True)
+def test_own_head_is_swept_and_own_callback_added_by_its_class(example, tiny_folder, snippets):
+    words = command(example, "python -m lightning_transfer fit -m")
+    source = f"stages.target.data.source={snippets}"
+    assert main([*words, *tiny(tiny_folder), source, "hydra.sweep.dir=runs"]) == 0
+    files = [Path(f"runs/{job}/model/lightning_transfer.json") for job in range(2)]
+    heads = [json.loads(file.read_text())["head"]["class"] for file in files]
+    assert [head.rpartition(".")[2] for head in heads] == ["LinearHead", "AttentionHead"]
+    assert "moved" in metrics_of("runs/1")[0]
+
+
+@pytest.mark.parametrize("example", ["custom_domain"], indirect=True)
+def test_own_domain_is_the_target_of_a_transfer(example, tiny_folder, snippets, capsys):
+    words = command(example, "python -m lightning_transfer fit")
+    source = ["train_size=100", "splits={val: 20, test: 40}", f"source={snippets}"]
+    source = [f"stages.source.data.{part}" for part in source]
+    epochs = ["seeds=[0,1]", "stages.target.epochs=1", "hydra.run.dir=run"]
+    assert main([*words, *tiny(tiny_folder), *source, *epochs]) == 0
+    results = json.loads(Path("run/results.json").read_text())
+    rows = {row["name"]: row for row in results["rows"]}
+    assert list(rows) == ["source", "zero_shot", "no_source", "transfer"]
+    assert rows["transfer"]["n_train"] == 30
+    assert rows["transfer"]["n_test"] == 60
+    assert results["gain"]["over"] == "no_source"
+    capsys.readouterr()
+    assert main(["test", "--config-dir", "my_conf", "ckpt=run", "data=cafe"]) == 0
+    assert "test · CafeComments · 60 rows" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("example", ["custom_domain"], indirect=True)
+def test_own_domain_names_the_line_of_a_bad_row(example, tiny_folder, capsys):
+    text = Path("cafe.csv").read_text().replace("9,1/5,I found", "9,six,I found")
+    Path("bad.csv").write_text(text)
+    words = ["fit", "--config-dir", "my_conf", "data@stages.target.data=cafe"]
+    words += ["stages.target.data.source=bad.csv", *tiny(tiny_folder), "hydra.run.dir=run"]
+    assert main(words) == 1
+    assert "bad.csv, line 26, column 'stars'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("example", ["plain_lightning"], indirect=True)
+def test_parts_work_in_a_plain_script(example, tiny_folder, snippets):
+    score = load_script(example / "main.py").main(str(tiny_folder), source=str(snippets), epochs=1)
+    assert -1 <= score <= 1
+    [checkpoint] = example.glob("lightning_logs/*/checkpoints/*.ckpt")
+    assert load(checkpoint).task.labels.names == ("negative", "neutral", "positive")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Lightning 2.6 with jsonargparse 4.53
+@pytest.mark.parametrize("example", ["lightning_cli"], indirect=True)
+def test_parts_work_under_lightning_cli(example, tiny_folder, snippets, monkeypatch):
+    words = ["fit", "--config", "config.yaml", "--model.name", str(tiny_folder)]
+    words += ["--data.source", str(snippets), "--trainer.max_epochs", "1"]
+    words += ["--model.head", "lightning_transfer.heads.MLPHead", "--model.head.dropout", "0.2"]
+    monkeypatch.setattr(sys, "argv", ["main.py", *words])
+    cli = load_script(example / "main.py").main()
+    assert cli.model.head.args == {"pooling": "mean", "activation": "tanh", "dropout": 0.2}
+    assert cli.trainer.global_step == 16  # 500 rows in batches of 32
+    names = {group["name"] for group in cli.trainer.optimizers[0].param_groups}
+    assert {"head", "backbone"} <= names
+
+
+def test_every_example_says_its_command():
+    folders = [path for path in EXAMPLES.iterdir() if path.is_dir() and os.listdir(path)]
+    assert len(folders) >= 4
+    for folder in folders:
+        assert "python " in (folder / "README.md").read_text(), folder.name
