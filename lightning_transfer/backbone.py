@@ -357,7 +357,7 @@ def _take_pooler(model: PreTrainedModel) -> dict[str, Tensor] | None:
     if not isinstance(pooler, nn.Module):
         return None
     dense = pooler if isinstance(pooler, nn.Linear) else getattr(pooler, "dense", None)
-    model.register_module("pooler", None)
+    model.pooler = nn.Identity()  # some models call it unasked
     if not isinstance(dense, nn.Linear):
         return None
     return {name: value.detach().clone() for name, value in dense.state_dict().items()}

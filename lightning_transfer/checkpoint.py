@@ -1,6 +1,7 @@
 """Checkpoints: written whole or not at all, self-contained, read without running anything."""
 
 import dataclasses
+import errno
 import json
 import pickle
 import tempfile
@@ -27,6 +28,7 @@ _UNREADABLE = (
     AttributeError,
     EOFError,
     LookupError,
+    OSError,
     RuntimeError,
     TypeError,
     ValueError,
@@ -77,6 +79,8 @@ def read_checkpoint(path: str | Path, *, map_location: Any = "cpu") -> dict[str,
     try:
         found = torch.load(path, map_location=map_location, weights_only=True)
     except _UNREADABLE as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise  # the disk's fault, not the file's
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
             f"{path} is not a checkpoint that can be read safely ({reason}); "
@@ -151,6 +155,6 @@ def write_tokenizer(files: Mapping[str, Tensor], folder: Path) -> None:
         ValueError: If a name would leave the folder.
     """
     for name, content in files.items():
-        if Path(name).name != name or name == "..":
+        if Path(name).name != name or name in ("", ".."):
             raise ValueError(f"the checkpoint holds a tokenizer file with a path: {name!r}")
         (folder / name).write_bytes(content.numpy().tobytes())

@@ -1,9 +1,10 @@
 """Log lines on a terminal that may be showing a progress bar."""
 
 import logging
-import os
 import sys
 from typing import TextIO
+
+from lightning_transfer.process import is_main_process
 
 
 class ConsoleHandler(logging.StreamHandler[TextIO]):
@@ -17,7 +18,7 @@ class ConsoleHandler(logging.StreamHandler[TextIO]):
     def __init__(self) -> None:
         """See the class."""
         super().__init__(sys.stderr)
-        if int(os.environ.get("LOCAL_RANK", "0")) > 0:
+        if not is_main_process():
             self.setLevel(logging.WARNING)
 
     def emit(self, record: logging.LogRecord) -> None:

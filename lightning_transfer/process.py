@@ -10,6 +10,18 @@ from typing import Any
 OF_RANKS = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
 
 
+def is_main_process() -> bool:
+    """Whether this process is rank 0 of its job, or has no ranks beside it.
+
+    Told from the environment, as torchrun, SLURM and Lightning set it, since torch may not be
+    there yet.
+    """
+    for name in ("RANK", "SLURM_PROCID"):
+        if name in os.environ:
+            return os.environ[name] == "0"
+    return all(os.environ.get(name, "0") == "0" for name in ("NODE_RANK", "LOCAL_RANK"))
+
+
 @contextlib.contextmanager
 def process(words: Sequence[str]) -> Iterator[None]:
     """Show ``words`` as the command line, and the working directory to imports.

@@ -12,6 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
+from lightning_transfer.process import is_main_process
+
 log = logging.getLogger(__name__)
 
 
@@ -26,7 +28,7 @@ def fit(cfg: DictConfig) -> float | None:
 
     _quiet_libraries()
     config = _plain(cfg)
-    rank = int(os.environ.get("LOCAL_RANK", "0"))
+    rank = 0 if is_main_process() else 1
     if config["resume"] and not _names_its_folder():
         raise ValueError(
             "resume=true needs the run folder to go on with: add hydra.run.dir=<folder>"

@@ -21,6 +21,7 @@ from tests.tiny import CONFIGS, HIDDEN, make_backbone, make_inputs
 
 ARCHITECTURES = list(CONFIGS)
 DEPTHS = range(4)  # embeddings and three layers
+GENERATOR = torch.Generator().manual_seed(0)
 architectures = pytest.mark.parametrize("name", ARCHITECTURES)
 
 
@@ -104,6 +105,16 @@ def test_replay_leaves_the_model_as_it_was():
     assert not any("forward" in vars(module) for module in backbone.modules())
     assert not any(module._forward_pre_hooks for module in backbone.modules())
     assert torch.equal(backbone(ids, mask), features)
+
+
+def test_the_first_replay_draws_no_random_number_and_changes_no_mode():
+    backbone = make_backbone("bert")
+    backbone.layers[1].eval()
+    modes = [module.training for module in backbone.modules()]
+    random_state = torch.get_rng_state()
+    backbone(*make_inputs(), from_depth=3, hidden=torch.randn(3, 7, HIDDEN, generator=GENERATOR))
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert [module.training for module in backbone.modules()] == modes
 
 
 def test_replay_runs_only_what_lies_above():

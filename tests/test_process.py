@@ -4,7 +4,13 @@ import sys
 
 import pytest
 
-from lightning_transfer.process import WithoutHydra, hydra_process, process, ranks_of_one_job
+from lightning_transfer.process import (
+    WithoutHydra,
+    hydra_process,
+    is_main_process,
+    process,
+    ranks_of_one_job,
+)
 
 
 def test_words_path_and_stream_are_put_back(monkeypatch, tmp_path):
@@ -61,3 +67,22 @@ def test_only_hydras_own_line_is_left_out():
     print("error: mine", file=stream, flush=True)
     assert below.getvalue() == "error: mine\n"
     assert stream.isatty() is False
+
+
+@pytest.mark.parametrize(
+    ("variables", "main"),
+    [
+        ({}, True),
+        ({"LOCAL_RANK": "1"}, False),
+        ({"RANK": "0", "LOCAL_RANK": "0"}, True),
+        ({"RANK": "2", "LOCAL_RANK": "0"}, False),  # the first process of the second node
+        ({"NODE_RANK": "1", "LOCAL_RANK": "0"}, False),
+        ({"SLURM_PROCID": "3"}, False),
+    ],
+)
+def test_only_global_rank_0_is_the_main_process(monkeypatch, variables, main):
+    for name in ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert is_main_process() is main

@@ -213,7 +213,7 @@ def test_folder_of_a_finished_run_is_refused_and_untouched(runs, tmp_path, capsy
     assert main(short(runs, folder)) == 0
     before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.suffix != ".log"}
     capsys.readouterr()
-    assert main(short(runs, folder)) == 1
+    assert main(short(runs, folder)) > 0
     said = capsys.readouterr().err
     assert "holds a run already" in said
     assert "resume=true" in said
@@ -226,10 +226,10 @@ def test_folder_of_a_finished_run_is_refused_and_untouched(runs, tmp_path, capsy
 def test_other_config_is_not_resumed(runs, tmp_path, capsys):
     folder = tmp_path / "run"
     Watch.stop = ("target-seed0", "batch", 2)
-    assert main(short(runs, folder)) == 1
+    assert main(short(runs, folder)) > 0
     Watch.stop = None
     capsys.readouterr()
-    assert main(short(runs, folder, "resume=true", "stages.target.epochs=4")) == 1
+    assert main(short(runs, folder, "resume=true", "stages.target.epochs=4")) > 0
     said = capsys.readouterr().err
     assert "stages.target.epochs: 1 in the folder, 4 now" in said
     assert main(short(runs, folder, "resume=true", "resume_every=2")) == 0
@@ -238,7 +238,7 @@ def test_other_config_is_not_resumed(runs, tmp_path, capsys):
 @pytest.mark.usefixtures("cache")
 def test_a_mistake_leaves_the_folder_free(runs, tmp_path, capsys):
     folder = tmp_path / "run"
-    assert main(short(runs, folder, "stages.target.data.columns.label=stars")) == 1
+    assert main(short(runs, folder, "stages.target.data.columns.label=stars")) > 0
     assert "'stars'" in capsys.readouterr().err
     assert main(short(runs, folder)) == 0
 
@@ -250,11 +250,12 @@ def test_resume_without_a_folder_is_told(runs, capsys):
 
 
 def launch(runs, folder, *more, **environment):
-    root = Path(__file__).parents[1]
+    # One thread, as in this process: sums in another order have other last digits.
+    process = {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     words = [sys.executable, "-m", "lightning_transfer", *command(runs, folder, *more)]
     return subprocess.run(
         words,
-        env={**os.environ, **runs.environment, **environment, "PYTHONPATH": str(root)},
+        env={**os.environ, **runs.environment, **environment, **process},
         cwd=runs.folder,
         capture_output=True,
         text=True,

@@ -56,6 +56,7 @@ CONFIGS = {
         **_SIZES, **_DEBERTA_V2, conv_kernel_size=3, conv_act="gelu"
     ),
     "mpnet": transformers.MPNetConfig(**_SIZES),
+    "layoutlm": transformers.LayoutLMConfig(**_SIZES),  # calls its pooler unasked
     "modernbert": transformers.ModernBertConfig(**_SIZES, **_SPECIAL),
     "rembert": transformers.RemBertConfig(
         **_SIZES, input_embedding_size=8, **{k: v for k, v in _SPECIAL.items() if "_id" in k}

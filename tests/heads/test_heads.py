@@ -1,0 +1,113 @@
+import pytest
+import torch
+from torch import nn
+from transformers import BertForSequenceClassification, RobertaForSequenceClassification
+
+from lightning_transfer.heads import LinearHead, MLPHead
+from lightning_transfer.pooling import pool
+from tests.tiny import CONFIGS, HIDDEN, make_inputs
+
+HEADS = [LinearHead, MLPHead]
+heads = pytest.mark.parametrize("head_class", HEADS)
+IDS, MASK = make_inputs()
+FEATURES = torch.randn(*IDS.shape, HIDDEN, generator=torch.Generator().manual_seed(0))
+
+
+def test_linear_head_is_a_linear_layer_over_pooled_features():
+    head = LinearHead(HIDDEN, 3, pooling="mean").eval()
+    expected = pool(FEATURES, MASK, "mean") @ head.out.weight.T + head.out.bias
+    torch.testing.assert_close(head(FEATURES, MASK), expected)
+
+
+@pytest.mark.parametrize(
+    ("activation", "function"),
+    [("tanh", torch.tanh), ("relu", torch.relu), ("gelu", nn.functional.gelu)],
+)
+def test_mlp_head_is_dense_activation_output(activation, function):
+    head = MLPHead(HIDDEN, 3, activation=activation).eval()
+    dense = FEATURES[:, 0] @ head.dense.weight.T + head.dense.bias
+    expected = function(dense) @ head.out.weight.T + head.out.bias
+    torch.testing.assert_close(head(FEATURES, MASK), expected)
+
+
+def test_mlp_head_computes_what_berts_own_head_computes():
+    model = BertForSequenceClassification(CONFIGS["bert"]).eval()
+    head = MLPHead(HIDDEN, 2).eval()
+    head.load_pooler(model.bert.pooler.dense.state_dict())
+    head.out.load_state_dict(model.classifier.state_dict())
+    expected = model.classifier(model.bert.pooler(FEATURES))
+    assert torch.equal(head(FEATURES, MASK), expected)
+
+
+def test_mlp_head_computes_what_robertas_own_head_computes():
+    model = RobertaForSequenceClassification(CONFIGS["roberta"]).eval()
+    head = MLPHead(HIDDEN, 2).eval()
+    head.dense.load_state_dict(model.classifier.dense.state_dict())
+    head.out.load_state_dict(model.classifier.out_proj.state_dict())
+    assert torch.equal(head(FEATURES, MASK), model.classifier(FEATURES))
+
+
+@heads
+@pytest.mark.parametrize("pooling", ["cls", "mean", "max"])
+def test_padding_does_not_count(head_class, pooling):
+    head = head_class(HIDDEN, 2, pooling=pooling).eval()
+    changed = FEATURES.masked_fill(MASK[..., None] == 0, 7.0)
+    assert torch.equal(head(changed, MASK), head(FEATURES, MASK))
+    assert head(FEATURES).shape == (3, 2)
+
+
+@heads
+def test_dropout_is_on_in_train_mode_alone(head_class):
+    head = head_class(HIDDEN, 2, dropout=0.5)
+    torch.manual_seed(0)
+    assert not torch.equal(head(FEATURES, MASK), head(FEATURES, MASK))
+    head.eval()
+    assert torch.equal(head(FEATURES, MASK), head(FEATURES, MASK))
+
+
+@heads
+def test_args_rebuild_the_head(head_class):
+    head = head_class(HIDDEN, 4, pooling="max", dropout=0.3)
+    rebuilt = head_class(HIDDEN, 4, **head.args)
+    rebuilt.load_state_dict(head.state_dict())
+    assert rebuilt.args == head.args
+    assert torch.equal(rebuilt.eval()(FEATURES, MASK), head.eval()(FEATURES, MASK))
+
+
+def test_args_hold_the_activation():
+    assert MLPHead(HIDDEN, 1, activation="relu").args == {
+        "pooling": "cls",
+        "activation": "relu",
+        "dropout": 0.1,
+    }
+
+
+@heads
+def test_output_layer_starts_as_berts(head_class):
+    torch.manual_seed(0)
+    head = head_class(256, 256)
+    assert head.out.bias.abs().max() == 0
+    assert head.out.weight.std().item() == pytest.approx(0.02, rel=0.05)
+
+
+@heads
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"pooling": "sum"}, "one of cls, mean, max, got 'sum'; set head.pooling"),
+        ({"num_outputs": 0}, "num_outputs must be >= 1, got 0"),
+    ],
+)
+def test_what_no_head_can_be_built_with_is_refused(head_class, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        head_class(HIDDEN, **{"num_outputs": 2, **arguments})
+
+
+def test_an_unknown_activation_is_refused():
+    with pytest.raises(ValueError, match="one of tanh, relu, gelu, got 'swish'; set head.activati"):
+        MLPHead(HIDDEN, 2, activation="swish")
+
+
+def test_a_pooler_of_another_width_is_refused():
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        MLPHead(HIDDEN, 2).load_pooler(nn.Linear(8, 8).state_dict())
