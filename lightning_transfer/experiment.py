@@ -40,8 +40,17 @@ class Experiment:
         self.gain_metric, self.over = self._check_gain(config.get("gain") or {})
         check_settings(config)
         self.pinned = {name: stage.get("seed") for name, stage in config["stages"].items()}
-        self.runner = StageRunner(config, folder, resume=resume)
+        self.runner = StageRunner(config, folder, resume=resume, rows=self._rows_of_runs())
         self.scores: dict[str, dict[StageRun, tuple[Fitted, Tested]]] = {}
+
+    def _rows_of_runs(self) -> dict[StageRun, list[str]]:
+        """Return stage run to the rows that need it."""
+        rows: dict[StageRun, list[str]] = {}
+        for row in self.rows:
+            runs = {r for s in self.seeds for r in row.stage_run(s, self.pinned).chain}
+            for run in runs:
+                rows.setdefault(run, []).append(row.name)
+        return rows
 
     def _check_gain(self, gain: Mapping[str, Any]) -> tuple[str | None, str | None]:
         """Return metric and row of the comparison; a skipped stage may have taken the row away."""
@@ -94,6 +103,10 @@ class Experiment:
         results = self.results()
         self._export()
         self._write(results)
+        if is_rank_zero():
+            self.runner.log_results(
+                {f"{r.name}/{name}": m.mean for r in results.rows for name, m in r.metrics.items()}
+            )
         return results
 
     def _score(self, row: PlannedRow, seed: int) -> None:

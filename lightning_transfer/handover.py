@@ -48,15 +48,16 @@ def hand_over(
         What became of the head, for the log.
 
     Raises:
-        ValueError: If the labels agree only in part and no map says what belongs together, or a
-            map is given for a head whose output layer cannot be matched row by row.
+        ValueError: If the weights do not fit the backbone, if the labels agree only in part and no
+            map says what belongs together, or if the rows of a head's output layer are to be
+            matched and it shows none.
     """
     if start is None:
         pooler = getattr(backbone, "pooler_state", None)
         if pooler is not None and isinstance(head, TakesPooler) and head.pooling == "cls":
             head.load_pooler(pooler)
         return "new head"
-    backbone.load_state_dict(_part(start.state, "backbone"))
+    start.fill(backbone, "backbone")
     return _hand_over_head(start, head, labels, label_map)
 
 
@@ -67,11 +68,11 @@ def _hand_over_head(
     rows = match_outputs(old, labels, label_map)
     if rows is None:
         return f"new head: the labels {_names(old)} become {_names(labels)}"
-    stored = _part(start.state, "head")
+    stored = start.part("head")
     if class_path(head) != start.described["head"]["class"] or not _same_form(head, stored):
         return f"new head: the config asks for another form ({type(head).__name__})"
     if list(rows) == list(range(old.num_outputs)):
-        head.load_state_dict(stored)
+        start.fill(head, "head")
         return f"head kept: labels {_names(labels)}"
     head.load_state_dict(_reordered(head, stored, rows))
     return f"head kept by label name: {_names(old)} become {_names(labels)}"
@@ -104,11 +105,6 @@ def _reordered(
             [fresh[i] if row is None else old[row] for i, row in enumerate(rows)]
         )
     return state
-
-
-def _part(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    prefix = f"{name}."
-    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 
 def _names(labels: Labels) -> str:

@@ -43,6 +43,27 @@ class Weights:
     described: Mapping[str, Any]
     state: Mapping[str, Tensor]
     tokenizer: PreTrainedTokenizerBase | None
+    where: str  # the file or folder that they were read from
+
+    def part(self, name: str) -> dict[str, Tensor]:
+        """Return the weights of ``backbone`` or ``head`` by the part's own parameter names."""
+        prefix = f"{name}."
+        return {k.removeprefix(prefix): v for k, v in self.state.items() if k.startswith(prefix)}
+
+    def fill(self, module: nn.Module, name: str) -> None:
+        """Load the weights of ``backbone`` or ``head`` into a module.
+
+        Raises:
+            ValueError: If they do not fit.
+        """
+        try:
+            module.load_state_dict(self.part(name))
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(
+                f"the weights in {self.where} do not fit the {name}, a {type(module).__name__}: "
+                f"{reason}"
+            ) from error
 
 
 def load(
@@ -62,8 +83,9 @@ def load(
             that was passed in does not fit the weights.
     """
     weights = read_weights(path)
-    task = _build(weights.described, backbone, head, str(path))
-    _fill(task, weights.state, str(path))
+    task = _build(weights, backbone, head)
+    weights.fill(task.backbone, "backbone")
+    weights.fill(task.head, "head")  # extra losses of a training run stay behind
     return Loaded(
         task.eval(),
         weights.tokenizer,
@@ -89,7 +111,8 @@ def read_weights(path: str | Path) -> Weights:
             "this package wrote"
         )
     described = _checked(checkpoint[KEY], path)
-    return Weights(described, checkpoint["state_dict"], _tokenizer_from(described.get("tokenizer")))
+    tokenizer = _tokenizer_from(described.get("tokenizer"))
+    return Weights(described, checkpoint["state_dict"], tokenizer, str(path))
 
 
 def read_position(path: str | Path) -> Mapping[str, Any]:
@@ -147,7 +170,7 @@ def _read_folder(folder: Path) -> Weights:
         head = _read_tensors(folder / HEAD_FILE)
         state = {f"backbone.model.{name}": value for name, value in stored.items()}
         state |= {f"head.{name}": value for name, value in head.items()}
-    return Weights(described, state, _local_tokenizer(folder))
+    return Weights(described, state, _local_tokenizer(folder), str(folder))
 
 
 def _read_description(folder: Path) -> Mapping[str, Any]:
@@ -179,11 +202,9 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _build(
-    described: Mapping[str, Any],
-    backbone: nn.Module | None,
-    head: HeadFactory | None,
-    where: str,
+    weights: Weights, backbone: nn.Module | None, head: HeadFactory | None
 ) -> TransferModule:
+    described, where = weights.described, weights.where
     labels = Labels.from_dict(described["labels"])
     task_class = _TASKS.get(described["task"])
     if task_class is None:
@@ -210,18 +231,6 @@ def _hidden_size(backbone: nn.Module) -> int:
             f"{size!r}"
         )
     return size
-
-
-def _fill(task: TransferModule, state: Mapping[str, Tensor], where: str) -> None:
-    """Load backbone and head; extra losses of a training run stay behind."""
-    for name, module in (("backbone", task.backbone), ("head", task.head)):
-        part = {k.removeprefix(f"{name}."): v for k, v in state.items() if k.startswith(f"{name}.")}
-        try:
-            module.load_state_dict(part)
-        except RuntimeError as error:
-            raise ValueError(
-                f"the weights in {where} do not fit the {name}, a {type(module).__name__}: {error}"
-            ) from error
 
 
 def _tokenizer_from(files: Mapping[str, Tensor] | None) -> PreTrainedTokenizerBase | None:

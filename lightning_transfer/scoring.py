@@ -1,6 +1,7 @@
 """Score a trained model on a split of a DataModule's rows."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +14,15 @@ from lightning_transfer.training import make_trainer, run_trainer
 
 # The order in which people read them; torchmetrics sorts by name.
 _FIRST = ("pearson", "accuracy", "macro_f1", "mcc", "spearman", "r2")
+
+
+@dataclass(frozen=True)
+class Tested:
+    """What a test gave."""
+
+    metrics: dict[str, float]
+    n_test: int
+    seconds: float
 
 
 def score(

@@ -4,16 +4,16 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import hydra
 import lightning.pytorch as pl
 from hydra.errors import InstantiationException
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, Timer
-from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import CSVLogger, Logger
 from torch import nn
 
 from lightning_transfer import slots
@@ -21,6 +21,7 @@ from lightning_transfer.backbone import Backbone
 from lightning_transfer.callbacks import ResumePoint, StageProgress, StageProgressBar
 from lightning_transfer.data import TextDataModule
 from lightning_transfer.files import atomic_write
+from lightning_transfer.fitting import Fitted, Keeping, fit_task
 from lightning_transfer.handover import hand_over
 from lightning_transfer.labels import Labels
 from lightning_transfer.loading import (
@@ -30,45 +31,23 @@ from lightning_transfer.loading import (
     read_weights,
     same_tokenizer,
 )
+from lightning_transfer.loggers import RunName, finish, kept_id, logger_arguments
 from lightning_transfer.objectives import Weighted
 from lightning_transfer.optim import Recipe
 from lightning_transfer.plan import StageRun
 from lightning_transfer.results import LOWER_IS_BETTER
-from lightning_transfer.scoring import score
+from lightning_transfer.scoring import Tested, score
 from lightning_transfer.tasks import TransferModule
 from lightning_transfer.training import (
+    Patience,
+    clippable,
     is_rank_zero,
     make_trainer,
-    merge_logs,
     next_log_folder,
-    run_trainer,
     trainer_arguments,
 )
 
 log = logging.getLogger(__name__)
-
-FINAL = "final.ckpt"
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """What a trained stage leaves behind."""
-
-    checkpoint: str  # relative to the run folder
-    n_train: int
-    seconds: float
-    epochs: int
-    steps: int
-    best: float | None  # the monitored validation metric of the weights that were kept
-
-
-@dataclass(frozen=True)
-class Tested:
-    """What a test gave."""
-
-    metrics: dict[str, float]
-    n_test: int
-    seconds: float
 
 
 def build(spec: Any, slot: str, where: str, **extra: Any) -> Any:
@@ -92,6 +71,8 @@ def build(spec: Any, slot: str, where: str, **extra: Any) -> Any:
             cause = cause.__cause__
         if isinstance(cause, ValueError | TypeError):
             raise ValueError(f"{where}: {cause}") from error
+        if isinstance(cause, ImportError):
+            raise ImportError(f"{where}: {cause}") from error
         raise
 
 
@@ -102,10 +83,19 @@ class StageRunner:
         config: The whole composed config as plain values.
         folder: The run folder.
         resume: Whether an unfinished stage goes on from its resume point.
+        rows: Stage run to the names of the rows that need it, for loggers.
     """
 
-    def __init__(self, config: Mapping[str, Any], folder: Path, *, resume: bool = False) -> None:
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        folder: Path,
+        *,
+        resume: bool = False,
+        rows: Mapping[StageRun, Sequence[str]] | None = None,
+    ) -> None:
         """See the class."""
+        self.rows = rows or {}
         self.config = config
         self.folder = folder
         self.resume = resume
@@ -124,22 +114,23 @@ class StageRunner:
                 self._fitted[run] = Fitted(**json.loads(record.read_text()))
             else:
                 self._fitted[run] = self._fit(run, record)
+            if is_rank_zero():  # the resume point of a finished stage is only in the way
+                (record.parent / ResumePoint.FILE).unlink(missing_ok=True)
         return self._fitted[run]
 
     def _fit(self, run: StageRun, record: Path) -> Fitted:
+        self._pretrained = None
         start = self._start(run)
         pl.seed_everything(run.seed, workers=True, verbose=False)
         data = self.data(run.stage, run.seed, self._tokenizer(start))
         data.prepare_data()
         data.setup("fit")
         task, handed = self._task(run, data.labels, start, self._backbone(start))
-        rows = f"{data.n_train:,}"
-        log.info("%s: %s training rows, from %s; %s", run.title, rows, _origin(run, start), handed)
+        said = f"{data.n_train:,} training rows, from {_origin(run, start)}; {handed}"
+        log.info("%s: %s", run.title, said)
         fitted = self._train(run, task, data)
         if is_rank_zero():
             atomic_write(record, json.dumps(asdict(fitted), indent=2))
-            # Resume points of a finished stage are only in the way.
-            (record.parent / ResumePoint.FILE).unlink(missing_ok=True)
         return fitted
 
     def rehearse(self, run: StageRun, labels: Labels) -> TransferModule:
@@ -159,7 +150,7 @@ class StageRunner:
         task, _ = self._task(run, labels, start, backbone)
         self._tokenizer(start)
         for name, spec in self._loggers_wanted():
-            slots.check(spec, "logger", where=f"logger.{name}")
+            self._logger(name, spec, RunName(run.folder, run.title, run.stage))
         make_trainer(self._arguments(run.stage), folder=self.folder, callbacks=self._callbacks(run))
         return task
 
@@ -229,13 +220,13 @@ class StageRunner:
     ) -> tuple[TransferModule, str]:
         """Build a stage's task, load what it takes from ``start``, and say what became of it."""
         where = f"stages.{run.stage}"
-        settings = self.config["stages"][run.stage]
+        settings, arguments = self.config["stages"][run.stage], self._arguments(run.stage)
         head = build(settings["head"], "head", f"{where}.head")
         if not isinstance(head, nn.Module):
             head = head(backbone.hidden_size, labels.num_outputs)
         handed = hand_over(start, backbone, head, labels, label_map=settings.get("label_map"))
         recipe = Recipe(
-            build(self._optimizer(run.stage), "optimizer", f"{where}.optimizer"),
+            build(clippable(settings["optimizer"], arguments), "optimizer", f"{where}.optimizer"),
             build(settings["scheduler"], "scheduler", f"{where}.scheduler"),
             build(settings["strategy"]["groups"], "groups", f"{where}.strategy.groups"),
         )
@@ -248,15 +239,6 @@ class StageRunner:
         task.position = {"stage": run.stage, "seed": run.seed, "run": str(run.folder)}
         return task, handed
 
-    def _optimizer(self, stage: str) -> dict[str, Any]:
-        """Return a stage's optimizer config; in mixed precision Lightning clips no fused one."""
-        spec = dict(self.config["stages"][stage]["optimizer"])
-        arguments = self._arguments(stage)
-        mixed = str(arguments.get("precision")) in ("16-mixed", "bf16-mixed", "16", "bf16")
-        if spec.get("fused") and mixed and arguments.get("gradient_clip_val"):
-            spec["fused"] = None
-        return spec
-
     def _backbone(self, start: Weights | None) -> nn.Module:
         spec = self.config["backbone"]
         if start is not None and start.described["backbone"] is not None:
@@ -268,54 +250,23 @@ class StageRunner:
         return build(spec, "backbone", "backbone")
 
     def _train(self, run: StageRun, task: TransferModule, data: TextDataModule) -> Fitted:
-        folder = self.folder / run.folder
-        settings = self.config["stages"][run.stage]
-        keep_best = settings.get("keep", "best") == "best" and data.n_val > 0
-        best = ModelCheckpoint(
-            folder,
-            filename="best",
-            monitor=self.monitor(run.stage),
-            mode=self.mode(run.stage),
-            save_weights_only=True,
-            enable_version_counter=False,
+        keeping = Keeping(
+            self.monitor(run.stage),
+            self.mode(run.stage),
+            best=self.config["stages"][run.stage].get("keep", "best") == "best",
+            resume_every=self.config.get("resume_every", 100),
+            resume=self.resume,
         )
-        arguments = self._arguments(run.stage)
-        timer = Timer(arguments.get("max_time"))  # Lightning's own gives way to any other
-        point = ResumePoint(folder, every_n_steps=int(self.config.get("resume_every", 100)))
-        callbacks = [*self._callbacks(run), timer, *([best] if keep_best else []), point]
-        resume_from = point.path if self.resume and point.path.is_file() else None
-        loggers = self._loggers(run, next_log_folder(folder))
-        trainer = make_trainer(arguments, folder=folder, callbacks=callbacks, loggers=loggers)
-        if resume_from is not None:
-            log.info("%s: goes on from its resume point", run.title)
-        try:
-            run_trainer(trainer, "fit", task, datamodule=data, ckpt_path=resume_from)
-        except BaseException:
-            _finish(loggers, failed=True)
-            raise
-        _finish(loggers, failed=False)
-        self._keep(trainer, best if keep_best else None, folder)
-        score = best.best_model_score
-        return Fitted(
-            checkpoint=str(run.folder / FINAL),
-            n_train=data.n_train,
-            seconds=timer.time_elapsed("train"),
-            epochs=trainer.current_epoch,
-            steps=trainer.global_step,
-            best=None if score is None else float(score),
+        return fit_task(
+            task,
+            data,
+            self.folder,
+            run.folder,
+            arguments=self._arguments(run.stage),
+            callbacks=self._callbacks(run),
+            loggers=self._loggers(run),
+            keeping=keeping,
         )
-
-    def _keep(self, trainer: pl.Trainer, best: ModelCheckpoint | None, folder: Path) -> None:
-        """Leave one file of weights."""
-        if best is None or not best.best_model_path:
-            if best is not None:
-                log.warning("no validation took place; the weights of the last step are kept")
-            trainer.save_checkpoint(folder / FINAL, weights_only=True)
-        elif is_rank_zero() and Path(best.best_model_path).is_file():
-            Path(best.best_model_path).replace(folder / FINAL)  # else a resumed run did it before
-        if is_rank_zero():
-            merge_logs(folder)
-        trainer.strategy.barrier("stage finished")
 
     def _arguments(self, stage: str | None = None) -> dict[str, Any]:
         """Return the Trainer's arguments; those of no stage are the shared ones."""
@@ -343,8 +294,7 @@ class StageRunner:
             mode = self.mode(run.stage)
             # A correlation is no number as long as all predictions are alike: no improvement, but
             # no reason to stop at once either.
-            stop = EarlyStopping(monitor, mode=mode, patience=patience, check_finite=False)
-            callbacks.append(stop)
+            callbacks.append(Patience(monitor, mode=mode, patience=patience, check_finite=False))
         return callbacks
 
     def _bar(self, title: str) -> list[Callback]:
@@ -357,20 +307,39 @@ class StageRunner:
         """Return name and config of the loggers beside the csv files."""
         return [(k, v) for k, v in (self.config.get("logger") or {}).items() if k != "csv"]
 
-    def _loggers(self, run: StageRun, folder: Path) -> list[Logger]:
+    def _loggers(self, run: StageRun) -> list[Logger]:
+        logs = next_log_folder(self.folder / run.folder)
         built: list[Logger] = []
         if (self.config.get("logger") or {}).get("csv"):
-            built.append(CSVLogger(folder.parent, name="", version=folder.name))
+            built.append(CSVLogger(logs.parent, name="", version=logs.name))
+        about = {
+            "stage": run.stage,
+            "seed": run.seed,
+            "after": None if run.before is None else run.before.title,
+            "rows": list(self.rows.get(run, ())),
+        }
         for name, spec in self._loggers_wanted():
-            extra: dict[str, Any] = {"save_dir": str(self.folder), "name": run.title}
-            if "Wandb" in str(spec.get("_target_")):
-                extra |= {
-                    "group": self.folder.name,
-                    "job_type": run.stage,
-                    "config": dict(self.config),
-                }
-            built.append(build(spec, "logger", f"logger.{name}", **extra))
+            run_id = kept_id(logs.parent)
+            called = RunName(run.folder, run.title, run.stage, run_id)
+            logger = self._logger(name, spec, called)
+            logger.log_hyperparams({**self.config, "stage_run": about})
+            built.append(logger)
         return built
+
+    def _logger(self, name: str, spec: Any, about: RunName) -> Logger:
+        where = f"logger.{name}"
+        slots.check(spec, "logger", where=where)
+        return build(spec, "logger", where, **logger_arguments(spec, self.folder, about))
+
+    def log_results(self, values: Mapping[str, float]) -> None:
+        """Give the results of the whole experiment to the loggers, as a run of their own."""
+        called = RunName(PurePosixPath("results"), str(self.config["name"]), "results")
+        for name, spec in self._loggers_wanted():
+            logger = self._logger(name, spec, called)
+            logger.log_hyperparams(dict(self.config))
+            logger.log_metrics(dict(values), step=0)
+            logger.finalize("success")
+            finish([logger])
 
     def test(self, run: StageRun, on: str) -> Tested:
         """Score a stage run's weights on the test split of stage ``on``'s data.
@@ -426,13 +395,6 @@ def own_parts(config: Mapping[str, Any], stage: str) -> dict[str, Any]:
     if not str(config["backbone"]["_target_"]).startswith("lightning_transfer.backbone."):
         parts["backbone"] = build(config["backbone"], "backbone", "backbone")
     return parts
-
-
-def _finish(loggers: list[Logger], *, failed: bool) -> None:
-    """End each wandb run, so that the next stage starts its own and a crash shows as one."""
-    for logger in loggers:
-        if isinstance(logger, WandbLogger) and is_rank_zero():
-            logger.experiment.finish(exit_code=1 if failed else 0)
 
 
 def _origin(run: StageRun, start: Weights | None) -> str:

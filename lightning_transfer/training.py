@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, EarlyStopping
 from lightning.pytorch.loggers import Logger
 from lightning_utilities.core.rank_zero import rank_zero_only
 
@@ -61,6 +61,17 @@ def trainer_arguments(
     if merged.get("max_epochs") is None:
         merged["max_epochs"] = epochs
     return merged
+
+
+def clippable(optimizer: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an optimizer's config, not fused where mixed precision would have to clip it.
+
+    Lightning refuses that: a fused optimizer unscales the gradients itself, after the clipping.
+    """
+    mixed = str(arguments.get("precision")) in ("16-mixed", "bf16-mixed", "16", "bf16")
+    if optimizer.get("fused") and mixed and arguments.get("gradient_clip_val"):
+        return {**optimizer, "fused": None}
+    return dict(optimizer)
 
 
 def make_trainer(
@@ -118,13 +129,26 @@ def run_trainer(trainer: pl.Trainer, method: str, *args: Any, **kwargs: Any) -> 
             for message in _NOISE:
                 warnings.filterwarnings("ignore", message=message)
             return getattr(trainer, method)(*args, **kwargs)
-    except SystemExit:
-        if trainer.interrupted:
+    except SystemExit as stop:
+        if isinstance(stop.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from None
         raise
     finally:
         if handler is not None and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
             signal.signal(signal.SIGINT, handler)
+
+
+class Patience(EarlyStopping):
+    """Early stopping that stays stopped.
+
+    Lightning forgets over a resume that training had ended: a run that was killed between its last
+    step and its results would train for another epoch.
+    """
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop again if that was settled before the resume."""
+        if self.wait_count >= self.patience:
+            trainer.should_stop = True
 
 
 def next_log_folder(folder: Path) -> Path:
@@ -152,9 +176,9 @@ def merge_logs(folder: Path) -> Path | None:
             rows = [row for row in rows if int(row["step"]) < first] + new
     if not rows:
         return None
-    columns = dict.fromkeys(name for row in rows for name in row)
+    columns = sorted({name for row in rows for name in row if name})  # as Lightning has them
     with atomic_path(folder / METRICS) as temp, temp.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(columns), restval="")
+        writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
     return folder / METRICS

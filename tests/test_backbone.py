@@ -10,11 +10,13 @@ from transformers import (
     BertModel,
     GPT2Config,
     GPT2Model,
+    PretrainedConfig,
     T5Config,
     T5Model,
 )
 
-from lightning_transfer.backbone import Backbone, parse_dtype, resolve_source
+from lightning_transfer import assets
+from lightning_transfer.backbone import Backbone, parse_dtype, resolve_source, set_dropout
 from lightning_transfer.checkpoint import config_to_dict
 from tests.conftest import tiny_config
 from tests.tiny import CONFIGS, HIDDEN, make_backbone, make_inputs
@@ -267,6 +269,18 @@ def test_a_hub_id_is_left_to_transformers_and_home_is_expanded(tmp_path, monkeyp
     assert resolve_source("bert-base-uncased") == "bert-base-uncased"
     assert resolve_source("me/model") == "me/model"
     assert resolve_source("~/mine") == str(tmp_path / "mine")
+
+
+def test_an_asset_is_fetched(tiny_folder, monkeypatch):
+    asked = []
+    monkeypatch.setattr(assets, "fetch", lambda name: asked.append(name) or tiny_folder)
+    assert Backbone.from_pretrained("asset:minilm").hidden_size == HIDDEN
+    assert asked == ["minilm"]
+
+
+def test_a_dropout_that_has_no_place_is_refused():
+    with pytest.raises(ValueError, match="PreTrainedConfig has no dropout that is known; drop dro"):
+        set_dropout(PretrainedConfig(), 0.1)
 
 
 def test_code_that_comes_with_a_model_is_not_run(tmp_path):

@@ -187,7 +187,7 @@ def test_a_failed_write_leaves_the_old_checkpoint(tmp_path):
 
 
 def test_storage_options_are_refused(tmp_path):
-    with pytest.raises(TypeError, match="storage_options are not supported, got {'a': 1}"):
+    with pytest.raises(TypeError, match=r"storage_options are not supported, got {'a': 1}"):
         AtomicCheckpointIO().save_checkpoint({}, tmp_path / "a.ckpt", storage_options={"a": 1})
 
 

@@ -28,7 +28,7 @@ def make_task(labels, head_class=MLPHead, backbone=None, **arguments):
 
 def weights_of(task):
     described = describe_task(task, tokenizer=None, tokens=None)
-    return Weights(described, task.state_dict(), None)
+    return Weights(described, task.state_dict(), None, "a.ckpt")
 
 
 def hand(old, labels, head_class=MLPHead, label_map=None, **arguments):
@@ -84,6 +84,12 @@ def test_same_labels_in_another_order_permute_the_logits(head_class, kind):
         assert torch.equal(after[:, position], before[:, names.index(name)])
 
 
+def test_weights_of_another_backbone_are_refused():
+    start = weights_of(make_task(RATING))
+    with pytest.raises(ValueError, match=r"a.ckpt do not fit the backbone, a OwnBackbone: .*Unexp"):
+        hand_over(start, OwnBackbone(), MLPHead(HIDDEN, 1), RATING)
+
+
 def test_labels_that_agree_in_part_are_an_error():
     old = make_task(single("neg", "pos"))
     with pytest.raises(ValueError, match=r"only in part: the weights know \['neg', 'pos'\], the d"):
@@ -134,9 +140,7 @@ def test_a_rating_keeps_its_head_whatever_its_bands():
     assert torch.equal(new(BATCH), old(BATCH))
 
 
-@pytest.mark.parametrize(
-    ("head_class", "name"), [(LinearHead, "LinearHead"), (OwnHead, "OwnHead")]
-)
+@pytest.mark.parametrize(("head_class", "name"), [(LinearHead, "LinearHead"), (OwnHead, "OwnHead")])
 def test_a_head_of_another_form_starts_anew(head_class, name):
     _, line = hand(make_task(RATING), RATING, head_class)
     assert line == f"new head: the config asks for another form ({name})"
@@ -158,7 +162,7 @@ def test_rows_of_an_unnamed_layer_cannot_be_matched():
     new, line = hand(old, single("neg", "pos"), Unnamed)
     assert line == "head kept: labels neg, pos"
     assert torch.equal(new(BATCH), old(BATCH))
-    with pytest.raises(ValueError, match="Unnamed shows no nn.Linear called `out`; name its last"):
+    with pytest.raises(ValueError, match=r"Unnamed shows no nn.Linear called `out`; name its last"):
         hand(old, single("pos", "neg"), Unnamed)
 
 

@@ -81,7 +81,7 @@ def test_names_that_differ_entirely_ask_for_a_new_head():
 
 @pytest.mark.parametrize(("old", "new"), [("ab", "bc"), ("ab", "abc"), ("abc", "ab")])
 def test_a_partial_overlap_is_an_error_without_a_map(old, new):
-    with pytest.raises(ValueError, match="agree only in part: the weights know .* label_map="):
+    with pytest.raises(ValueError, match=r"agree only in part: the weights know .* label_map="):
         match(old, new)
 
 

@@ -4,6 +4,7 @@ import socket
 
 import pytest
 import torch
+from lightning.pytorch import LightningDataModule
 from torch import nn
 
 from lightning_transfer.backbone import Backbone
@@ -35,7 +36,7 @@ SINGLE = Labels("single", ("negative", "neutral", "positive"))
 BATCH = make_batch()
 
 
-class Data(torch.nn.Module):
+class Data(LightningDataModule):
     """Stands for a DataModule: what a checkpoint asks of one."""
 
     tokens = Tokens(max_length=9)
@@ -57,8 +58,9 @@ def save(task, path, *, datamodule=True):
 
 
 def make_task(backbone=None, head=None, labels=SINGLE):
+    backbone = backbone or make_backbone()  # seeds the head too
     head = head or MLPHead(HIDDEN, labels.num_outputs)
-    return SequenceClassification(backbone or make_backbone(), head, labels=labels).eval()
+    return SequenceClassification(backbone, head, labels=labels).eval()
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +131,7 @@ def test_an_own_backbone_and_head_train_and_load_when_they_are_passed_in(tmp_pat
         load(path, backbone=make_backbone(), head=OwnHead)
     with pytest.raises(ValueError, match=r"own.ckpt do not fit the head, a LinearHead: "):
         load(path, backbone=OwnBackbone(), head=lambda size, _: LinearHead(size, 2))
-    with pytest.raises(ValueError, match="Linear shows no `hidden_size`, .* got None"):
+    with pytest.raises(ValueError, match=r"Linear shows no `hidden_size`, .* got None"):
         load(path, backbone=nn.Linear(1, 1), head=OwnHead)
 
 

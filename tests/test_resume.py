@@ -57,9 +57,9 @@ def curve(folder, name):
         return list(csv.DictReader(file))
 
 
-def assert_same_run(one, other):
+def assert_same_run(one, other, names=(SOURCE, TARGET, ALONE)):
     assert without_seconds(results(one)) == without_seconds(results(other))
-    for name in (SOURCE, TARGET, ALONE):
+    for name in names:
         stage_one, stage_other = (Path(folder) / "stages" / name for folder in (one, other))
         assert curve(one, name) == curve(other, name)
         ours, theirs = (weights(folder / "final.ckpt") for folder in (stage_one, stage_other))
@@ -144,6 +144,28 @@ def test_run_cut_off_between_steps_ends_the_same(runs, whole, tmp_path, monkeypa
     runs.fit(tmp_path, *overrides(runs), resume=True)
     assert_same_run(tmp_path, whole[0])
     assert len(Watch.losses) == len(whole[1])  # no step was taken twice
+
+
+ODD = {
+    "accumulated batches": (["+trainer.accumulate_grad_batches=3"], 1e-2, ("batch", 2)),
+    "validation in mid-epoch": (["+trainer.val_check_interval=3"], 1e-2, ("batch", 3)),
+    "stopped early": (["patience=1"], 0.0, ("end", 8)),
+    "out of steps in mid-epoch": (["+trainer.max_steps=7"], 1e-2, ("end", 7)),
+    "last weights": (["keep=last"], 1e-2, ("validation", 8)),
+}
+
+
+@pytest.mark.parametrize("options, lr, stop", ODD.values(), ids=ODD)  # noqa: PT006
+def test_resume_is_exact_with(runs, tmp_path, options, lr, stop):
+    one, other = tmp_path / "whole", tmp_path / "resumed"
+    words = [*stage("target", runs.movies, *options, epochs=3, lr=lr), "resume_every=1"]
+    runs.fit(one, *words)
+    Watch.stop = (ALONE, *stop)
+    with pytest.raises(Stop):
+        runs.fit(other, *words)
+    Watch.stop = None
+    runs.fit(other, *words, resume=True)
+    assert_same_run(one, other, names=[ALONE])
 
 
 def test_steps_after_a_resume_are_those_that_were_missing(runs, whole, tmp_path):

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 class AttentionHead(nn.Module):
     """Weigh the tokens by a learned score, sum them up, and apply one linear layer.
 
-    The two sizes come from the backbone and the data; everything else is yours, and is set in
+    All tokens weigh the same at first, which is mean pooling; training makes the difference. The
+    two sizes come from the backbone and the data; everything else is yours, and is set in
     ``my_conf/head/attention.yaml``. The last layer is called ``out``, so that a later stage can
     keep its rows by label name.
 
@@ -23,6 +24,7 @@ class AttentionHead(nn.Module):
         self.score = nn.Linear(hidden_size, 1)
         self.dropout = nn.Dropout(dropout)
         self.out = nn.Linear(hidden_size, num_outputs)
+        nn.init.zeros_(self.score.weight)
 
     def forward(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
         """Map token features (batch, seq, hidden) to outputs (batch, num_outputs)."""

@@ -34,9 +34,7 @@ class StageProgressBar(RichProgressBar):
         return f"{self.title} · test"
 
     def _get_train_description(self, current_epoch: int) -> str:
-        last = self.trainer.max_epochs
-        of = f"/{last}" if last is not None and last > 0 else ""
-        return f"{self.title} · epoch {current_epoch + 1}{of}"
+        return f"{self.title} · {_epoch(current_epoch, self.trainer.max_epochs)}"
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """Return the loss and the monitored metric only; a line has no room for more."""
@@ -60,6 +58,10 @@ class StageProgress(Callback):
         self.title = title
         self._started = 0.0
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock for an epoch that is resumed in its middle and has no start."""
+        self._started = time.monotonic()
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
         self._started = time.monotonic()
@@ -69,17 +71,13 @@ class StageProgress(Callback):
         if not trainer.is_global_zero:
             return
         values = trainer.callback_metrics
-        parts = [
-            f"{name} {values[name].item():.3f}"
-            for name in ("train/loss", "val/loss", getattr(pl_module, "monitor", ""))
-            if name in values
-        ]
-        of = f"/{trainer.max_epochs}" if trainer.max_epochs and trainer.max_epochs > 0 else ""
-        log.info(
-            "%s · epoch %d%s · %s · %.1f s",
-            self.title,
-            trainer.current_epoch + 1,
-            of,
-            ", ".join(parts),
-            time.monotonic() - self._started,
-        )
+        names = ("train/loss", "val/loss", getattr(pl_module, "monitor", ""))
+        shown = ", ".join(f"{name} {values[name].item():.3f}" for name in names if name in values)
+        epoch = _epoch(trainer.current_epoch, trainer.max_epochs)
+        seconds = f"{time.monotonic() - self._started:.1f} s"
+        log.info("%s", " · ".join(filter(None, [self.title, epoch, shown, seconds])))
+
+
+def _epoch(current: int, last: int | None) -> str:
+    """Name an epoch, counted from 1; a run without an end has no last one."""
+    return f"epoch {current + 1}" + (f"/{last}" if last is not None and last > 0 else "")

@@ -104,7 +104,9 @@ def test_what_no_head_can_be_built_with_is_refused(head_class, arguments, messag
 
 
 def test_an_unknown_activation_is_refused():
-    with pytest.raises(ValueError, match="one of tanh, relu, gelu, got 'swish'; set head.activati"):
+    with pytest.raises(
+        ValueError, match=r"one of tanh, relu, gelu, got 'swish'; set head.activati"
+    ):
         MLPHead(HIDDEN, 2, activation="swish")
 
 

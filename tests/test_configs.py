@@ -1,0 +1,260 @@
+"""Every shipped YAML composes, fits its slot, and says what it is and how to run it."""
+
+import functools
+import inspect
+import re
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+import hydra
+import lightning.pytorch as pl
+import pytest
+import torch
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
+
+from lightning_transfer import listing, slots
+from lightning_transfer.arguments import parse
+from lightning_transfer.labels import Labels
+from tests.tiny import HIDDEN, OwnBackbone
+
+CONF = listing.conf_folder()
+FILES = [path.relative_to(CONF) for path in sorted(CONF.rglob("*.yaml"))]
+COMMANDS = [path.stem for path in FILES if path.parent == Path()]
+EXPERIMENTS = [path.stem for path in FILES if path.parent == Path("experiment")]
+LOGGING = Path("hydra/job_logging")
+OPTIONS = [
+    (str(path.parent), path.stem)
+    for path in FILES
+    if path.parent not in (Path(), Path("experiment"), LOGGING)
+]
+# Where an option of a group lies when it is composed alone, and the slot that it has to fit.
+SLOT_OF_KEY = {
+    r"backbone": "backbone",
+    r"trainer": "trainer",
+    r"logger\.\w+": "logger",
+    r"data": "data",
+    r"task": "task",
+    r"head": "head",
+    r"optimizer": "optimizer",
+    r"scheduler": "scheduler",
+    r"strategy\.groups": "groups",
+    r"strategy\.callbacks\.\w+": "callback",
+    r"callbacks\.\w+": "callback",
+    r"objectives\.\w+": "objective",
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def conf():
+    with initialize_config_module("lightning_transfer.conf", version_base="1.3"):
+        yield
+
+
+def plain(config):
+    return OmegaConf.to_container(config, resolve=True)
+
+
+@functools.cache
+def alone(group, name):
+    """One option and nothing else; the mandatory name of a hub model is filled in."""
+    config = compose(overrides=[f"+{group}={name}"])
+    if group == "backbone" and OmegaConf.is_missing(config.backbone, "name"):
+        config.backbone.name = "some/model"
+    assert OmegaConf.missing_keys(config) == set()
+    return plain(config)
+
+
+def targets(config, where=""):
+    """Dotted key and config of the outermost mappings with a ``_target_``."""
+    if not isinstance(config, dict):
+        return
+    if "_target_" in config:
+        yield where, config
+        return
+    for key, value in config.items():
+        yield from targets(value, f"{where}.{key}" if where else key)
+
+
+def slot_of(key):
+    key = re.sub(r"^(stages\.\w+|stage)\.", "", key)
+    found = [slot for pattern, slot in SLOT_OF_KEY.items() if re.fullmatch(pattern, key)]
+    assert found, f"{key}: a _target_ where no slot is known"
+    return found[0]
+
+
+def check(config):
+    """Check every target against its slot; return the keys that were checked."""
+    checked = {}
+    for key, spec in targets(config):
+        slots.check(spec, slot_of(key), where=key)
+        checked[key] = spec["_target_"]
+    if "trainer" in config:
+        slots.check(config["trainer"], "trainer", where="trainer")
+    return checked
+
+
+@pytest.mark.parametrize(("group", "name"), OPTIONS)
+def test_an_option_composes_alone_and_fits_its_slot(group, name):
+    config = alone(group, name)
+    assert set(config) == {group}
+    checked = check(config)
+    if group not in ("trainer", "logger"):
+        assert checked
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_composes_and_fits_its_slots(name):
+    whole = compose(name, return_hydra_config=True)
+    assert whole.hydra.job.name == name
+    assert not whole.hydra.job.chdir
+    config = compose(name)
+    missing = OmegaConf.missing_keys(config)
+    assert missing <= {"ckpt"}
+    check(plain(OmegaConf.masked_copy(config, [key for key in config if key not in missing])))
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_composes_whole(name):
+    config = plain(compose("fit", overrides=[f"+experiment={name}"]))
+    assert config["name"] == name
+    assert set(config["order"]) <= set(config["stages"])
+    checked = check(config)
+    for stage in config["stages"]:
+        for part in ("data", "task", "head", "optimizer", "scheduler", "strategy.groups"):
+            assert f"stages.{stage}.{part}" in checked
+    assert "backbone" in checked
+
+
+@pytest.mark.parametrize("name", [path.stem for path in FILES if path.parent == LOGGING])
+def test_logging_composes_and_its_handlers_exist(name):
+    config = compose("fit", overrides=[f"hydra/job_logging={name}"], return_hydra_config=True)
+    logging = OmegaConf.to_container(config.hydra.job_logging)
+    for handler in logging["handlers"].values():
+        assert inspect.isclass(slots.locate(handler["class"]))
+    assert logging["root"]["handlers"] == list(logging["handlers"])
+
+
+def test_trainer_default_names_every_argument_of_the_trainer():
+    takes = set(inspect.signature(pl.Trainer.__init__).parameters) - {"self"}
+    ours = {"callbacks", "logger", "plugins", "default_root_dir"}
+    assert set(alone("trainer", "default")["trainer"]) == takes - ours
+
+
+def test_trainer_default_differs_from_lightning_only_on_purpose():
+    parameters = inspect.signature(pl.Trainer.__init__).parameters
+    given = alone("trainer", "default")["trainer"]
+    same_in_effect = {"precision", "log_every_n_steps", "detect_anomaly", "enable_checkpointing"}
+    changed = {
+        name: value
+        for name, value in given.items()
+        if value != parameters[name].default and name not in same_in_effect
+    }
+    assert changed == {
+        "num_sanity_val_steps": 0,
+        "enable_model_summary": False,
+        "gradient_clip_val": 1.0,
+        "gradient_clip_algorithm": "norm",
+        "use_distributed_sampler": False,
+    }
+
+
+def header(path):
+    """The comment lines that a file begins with, but for Hydra's own."""
+    lines = []
+    for line in (CONF / path).read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            break
+        if not line.startswith("# @package"):
+            lines.append(line.removeprefix("# "))
+    return lines
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_the_first_line_says_what_a_config_is(path):
+    what = header(path)[0]
+    assert len(what) > 15
+    assert not what.startswith("python")
+    assert what[0].isupper()
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.parent != LOGGING], ids=str)
+def test_the_second_line_is_a_command_that_runs_with_this_config(path):
+    command = header(path)[1]
+    prefix = "python -m lightning_transfer "
+    assert command.startswith(prefix)
+    line = parse(shlex.split(command.removeprefix(prefix)), COMMANDS)
+    if line.command == "predict":  # a sentence, which the command line quotes for Hydra
+        line = replace(line, overrides=tuple(o for o in line.overrides if " " not in o))
+    config = compose(line.command, overrides=list(line.overrides))
+    assert OmegaConf.missing_keys(config) == set()
+    group, name = str(path.parent), path.stem
+    if group == ".":
+        assert line.command == name
+    elif group == "experiment":
+        assert config.name == name
+    else:
+        composed = {spec["_target_"] for _, spec in targets(plain(config))}
+        wanted = {spec["_target_"] for _, spec in targets(alone(group, name))}
+        assert wanted <= composed
+
+
+DATA = [name for group, name in OPTIONS if group == "data"]
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_a_domain_names_its_licence(name):
+    assert any("Licence" in line for line in header(Path("data") / f"{name}.yaml"))
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_a_domain_is_built_as_its_class_would_be(name):
+    """The YAML says every value, and none that differs from the class's own."""
+    spec = alone("data", name)["data"]
+    data = hydra.utils.instantiate(spec, _convert_="all")
+    assert type(data).__name__ == spec["_target_"].rpartition(".")[2]
+    if name in ("files", "hub"):  # these have no label of their own
+        return
+    own = type(data)()
+    for part in ("columns", "label", "splits", "tokens", "batch_size", "on_bad_row", "source"):
+        assert getattr(data, part) == getattr(own, part), part
+
+
+@pytest.mark.parametrize("task", [name for group, name in OPTIONS if group == "task"])
+@pytest.mark.parametrize("head", [name for group, name in OPTIONS if group == "head"])
+@pytest.mark.parametrize("scheduler", [name for group, name in OPTIONS if group == "scheduler"])
+@pytest.mark.parametrize("strategy", [name for group, name in OPTIONS if group == "strategy"])
+def test_parts_go_together_whichever_are_chosen(task, head, scheduler, strategy):
+    def build(group, name):
+        return hydra.utils.instantiate(alone(group, name)[group], _convert_="all")
+
+    labels = Labels("rating") if "regression" in task else Labels("single", ("a", "b"))
+    parts = build("strategy", strategy)
+    backbone = OwnBackbone()
+    built = build("task", task)(
+        backbone, build("head", head)(HIDDEN, labels.num_outputs), labels=labels
+    )
+    optimizer = build("optimizer", "adamw")(parts["groups"](built, backbone))
+    make = build("scheduler", scheduler)
+    takes_steps = "total_steps" in inspect.signature(make).parameters
+    schedule = make(optimizer, **({"total_steps": 10} if takes_steps else {}))
+    assert isinstance(schedule, torch.optim.lr_scheduler.LRScheduler)
+    assert all(isinstance(callback, pl.Callback) for callback in parts["callbacks"].values())
+    optimizer.step()
+
+
+def test_numbers_are_numbers():
+    """YAML 1.1 reads 1e-8 as a text; what is meant as a number must be one."""
+
+    def texts(config, where=""):
+        for key, value in config.items() if isinstance(config, dict) else enumerate(config):
+            if isinstance(value, dict | list):
+                yield from texts(value, f"{where}.{key}")
+            elif isinstance(value, str) and re.fullmatch(r"[-+]?\d[\d.]*(e[-+]?\d+)?", value):
+                yield f"{where}.{key}"
+
+    for group, name in OPTIONS:
+        assert list(texts(alone(group, name))) == [], (group, name)
+    for name in EXPERIMENTS:
+        assert list(texts(plain(compose("fit", overrides=[f"+experiment={name}"])))) == []
