@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
+from lightning_transfer.backbone import Backbone
 from lightning_transfer.curves import plot_curves
 from lightning_transfer.export import export
 from lightning_transfer.loading import load
@@ -86,7 +87,6 @@ class Experiment:
 
         Returns:
             The results of all rows.
-
         """
         try:
             for seed in self.seeds:
@@ -99,10 +99,12 @@ class Experiment:
                 self.folder,
             )
             self._write(self.results())
+            self._show(self.results())
             raise
         results = self.results()
-        self._export()
         self._write(results)
+        self._export()
+        self._show(results)
         if is_rank_zero():
             self.runner.log_results(
                 {f"{r.name}/{name}": m.mean for r in results.rows for name, m in r.metrics.items()}
@@ -180,8 +182,8 @@ class Experiment:
         loaded = load(
             self.folder / scores[chosen][0].checkpoint, **own_parts(self.config, chosen.stage)
         )
-        if loaded.tokenizer is None or getattr(loaded.task.backbone, "config", None) is None:
-            log.info("no model folder: the backbone is not a Hugging Face model")
+        if loaded.tokenizer is None or type(loaded.task.backbone) is not Backbone:
+            log.info("no model folder: the backbone is not one of our Hugging Face backbones")
             return
         export(
             loaded.task,
@@ -193,7 +195,7 @@ class Experiment:
         log.info("model: %s (%s)", self.folder / "model", chosen.title)
 
     def _write(self, results: Results) -> None:
-        """Write results.json, results.md and the curves, and print the table."""
+        """Write results.json, results.md and the curves."""
         if not is_rank_zero():
             return
         results.write(self.folder)
@@ -206,6 +208,11 @@ class Experiment:
         if logged:
             metric = self.runner.monitor(self.rows[-1].order[-1])
             plot_curves(logged, self.folder / "learning_curves.png", metric=metric)
+
+    def _show(self, results: Results) -> None:
+        """Print the table and the sentence."""
+        if not is_rank_zero():
+            return
         console = Console()
         console.print(results.to_table())
         console.print(results.sentence(), soft_wrap=True)

@@ -129,15 +129,21 @@ def match_outputs(
             raise ValueError(
                 f"label_map names the {side} labels {unknown}, which are not among {list(known)}"
             )
-    if old.kind != new.kind:
+    if old.kind != new.kind or old.kind == "rating":
         if label_map:
             raise ValueError(
                 f"label_map cannot join {old.kind!r} labels to {new.kind!r} labels; drop label_map"
             )
-        return None
-    if old.kind == "rating":
-        return [0]
-    renamed = {label_map.get(name, name): position for position, name in enumerate(old.names)}
+        return [0] if old.kind == new.kind else None
+    renamed: dict[str, int] = {}
+    for position, name in enumerate(old.names):
+        goal = label_map.get(name, name)
+        if goal in renamed:
+            raise ValueError(
+                f"label_map sends both {old.names[renamed[goal]]!r} and {name!r} to {goal!r}; "
+                "each new label takes its weights from one old label"
+            )
+        renamed[goal] = position
     shared = [name for name in new.names if name in renamed]
     if not shared:
         return None

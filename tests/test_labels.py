@@ -98,11 +98,23 @@ def test_a_map_says_what_belongs_together():
     [
         ({"q": "x"}, r"the old labels \['q'\], which are not among \['a', 'b'\]"),
         ({"a": "q"}, r"the new labels \['q'\], which are not among \['x', 'y'\]"),
+        ({"a": "x", "b": "x"}, r"sends both 'a' and 'b' to 'x'"),
     ],
 )
 def test_a_map_of_unknown_names_is_refused(label_map, message):
     with pytest.raises(ValueError, match=message):
         match("ab", "xy", label_map)
+
+
+def test_a_map_from_one_old_name_onto_another_is_refused():
+    with pytest.raises(ValueError, match=r"sends both 'a' and 'b' to 'b'"):
+        match("ab", "by", {"a": "b"})
+
+
+def test_ratings_have_no_names_to_map():
+    bands = Labels("rating", ("low", "high"), (0.0,))
+    with pytest.raises(ValueError, match="cannot join 'rating' labels to 'rating' labels"):
+        match_outputs(bands, bands, {"low": "high"})
 
 
 def test_kinds_never_mix():
