@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +152,7 @@ class Backbone(nn.Module):
         """Width of the features."""
         return int(self.config.hidden_size)
 
-    @property
+    @cached_property
     def max_tokens(self) -> int | None:
         """How many tokens the table of positions has room for; None without such a table."""
         for name, module in self.model.named_modules():
@@ -199,9 +199,15 @@ class Backbone(nn.Module):
             Features of the last layer, float (batch, seq, hidden).
 
         Raises:
-            ValueError: If only one of ``from_depth`` and ``hidden`` is given, or there is no
-                such depth.
+            ValueError: If the texts are longer than the backbone has positions for, if only one
+                of ``from_depth`` and ``hidden`` is given, or if there is no such depth.
         """
+        limit = self.max_tokens
+        if limit is not None and input_ids.shape[1] > limit:
+            raise ValueError(
+                f"a batch has {input_ids.shape[1]} tokens a text, and the backbone takes at most "
+                f"{limit}; set data.tokens.max_length={limit} or less"
+            )
         extra = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
         if hidden is None:
             if from_depth:

@@ -126,7 +126,9 @@ class StageRunner:
         data.prepare_data()
         data.setup("fit")
         task, handed = self._task(run, data.labels, start, self._backbone(start))
-        said = f"{data.n_train:,} training rows, from {_origin(run, start)}; {handed}"
+        before = f"stage {run.before.stage}" if run.before else "the pretrained backbone"
+        origin = self.config["stages"][run.stage].get("init_from") or before
+        said = f"{data.n_train:,} training rows, from {origin}; {handed}"
         log.info("%s: %s", run.title, said)
         fitted = self._train(run, task, data)
         if is_rank_zero():
@@ -395,9 +397,3 @@ def own_parts(config: Mapping[str, Any], stage: str) -> dict[str, Any]:
     if not str(config["backbone"]["_target_"]).startswith("lightning_transfer.backbone."):
         parts["backbone"] = build(config["backbone"], "backbone", "backbone")
     return parts
-
-
-def _origin(run: StageRun, start: Weights | None) -> str:
-    if start is None:
-        return "the pretrained backbone"
-    return f"stage {run.before.stage}" if run.before else "init_from"

@@ -339,7 +339,7 @@ def test_room_for_tokens_is_that_of_the_position_table(name, tokens):
     assert backbone.max_tokens == tokens
     if tokens is not None:
         backbone(torch.full((1, tokens), 5))
-        with pytest.raises((IndexError, RuntimeError)):
+        with pytest.raises(ValueError, match=f"at most {tokens}"):
             backbone(torch.full((1, tokens + 1), 5))
 
 
@@ -354,3 +354,11 @@ def test_room_for_tokens_is_that_of_the_position_table(name, tokens):
 def test_a_model_that_is_no_plain_encoder_is_refused(model, found):
     with pytest.raises(ValueError, match=rf"not an encoder .* \(stacks found: {found}.*of your ow"):
         Backbone(model())
+
+
+def test_texts_longer_than_the_positions_are_refused(tiny_bert):
+    backbone = Backbone(tiny_bert).eval()
+    ids = torch.full((1, 33), 7)
+    assert backbone(ids[:, :32]).shape == (1, 32, 16)
+    with pytest.raises(ValueError, match=r"33 tokens a text, .* at most 32; set data.tokens"):
+        backbone(ids)
