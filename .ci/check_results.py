@@ -1,7 +1,7 @@
 """Hold the main job's results against its bars: `python check_results.py RUN_FOLDER`.
 
-A bar is what the issue asks for and is printed; a floor is what a sound build reaches on any machine,
-and fails the check.
+A bar is what the issue asks for, and is printed; a floor is what a sound build reaches on any
+machine, and fails the check.
 """
 
 import json

@@ -163,6 +163,29 @@ class Recipe:
         return {"optimizer": optimizer, "lr_scheduler": config}
 
 
+def check_recipe(recipe: Recipe, task: LightningModule, *, where: str) -> None:
+    """Build optimizer and schedule once, without a Trainer, to see whether they can be built.
+
+    Args:
+        recipe: What is built.
+        task: With a ``backbone``; nothing in it changes.
+        where: Dotted key of both, for the message.
+
+    Raises:
+        ValueError: If one of them refuses its arguments.
+    """
+    part = "optimizer"
+    try:
+        factory = recipe.optimizer or torch.optim.AdamW
+        optimizer = factory(recipe.groups(task, task.backbone))  # type: ignore[arg-type]
+        part = "scheduler"
+        if recipe.scheduler is not None:
+            total = {"total_steps": 100} if _takes(recipe.scheduler, "total_steps") else {}
+            recipe.scheduler(optimizer, **total)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}.{part}: {error}") from error
+
+
 def _takes(factory: Callable[..., Any], name: str) -> bool:
     """Whether a factory has an argument that it has not been given yet."""
     given = factory.keywords if isinstance(factory, partial) else {}

@@ -98,6 +98,7 @@ class Preflight:
         }
         self._seeds = {stage: run.seed for stage, run in self._runs.items()}
         self._labels: dict[str, Labels] = {}
+        self._tokenizers: dict[str, Any] = {}
         self._tasks: dict[str, TransferModule] = {}
 
     def check(self) -> None:
@@ -112,10 +113,16 @@ class Preflight:
         for stage in dict.fromkeys([*self._runs, *(row.test for row in self.rows)]):
             self._read(stage)
         for stage, run in self._runs.items():
-            self._tasks[stage] = self.runner.rehearse(run, self._labels[stage])
+            self._tasks[stage], own = self.runner.rehearse(run, self._labels[stage])
+            if run.before is None or self.runner.config["stages"][stage].get("init_from"):
+                self._tokenizers[stage] = own
+            else:
+                self._tokenizers[stage] = self._tokenizers[run.before.stage]
+            self._tokenize(stage, self._tokenizers[stage])
             self._check_monitor(stage)
         for row in self.rows:
             self._check_labels(row)
+            self._tokenize(row.test, self._tokenizers[row.order[-1]])
 
     def _tell_unused(self) -> None:
         stages = self.runner.config["stages"]
@@ -127,13 +134,25 @@ class Preflight:
                 )
 
     def _read(self, stage: str) -> None:
-        """Read and split the rows of a stage; tokens come when it runs."""
+        """Read and split the rows of a stage."""
         data = self.runner.data(stage, self._seeds.get(stage, 0))
-        if stage in self._runs:
-            data.setup("fit")
-        if any(row.test == stage for row in self.rows):
-            data.setup("test")
+        try:
+            if stage in self._runs:
+                data.setup("fit")
+            if any(row.test == stage for row in self.rows):
+                data.setup("test")
+        except ValueError as error:
+            raise ValueError(f"stages.{stage}.data: {error}") from error
         self._labels[stage] = data.labels
+
+    def _tokenize(self, stage: str, tokenizer: Any) -> None:
+        """Fill the cache of tokens; the run finds them there."""
+        data = self.runner.data(stage, self._seeds.get(stage, 0), tokenizer)
+        try:
+            data.prepare_data()
+            data.setup("fit" if stage in self._runs else "test")
+        except ValueError as error:
+            raise ValueError(f"stages.{stage}.data: {error}") from error
 
     def _check_monitor(self, stage: str) -> None:
         monitor = self.runner.monitor(stage)

@@ -33,7 +33,7 @@ from lightning_transfer.loading import (
 )
 from lightning_transfer.loggers import RunName, finish, kept_id, logger_arguments
 from lightning_transfer.objectives import Weighted
-from lightning_transfer.optim import Recipe
+from lightning_transfer.optim import Recipe, check_recipe
 from lightning_transfer.plan import StageRun
 from lightning_transfer.results import LOWER_IS_BETTER
 from lightning_transfer.scoring import Tested, score
@@ -135,8 +135,11 @@ class StageRunner:
             atomic_write(record, json.dumps(asdict(fitted), indent=2))
         return fitted
 
-    def rehearse(self, run: StageRun, labels: Labels) -> TransferModule:
-        """Build all that a stage run takes, train nothing, and return its untrained task.
+    def rehearse(self, run: StageRun, labels: Labels) -> tuple[TransferModule, Any]:
+        """Build all that a stage run takes, and train nothing.
+
+        Returns:
+            Its untrained task and, where no stage before hands its own on, its tokenizer.
 
         Raises:
             ValueError: If a part of the stage's config is wrong.
@@ -150,11 +153,11 @@ class StageRunner:
         backbone = self._backbone(start) if start else self._pretrained
         assert backbone is not None
         task, _ = self._task(run, labels, start, backbone)
-        self._tokenizer(start)
+        check_recipe(task.recipe, task, where=f"stages.{run.stage}")
         for name, spec in self._loggers_wanted():
             self._logger(name, spec, RunName(run.folder, run.title, run.stage))
         make_trainer(self._arguments(run.stage), folder=self.folder, callbacks=self._callbacks(run))
-        return task
+        return task, self._tokenizer(start)
 
     def monitor(self, stage: str) -> str:
         """Return the validation metric that picks a stage's best weights, such as ``val/r2``."""

@@ -1,6 +1,8 @@
 """Tiny whole runs, their callbacks that watch or stop them, and what is compared of two runs."""
 
+import copy
 import csv
+import functools
 import json
 import os
 import signal
@@ -11,9 +13,13 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from hydra import compose, initialize_config_module
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
+from lightning_transfer import experiment as whole
 from lightning_transfer.checkpoint import read_checkpoint
+from lightning_transfer.curves import plot_curves
 from lightning_transfer.experiment import Experiment
 from tests.conftest import make_rows
 
@@ -78,6 +84,12 @@ class Drift(torch.nn.Module):
         return sum((p**2).mean() for p in task.head.parameters())
 
 
+@functools.cache
+def _compose(groups):
+    with initialize_config_module("lightning_transfer.conf", version_base="1.3"):
+        return compose("fit", overrides=list(groups))
+
+
 def write_csv(path: Path, rows):
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
@@ -140,26 +152,34 @@ class Runs:
         }
 
     def config(self, *overrides):
-        """Return a composed config as plain values."""
-        with initialize_config_module("lightning_transfer.conf", version_base="1.3"):
-            composed = compose("fit", overrides=[*self.words, *overrides])
+        """Return a composed config as plain values.
+
+        Groups are composed once for each combination, since that is most of the time of a tiny
+        run; plain values are put in by Hydra's own hand.
+        """
+        groups = [o for o in overrides if "@" in o or o.startswith(("logger=", "backbone="))]
+        values = [o for o in [*self.words, *overrides] if o not in (*groups, "backbone=hub")]
+        composed = copy.deepcopy(_compose(("backbone=hub", *groups)))
+        parsed = OverridesParser.create().parse_overrides(values)
+        ConfigLoaderImpl._apply_overrides_to_config(parsed, composed)
         return OmegaConf.to_container(composed, resolve=True)
 
-    def fit(self, folder, *overrides, resume=False):
+    def fit(self, folder, *overrides, resume=False, curves=False):
         """Run an experiment in this process, and return the content of ``results.json``."""
         experiment = Experiment(self.config(*overrides), Path(folder), resume=resume)
         with pytest.MonkeyPatch.context() as patch:
             for name, value in self.environment.items():
                 patch.setenv(name, value)
+            if not curves and whole.plot_curves is plot_curves:
+                patch.setattr(whole, "plot_curves", lambda *_, **__: None)  # half a run's time
             experiment.check()
             experiment.run()
         return results(folder)
 
-    def target(self, folder, *options, source=None, overrides=(), **labels):
+    def target(self, folder, *options, source=None, overrides=(), curves=False, **labels):
         """Run the target stage alone."""
-        return self.fit(
-            folder, *stage("target", source or self.movies, *options, **labels), *overrides
-        )
+        words = stage("target", source or self.movies, *options, **labels)
+        return self.fit(folder, *words, *overrides, curves=curves)
 
 
 def results(folder):

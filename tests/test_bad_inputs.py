@@ -5,6 +5,7 @@ The files lie in ``bad_inputs/``.
 
 import os
 import pickle
+import re
 from pathlib import Path
 
 import pytest
@@ -65,7 +66,7 @@ def assert_nothing_written(place):
 
 MOOD = {"label": "mood", "kind": "names"}
 FILES = [
-    ("nowhere.csv", {}, ["nowhere.csv", "no such file|does not exist|not found"]),
+    ("nowhere.csv", {}, ["nowhere.csv", "no file"]),
     ("empty.csv", {}, ["empty.csv", "empty|no rows|0 rows"]),
     ("header_only.csv", {}, ["header_only.csv", "empty|no rows|0 rows"]),
     ("no_text_column.csv", {}, ["no_text_column.csv", "'text'", "sentence"]),
@@ -77,15 +78,12 @@ FILES = [
     ("bad_utf8.csv", {}, ["bad_utf8.csv", "line 13", "utf-8|byte"]),
     ("broken.jsonl", {}, ["broken.jsonl", "line 6"]),
     ("not_a.parquet", {}, ["not_a.parquet", "[Pp]arquet"]),
-    ("unclosed_quote.csv", {}, ["unclosed_quote.csv", "line 12", "quote"]),
-    ("few_rows.csv", {}, ["few_rows.csv"]),
+    ("few_rows.csv", {}, ["stages.target.data", "splits.test=40", "12"]),
 ]
 
 
 @pytest.mark.parametrize("name, labels, told", FILES, ids=[f[0] for f in FILES])  # noqa: PT006
 def test_bad_file(runs, place, capsys, name, labels, told):
-    import re
-
     said = mistake(fit(runs, *stage("target", BAD / name, **labels)), capsys)
     for part in told:
         assert re.search(part, said), said
@@ -109,52 +107,26 @@ def test_bad_rows_that_may_be_skipped_are_counted(runs, place, capsys):
     assert "line 19" in said
 
 
+# More of what a config can get wrong, without a command line each, is in test_experiment.
 OVERRIDES = [
-    ("stages.target.data.train_size=5000", ["5,?000", "64"]),
-    ("stages.target.data.train_size=0", ["train_size", "0"]),
-    ("stages.target.data.train_size=1.5", ["train_size", "1.5"]),
-    ("stages.target.data.batch_size=0", ["batch_size must be >= 1, got 0"]),
-    ("stages.target.data.splits.test=1000", ["test"]),
+    ("stages.target.data.train_size=5000", ["stages.target.data: ", "5,?000", "64"]),
     ("stages.target.data.tokens.max_length=1", ["max_length", "1"]),
-    ("stages.target.data.tokens.truncation=middle", ["truncation", "middle", "head"]),
     ("stages.target.epochs=0", ["stages.target.epochs must be a whole number >= 1, got 0"]),
-    ("stages.target.epochs=-2", ["stages.target.epochs must be a whole number >= 1, got -2"]),
     ("stages.target.epoch=3", ["stages.target.epoch", "epochs"]),
     ("+stages.target.epoch=3", ["stages.target.epoch is no setting", "did you mean epochs"]),
     ("stage.target.epochs=3", ["stages.target.epochs"]),
     ("+trainer.max_epoch=3", ["trainer.max_epoch", "max_epochs"]),
     ("trainer.precision=17-true", ["17-true"]),
-    ("trainer.accelerator=abacus", ["abacus"]),
-    ("trainer.devices=0", ["devices|0"]),
-    ("trainer.strategy=dpp", ["dpp"]),
     ("stages.target.head.activation=softplus2", ["softplus2", "tanh"]),
-    ("stages.target.head.pooling=middle", ["middle", "mean"]),
-    ("stages.target.head.dropout=1.5", ["dropout", "1.5"]),
-    ("head@stages.target.head=mlpp", ["mlpp", "mlp"]),
-    ("stages.target.head._target_=os.system", ["os.system"]),
     ("stages.target.data._target_=builtins.open", ["builtins.open"]),
-    ("stages.target.optimizer._target_=torch.load", ["torch.load"]),
-    ("stages.target.optimizer.lr=fast", ["fast|lr"]),
-    ("stages.target.optimizer.lr=-1", ["-1"]),
-    ("stages.target.scheduler.warmup=2", ["warmup", "2"]),
-    ("stages.target.strategy.groups.layer_decay=0", ["layer_decay", "0"]),
-    ("stages.target.task.label_smoothing=0.1", ["label_smoothing"]),
-    ("task@stages.target.task=sequence_classification", ["rating"]),
-    ("stages.target.data.label.kind=stars", ["stars", "rating"]),
+    ("stages.target.optimizer.lr=fast", ["stages.target.optimizer: "]),
     ("backbone.name=nowhere/at/all", ["nowhere/at/all"]),
-    ("backbone.name=asset:maxilm", ["maxilm", "minilm"]),
-    ("seeds=[]", ["seeds must be a list"]),
-    ("order=[tarjet]", ["tarjet", "target"]),
-    ("logger=wandbb", ["wandb"]),
-    ("resume_every=0", ["resume_every must be a whole number >= 1, got 0"]),
     ("+experiment=news_to_moovies", ["news_to_movies"]),
 ]
 
 
 @pytest.mark.parametrize("override, told", OVERRIDES, ids=[o[0] for o in OVERRIDES])  # noqa: PT006
 def test_bad_override(runs, place, capsys, override, told):
-    import re
-
     said = mistake(fit(runs, *stage("target", runs.movies), override), capsys)
     for part in told:
         assert re.search(part, said), said
@@ -170,7 +142,7 @@ def checkpoints(folder, trained):
     """Write files that are no checkpoints of ours, and say what is to be said of them."""
     torch.save({"state_dict": {}, "epoch": 1}, folder / "other.ckpt")
     torch.save([1, 2], folder / "list.ckpt")
-    (folder / "harm.ckpt").write_bytes(pickle.dumps(Harm()))
+    (folder / "harm.ckpt").write_bytes(pickle.dumps(Harm(), protocol=2))
     whole = (trained / "stages/target-seed0/final.ckpt").read_bytes()
     (folder / "half.ckpt").write_bytes(whole[: len(whole) // 2])
     (folder / "empty").mkdir()
@@ -186,13 +158,13 @@ def checkpoints(folder, trained):
 
 
 def test_bad_checkpoints(runs, place, tmp_path, trained, capsys):
-    for path, told in checkpoints(tmp_path, trained).items():
-        for words in (
+    for number, (path, told) in enumerate(checkpoints(tmp_path, trained).items()):
+        words = (
             ["predict", f"ckpt={path}", "text=a film"],
             ["test", f"ckpt={path}"],
             fit(runs, *stage("target", runs.movies), f"stages.target.init_from={path}"),
-        ):
-            assert told in mistake(words, capsys), words
+        )
+        assert told in mistake(words[number % 3], capsys), path
     assert not list(tmp_path.rglob("harmed"))
     assert_nothing_written(place)
 
@@ -215,8 +187,6 @@ PREDICT = [
 
 @pytest.mark.parametrize("words, told", PREDICT, ids=[" ".join(p[0]) for p in PREDICT])  # noqa: PT006
 def test_bad_predict(trained, place, capsys, words, told):
-    import re
-
     words = [word.format(bad=BAD) for word in words]
     out = [] if any(word.startswith(("out", "text")) for word in words) else ["out=out.csv"]
     said = mistake(["predict", f"ckpt={trained}", *words, *out], capsys)

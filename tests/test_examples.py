@@ -3,8 +3,8 @@
 import csv
 import importlib.util
 import json
-import os
 import re
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -55,12 +55,18 @@ def load_script(path):
     return module
 
 
-def command(folder, start):
-    """Return the words of the README's command that starts so, line continuations joined."""
-    text = (folder / "README.md").read_text().replace("\\\n", " ")
-    [line] = [line for line in text.splitlines() if line.startswith(start)]
-    words = [word.strip("'\"") for word in line.split()]
-    return words[words.index("lightning_transfer") + 1 :]
+def commands(readme):
+    """Return the words of each of a README's commands, after ``python -m lightning_transfer``."""
+    text = readme.read_text().replace("\\\n", " ")
+    start = "python -m lightning_transfer "
+    lines = [line for line in text.splitlines() if line.startswith(start)]
+    return [shlex.split(line.removeprefix(start)) for line in lines]
+
+
+def command(folder, *words):
+    """Return the command of an example's README that begins with these words."""
+    [found] = [line for line in commands(folder / "README.md") if line[: len(words)] == [*words]]
+    return found
 
 
 def tiny(model):
@@ -75,7 +81,7 @@ def metrics_of(run):
 
 @pytest.mark.parametrize("example", ["custom_head"], indirect=True)
 def test_own_head_and_callback_are_used_by_name(example, tiny_folder, snippets, capsys):
-    words = command(example, "python -m lightning_transfer fit --config-dir")
+    words = command(example, "fit", "--config-dir")
     source = f"stages.target.data.source={snippets}"
     assert main([*words, *tiny(tiny_folder), source, "hydra.run.dir=run"]) == 0
     assert all(0 < float(row["drift"]) < 1 for row in metrics_of("run") if row["drift"])
@@ -88,7 +94,7 @@ def test_own_head_and_callback_are_used_by_name(example, tiny_folder, snippets, 
 
 @pytest.mark.parametrize("example", ["custom_head"], indirect=True)
 def test_own_head_is_swept_and_own_callback_added_by_its_class(example, tiny_folder, snippets):
-    words = command(example, "python -m lightning_transfer fit -m")
+    words = command(example, "fit", "-m")
     source = f"stages.target.data.source={snippets}"
     assert main([*words, *tiny(tiny_folder), source, "hydra.sweep.dir=runs"]) == 0
     files = [Path(f"runs/{job}/model/lightning_transfer.json") for job in range(2)]
@@ -99,7 +105,7 @@ def test_own_head_is_swept_and_own_callback_added_by_its_class(example, tiny_fol
 
 @pytest.mark.parametrize("example", ["custom_domain"], indirect=True)
 def test_own_domain_is_the_target_of_a_transfer(example, tiny_folder, snippets, capsys):
-    words = command(example, "python -m lightning_transfer fit")
+    words = command(example, "fit")
     source = ["train_size=100", "splits={val: 20, test: 40}", f"source={snippets}"]
     source = [f"stages.source.data.{part}" for part in source]
     epochs = ["seeds=[0,1]", "stages.target.epochs=1", "hydra.run.dir=run"]
@@ -147,8 +153,19 @@ def test_parts_work_under_lightning_cli(example, tiny_folder, snippets, monkeypa
     assert {"head", "backbone"} <= names
 
 
-def test_every_example_says_its_command():
-    folders = [path for path in EXAMPLES.iterdir() if path.is_dir() and os.listdir(path)]
-    assert len(folders) >= 4
-    for folder in folders:
-        assert "python " in (folder / "README.md").read_text(), folder.name
+@pytest.mark.parametrize("name", ["", "custom_head", "custom_domain"])
+def test_every_command_of_a_readme_composes(name, tmp_path, monkeypatch, capsys):
+    folder = EXAMPLES / name if name else EXAMPLES.parent
+    text = (folder / "README.md").read_text()
+    if name:
+        monkeypatch.chdir(folder)
+    else:
+        monkeypatch.chdir(tmp_path)
+        Path("my_conf").mkdir()
+        Path("my_conf/ours.yaml").write_text(re.search(r"```yaml\n(.*?)```", text, re.DOTALL)[1])
+    found = commands(folder / "README.md")
+    assert found
+    for words in found:
+        # Of a sweep the first values: --cfg shows one job.
+        shown = [re.sub(r"^([^\[{,]*),.*", r"\1", w) for w in words if w not in ("-m", "--help")]
+        assert main([*shown, "--cfg", "job"]) == 0, (words, capsys.readouterr().err)

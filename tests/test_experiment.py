@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from lightning_transfer.data import Columns, Files, LabelSpec, Splits
 from lightning_transfer.loading import load
@@ -59,7 +60,7 @@ def check_form(found, *, seeds, controls):
 
 
 def test_one_stage_gives_one_row(runs, tmp_path):
-    found = runs.target(tmp_path)
+    found = runs.target(tmp_path, curves=True)
     check_form(found, seeds=[0], controls=False)
     assert [row["name"] for row in found["rows"]] == ["target"]
     assert found["rows"][0]["metrics"]["pearson"]["ci95"] == [None, None]
@@ -268,12 +269,31 @@ WRONG = [
     ("stages.target.optimizer._target_=os.system", r"os.system"),
     ("stages.target.callbacks.watch._target_=shutil.rmtree", r"shutil.rmtree"),
     ("stages.target.head.activation=softplus2", r"softplus2"),
+    ("stages.target.head.pooling=middle", r"mean.*middle"),
+    ("stages.target.head.dropout=1.5", r"dropout.*1.5"),
+    ("stages.target.data.train_size=0", r"no train rows; change train_size"),
+    ("stages.target.data.splits.test=1000", r"stages.target.data: .*1000"),
+    ("stages.target.data.tokens.truncation=middle", r"truncation.*head.*middle"),
+    ("stages.target.data.label.kind=stars", r"rating.*stars"),
+    ("stages.target.optimizer._target_=torch.load", r"torch.load"),
+    ("stages.target.optimizer.lr=-1", r"stages.target.optimizer: .*-1"),
+    ("stages.target.scheduler.warmup=2", r"stages.target.scheduler: .*warmup.* 2"),
+    ("stages.target.strategy.groups.layer_decay=0", r"layer_decay.* 0"),
+    ("+stages.target.task.label_smoothing=0.1", r"label_smoothing"),
+    ("task@stages.target.task=sequence_classification", r"rating"),
+    ("backbone.name=asset:maxilm", r"maxilm.*minilm"),
+    ("trainer.accelerator=abacus", r"abacus"),
+    ("trainer.devices=0", r"0"),
+    ("trainer.strategy=dpp", r"dpp"),
 ]
+
+
+MISTAKES = (ValueError, OSError, ImportError, MisconfigurationException)
 
 
 @pytest.mark.parametrize(("override", "message"), WRONG)
 def test_mistake_is_told_before_anything_is_trained(runs, tmp_path, override, message):
-    with pytest.raises((ValueError, OSError, ImportError), match=message):
+    with pytest.raises(MISTAKES, match=message):
         runs.fit(tmp_path / "run", *transfer(runs.news, runs.movies), override)
     assert Watch.started == []
 

@@ -60,14 +60,14 @@ def started(monkeypatch):
 
 
 def test_csv_is_the_default(runs, tmp_path):
-    runs.target(tmp_path, epochs=1)
+    runs.target(tmp_path, epochs=1, curves=True)
     stage_folder = tmp_path / "stages/target-seed0"
     assert (stage_folder / "metrics.csv").read_text().startswith("epoch,step,")
     assert (tmp_path / "learning_curves.png").exists()
 
 
 def test_no_logger_no_curves(runs, tmp_path):
-    runs.target(tmp_path, epochs=1, overrides=["logger=none"])
+    runs.target(tmp_path, epochs=1, overrides=["logger=none"], curves=True)
     assert results(tmp_path)["rows"]
     assert not list(tmp_path.rglob("metrics.csv"))
     assert not (tmp_path / "learning_curves.png").exists()

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from lightning_transfer import experiment, stages
+from lightning_transfer import experiment, fitting, stages
 from lightning_transfer.cli import main
+from lightning_transfer.runfolder import RunFolder, read_config
 from tests.runs import (
     Runs,
     Stop,
@@ -124,13 +125,13 @@ def failing(function, when):
 
 
 BETWEEN = (
-    (stages, "merge_logs", lambda *_: True),  # final.ckpt is there, the resume point too
+    (fitting, "merge_logs", lambda *_: True),  # final.ckpt is there, the resume point too
     (stages, "atomic_write", lambda path, _: str(path).endswith(f"{SOURCE}/fit.json")),
     (stages, "score", lambda *_, **__: True),  # trained and written down, not tested
     (stages, "atomic_write", lambda path, _: str(path).endswith("test-target.json")),
     (stages, "atomic_write", lambda path, _: str(path).endswith(f"{TARGET}/fit.json")),
-    (experiment, "export", lambda *_, **__: True),
     (experiment, "plot_curves", lambda *_, **__: True),
+    (experiment, "export", lambda *_, **__: True),  # results and curves are written by now
 )
 
 
@@ -141,8 +142,9 @@ def test_run_cut_off_between_steps_ends_the_same(runs, whole, tmp_path, monkeypa
             interrupt(runs, tmp_path)
         assert not (tmp_path / "learning_curves.png").exists()
         assert left_behind(tmp_path) == []
-    runs.fit(tmp_path, *overrides(runs), resume=True)
+    runs.fit(tmp_path, *overrides(runs), resume=True, curves=True)
     assert_same_run(tmp_path, whole[0])
+    assert (tmp_path / "learning_curves.png").exists()
     assert len(Watch.losses) == len(whole[1])  # no step was taken twice
 
 
@@ -242,6 +244,21 @@ def test_folder_of_a_finished_run_is_refused_and_untouched(runs, tmp_path, capsy
     assert "Traceback" not in said
     after = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.suffix != ".log"}
     assert after == before
+
+
+@pytest.mark.usefixtures("cache")
+def test_second_run_in_the_folder_is_refused(runs, tmp_path, capsys):
+    folder = tmp_path / "run"
+    Watch.stop = ("target-seed0", "batch", 2)
+    assert main(short(runs, folder)) == 1
+    Watch.reset()
+    capsys.readouterr()
+    with RunFolder.open(folder, config=read_config(folder), resume=True):
+        assert main(short(runs, folder, "resume=true")) > 0
+    said = capsys.readouterr().err
+    assert "another run is going on" in said
+    assert "Traceback" not in said
+    assert Watch.started == []
 
 
 @pytest.mark.usefixtures("cache")

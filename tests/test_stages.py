@@ -29,7 +29,7 @@ def _reset():
 def source(runs, tmp_path_factory):
     """A finished run of one stage on the news."""
     folder = tmp_path_factory.mktemp("source")
-    runs.target(folder, source=runs.news)
+    runs.target(folder, source=runs.news, curves=True)
     return folder
 
 
