@@ -136,10 +136,7 @@ class StageRunner:
         return fitted
 
     def rehearse(self, run: StageRun, labels: Labels) -> tuple[TransferModule, Any]:
-        """Build all that a stage run takes, and train nothing.
-
-        Returns:
-            Its untrained task and, where no stage before hands its own on, its tokenizer.
+        """Build all that a stage run takes, train nothing, and return its task and tokenizer.
 
         Raises:
             ValueError: If a part of the stage's config is wrong.
