@@ -83,7 +83,7 @@ class Experiment:
             preflight.check_gain(self.metric, self.over)
 
     def run(self) -> Results:
-        """Train and score everything, seed by seed; write what there is, also after Ctrl-C.
+        """Train and score everything, seed by seed; write what there is, also when interrupted.
 
         Returns:
             The results of all rows.
@@ -92,12 +92,13 @@ class Experiment:
             for seed in self.seeds:
                 for row in self.rows:
                     self._score(row, seed)
-        except KeyboardInterrupt:
-            log.warning(
-                "interrupted; writing down what is finished; the same command with resume=true "
-                "hydra.run.dir=%s goes on from here",
-                self.folder,
-            )
+        except (KeyboardInterrupt, SystemExit):  # Ctrl-C; SIGTERM
+            if is_rank_zero():
+                log.warning(
+                    "interrupted; writing down what is finished; the same command with "
+                    "resume=true hydra.run.dir=%s goes on from here",
+                    self.folder,
+                )
             self._write(self.results())
             self._show(self.results())
             raise

@@ -211,6 +211,7 @@ class Predictor:
                 writer.write(rows)
                 count += len(rows)
         texts.report()
+        log.info("%s rows: %s", f"{count:,}", "standard output" if str(target) == "-" else target)
         return count
 
     def _predict_rows(self, rows: Sequence[Row], texts: "_Texts") -> list[Prediction | None]:

@@ -21,6 +21,12 @@ SETTINGS = (
 )
 """What a stage can be told."""
 
+KEYS = (
+    *("name", "order", "controls", "gain", "seed", "seeds", "resume", "resume_every"),
+    *("backbone", "tokenizer", "trainer", "logger", "stages"),
+)
+"""What a run can be told; :data:`SETTINGS` stand below each stage."""
+
 
 def check_settings(config: Mapping[str, Any]) -> None:
     """Check the plain values of a run and its stages: names, numbers and choices.
@@ -29,8 +35,13 @@ def check_settings(config: Mapping[str, Any]) -> None:
         config: The whole composed config as plain values.
 
     Raises:
-        ValueError: If a stage has an unknown setting, or a value is out of its range.
+        ValueError: If the run or a stage has an unknown key, or a value is out of its range.
     """
+    for name in config:
+        if name not in KEYS:
+            below = [f"stages.target.{name}"] if name in SETTINGS else closest(str(name), KEYS)
+            near = did_you_mean(below)
+            raise ValueError(f"{name} is no key of a run, and nothing reads it{near}")
     _check_whole(config.get("resume_every", 1), "resume_every", least=1)
     for stage, settings in config["stages"].items():
         where = f"stages.{stage}"

@@ -1,5 +1,6 @@
 """What each command does with a composed config."""
 
+import contextlib
 import logging
 import os
 from pathlib import Path
@@ -103,7 +104,7 @@ def list_(cfg: DictConfig) -> None:
     from lightning_transfer import listing
 
     loader = GlobalHydra.instance().config_loader()
-    groups = _plain(cfg)["groups"]
+    groups = _plain(cfg).get("groups", "all")
     wanted = listing.TITLES if groups == "all" else [groups] if isinstance(groups, str) else groups
     listing.render(listing.describe(_folders(loader), tuple(wanted)))
 
@@ -170,8 +171,10 @@ def _run_of(path: Path) -> dict[str, Any] | None:
     from lightning_transfer.runfolder import read_config
 
     for folder in (path, *path.parents):
-        if folder.is_dir() and (config := read_config(folder)) is not None:
-            return config
+        if folder.is_dir():
+            with contextlib.suppress(ValueError):  # another program's config.yaml, LightningCLI's
+                if (config := read_config(folder)) is not None:
+                    return config
     return None
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning_utilities.core.rank_zero import rank_zero_only
 
 from lightning_transfer.checkpoint import AtomicCheckpointIO
@@ -118,7 +119,7 @@ _NOISE = (
 
 
 def run_trainer(trainer: pl.Trainer, method: str, *args: Any, **kwargs: Any) -> Any:
-    """Call a Trainer method; Ctrl-C surfaces as KeyboardInterrupt instead of an exit.
+    """Call a Trainer method; Ctrl-C surfaces as KeyboardInterrupt, SIGTERM as exit code 143.
 
     Lightning turns Ctrl-C into ``sys.exit(1)`` and leaves it ignored; what was finished before
     could then not be written down.
@@ -129,6 +130,8 @@ def run_trainer(trainer: pl.Trainer, method: str, *args: Any, **kwargs: Any) -> 
             for message in _NOISE:
                 warnings.filterwarnings("ignore", message=message)
             return getattr(trainer, method)(*args, **kwargs)
+    except SIGTERMException:  # whose exit code would be 0, as if all had been done
+        raise SystemExit(128 + signal.SIGTERM) from None
     except SystemExit as stop:
         if isinstance(stop.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from None

@@ -39,7 +39,7 @@ class Watch(pl.Callback):
 
     started: ClassVar[list] = []  # (which run, weights at the start)
     stop: ClassVar = None  # (which run, hook, optimizer step)
-    error = Stop
+    error: ClassVar = Stop  # what happens there: an error or a signal
     losses: ClassVar[list] = []
 
     @classmethod
@@ -74,7 +74,10 @@ class Watch(pl.Callback):
         if told and told.split(",") == here:
             os.kill(os.getpid(), signal.SIGKILL)
         if Watch.stop and [str(part) for part in Watch.stop] == here:
-            raise Watch.error
+            if isinstance(Watch.error, signal.Signals):
+                os.kill(os.getpid(), Watch.error)
+            else:
+                raise Watch.error
 
 
 class Drift(torch.nn.Module):

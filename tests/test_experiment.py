@@ -256,6 +256,7 @@ WRONG = [
     ("stages.target.epochs=1.5", r"stages.target.epochs must be .*>= 1.*got 1.5"),
     ("stages.target.epochs=null", r"stages.target.epochs must be .*>= 1.*got None"),
     ("stages.target.seed=-1", r"stages.target.seed must be .*got -1"),
+    ("+callbacks.mine=3", r"callbacks is no key of a run.*did you mean stages.target.callbacks"),
     ("+stages.target.epoch=3", r"stages.target.epoch is no setting of a stage.*mean epochs"),
     ("+stages.target.trainer.max_epoch=3", r"stages.target.trainer.max_epoch.*'max_epochs'"),
     ("+trainer.max_epoch=3", r"trainer.max_epoch is no argument.*'max_epochs'"),

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -214,10 +215,13 @@ def cache(runs, monkeypatch):
 
 
 @pytest.mark.usefixtures("cache")
-def test_ctrl_c_leaves_what_is_finished_and_resume_completes_it(runs, whole, tmp_path, capsys):
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt, 130), (signal.SIGTERM, 143)])
+def test_interrupted_run_leaves_what_is_finished_and_resume_completes_it(
+    runs, whole, tmp_path, capsys, error, code
+):
     folder = tmp_path / "run"
-    Watch.stop, Watch.error = (TARGET, "batch", 6), KeyboardInterrupt
-    assert main(command(runs, folder)) == 130
+    Watch.stop, Watch.error = (TARGET, "batch", 6), error
+    assert main(command(runs, folder)) == code
     said = capsys.readouterr()
     assert "Traceback" not in said.err
     assert "resume=true" in said.err

@@ -9,6 +9,7 @@ import sys
 import pyarrow.parquet as pq
 import pytest
 
+from lightning_transfer import run as run_module
 from lightning_transfer.cli import main
 from lightning_transfer.predict import Predictor
 from tests.runs import Runs, Watch, results, rows_of, stage, transfer, write_csv
@@ -190,3 +191,8 @@ def test_fetch_without_a_network_is_told(place, capsys):
     assert "Traceback" not in said
     assert "vader" in said
     assert list(place.iterdir()) == []
+
+
+def test_a_config_of_another_program_is_no_run(tmp_path):
+    (tmp_path / "config.yaml").write_text("model: 3\n")
+    assert run_module._run_of(tmp_path / "checkpoints" / "last.ckpt") is None
