@@ -34,6 +34,10 @@ def fit(cfg: DictConfig) -> float | None:
         raise ValueError(
             "resume=true needs the run folder to go on with: add hydra.run.dir=<folder>"
         )
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not _names_its_folder():
+        raise ValueError(  # each would make one of its own, named by its own clock
+            "ranks that a launcher started need one folder for all: add hydra.run.dir=<folder>"
+        )
     folder = Path(HydraConfig.get().runtime.output_dir)
     with RunFolder.open(folder, config=config, resume=config["resume"], rank=rank) as run:
         try:

@@ -169,6 +169,13 @@ def test_bad_checkpoints(runs, place, tmp_path, trained, capsys):
     assert_nothing_written(place)
 
 
+def test_ranks_without_a_common_folder(runs, place, capsys, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    words = ["fit", *runs.words, *stage("target", runs.movies)]
+    assert "add hydra.run.dir=<folder>" in mistake(words, capsys)
+    assert_nothing_written(place)
+
+
 PREDICT = [
     ([], ["text=", "data.path="]),
     (["text=a", "data.path=b.csv"], ["text=", "data.path=", "not both"]),
