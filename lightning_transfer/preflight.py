@@ -43,6 +43,8 @@ def check_settings(config: Mapping[str, Any]) -> None:
             near = did_you_mean(below)
             raise ValueError(f"{name} is no key of a run, and nothing reads it{near}")
     _check_whole(config.get("resume_every", 1), "resume_every", least=1)
+    if config["trainer"].get("limit_test_batches") == 0:
+        raise ValueError("trainer.limit_test_batches=0 would leave nothing to score; set null")
     for stage, settings in config["stages"].items():
         where = f"stages.{stage}"
         if not isinstance(settings, Mapping):
@@ -68,6 +70,11 @@ def _check_numbers(config: Mapping[str, Any], settings: Mapping[str, Any], where
         _check_whole(settings["seed"], f"{where}.seed", least=0)
     if settings.get("patience") is not None:
         _check_whole(settings["patience"], f"{where}.patience", least=1)
+        if trainer.get("limit_val_batches") == 0:
+            raise ValueError(
+                f"{where}.patience needs validations, and limit_val_batches=0 allows none; set "
+                "one of them to null"
+            )
     if settings.get("keep", "best") not in ("best", "last"):
         raise ValueError(f"{where}.keep must be best or last, got {settings['keep']!r}")
     if not isinstance(settings.get("skip", False), bool):
@@ -166,6 +173,12 @@ class Preflight:
             raise ValueError(f"stages.{stage}.data: {error}") from error
 
     def _check_monitor(self, stage: str) -> None:
+        if self.runner.config["stages"][stage].get("patience") is not None:
+            if not self.runner.data(stage, self._seeds[stage]).n_val:
+                raise ValueError(
+                    f"stages.{stage}.patience needs validation rows, there are none; set "
+                    f"stages.{stage}.data.splits.val, or patience=null"
+                )
         monitor = self.runner.monitor(stage)
         known = ["val/loss", *map(str, self._tasks[stage].val_metrics)]
         if monitor not in known:

@@ -284,6 +284,7 @@ WRONG = [
     ("task@stages.target.task=sequence_classification", r"rating"),
     ("backbone.name=asset:maxilm", r"maxilm.*minilm"),
     ("trainer.accelerator=abacus", r"abacus"),
+    ("trainer.limit_test_batches=0", r"trainer.limit_test_batches=0 would leave nothing"),
     ("trainer.devices=0", r"0"),
     ("trainer.strategy=dpp", r"dpp"),
 ]
@@ -296,6 +297,13 @@ MISTAKES = (ValueError, OSError, ImportError, MisconfigurationException)
 def test_mistake_is_told_before_anything_is_trained(runs, tmp_path, override, message):
     with pytest.raises(MISTAKES, match=message):
         runs.fit(tmp_path / "run", *transfer(runs.news, runs.movies), override)
+    assert Watch.started == []
+
+
+@pytest.mark.parametrize("off", ["data.splits.val=0", "+trainer.limit_val_batches=0"])
+def test_patience_without_validation_is_told(runs, tmp_path, off):
+    with pytest.raises(ValueError, match=r"stages.target.patience needs validation"):
+        runs.target(tmp_path, "patience=2", off)
     assert Watch.started == []
 
 
