@@ -82,6 +82,8 @@ def read_checkpoint(path: str | Path, *, map_location: Any = "cpu") -> dict[str,
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
             raise  # the disk's fault, not the file's
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if isinstance(error, pickle.UnpicklingError):  # torch would advise to run what is in it
+            reason = "it is not torch's, or holds objects that would have to be run"
         raise ValueError(
             f"{path} is not a checkpoint that can be read safely ({reason}); "
             "pass one written by this package"

@@ -287,3 +287,11 @@ def test_a_linear_head_is_described_by_its_arguments():
         "class": "lightning_transfer.heads.linear.LinearHead",
         "args": {"pooling": "max", "dropout": 0.0},
     }
+
+
+def test_no_advice_to_run_what_a_foreign_file_holds(tmp_path):
+    path = tmp_path / "notes.ckpt"
+    path.write_text("no checkpoint at all")
+    with pytest.raises(ValueError, match="is not a checkpoint that can be read safely") as caught:
+        read_checkpoint(path)
+    assert "weights_only" not in str(caught.value)
