@@ -5,21 +5,21 @@ import difflib
 import logging
 import math
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from lightning_transfer.backbone import evaluating
 from lightning_transfer.data import LengthBatchSampler, Tokens, reading, writing
 from lightning_transfer.data.reading import ROW, Row
+from lightning_transfer.data.rows import text_fault
 from lightning_transfer.data.token_table import tokenize
 from lightning_transfer.data.tokenized_split import Collate, TokenizedSplit
 from lightning_transfer.labels import Labels
@@ -139,7 +139,7 @@ class Predictor:
             if isinstance(given, str):
                 raise TypeError(f"{name} must be a list of texts, got one string; write [text]")
             for place, text in enumerate(given or ()):
-                if fault := _fault(text):
+                if fault := text_fault(text):
                     raise ValueError(f"{name}[{place}]: {fault}")
         if pairs is not None and len(pairs) != len(texts):
             raise ValueError(f"each text needs its pair: {len(texts)} texts, {len(pairs)} pairs")
@@ -233,7 +233,7 @@ class Predictor:
         sampler = LengthBatchSampler(table.lengths, self.batch_size, seed=0, shuffle=False)
         collate = Collate(self.tokenizer)
         by_place: dict[int, Prediction] = {}
-        with torch.inference_mode(), _evaluating(self.task):
+        with torch.inference_mode(), evaluating(self.task):
             for places in sampler:
                 batch = {k: v.to(self.device) for k, v in collate(split[places]).items()}
                 scores = self.task.probabilities(self.task(batch).float())  # (batch, outputs)
@@ -285,7 +285,7 @@ class _Texts:
     def check(self, row: Row) -> bool:
         """Tell whether a row has its texts; raise if not, unless bad rows are skipped."""
         for column in (self.text, self.pair):
-            if column is not None and (fault := _fault(row.get(column))):
+            if column is not None and (fault := text_fault(row.get(column))):
                 self.add_bad(row, column, fault)
                 return False
         return True
@@ -345,19 +345,6 @@ def _new_columns(columns: Sequence[str], name: str) -> tuple[str, str]:
     )
 
 
-def _fault(text: Any) -> str | None:
-    """Return what is wrong with a text, by the rules of the training data."""
-    if text is None or text != text:  # NaN is how some writers say "none"
-        return "no text"
-    if not isinstance(text, str):
-        return f"{text!r} is not text"
-    if not text.strip():
-        return "empty text"
-    if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
-        return f"half a surrogate pair in {text[:40]!r}"
-    return None
-
-
 def _name(scores: np.ndarray, labels: Labels, text: str) -> Prediction:
     """Turn the scores (num_outputs,) of a text into a prediction."""
     if not np.isfinite(scores).all():
@@ -379,14 +366,3 @@ def _name(scores: np.ndarray, labels: Labels, text: str) -> Prediction:
 def _decimal(value: np.float32) -> float:
     """Return the shortest decimal, for tables: 0.1 and not 0.10000000149011612."""
     return float(str(value))
-
-
-@contextmanager
-def _evaluating(task: nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in task.modules()}
-    task.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode

@@ -156,8 +156,7 @@ class Patience(EarlyStopping):
 
 def next_log_folder(folder: Path) -> Path:
     """Return a fresh folder for the csv log of this attempt; Lightning empties one that exists."""
-    attempts = [int(p.name) for p in (folder / LOGS).glob("*") if p.name.isdigit()]
-    return folder / LOGS / str(max(attempts, default=-1) + 1)
+    return folder / LOGS / str(max(_attempts(folder), default=-1) + 1)
 
 
 def merge_logs(folder: Path) -> Path | None:
@@ -167,11 +166,11 @@ def merge_logs(folder: Path) -> Path | None:
         The joined file, or None where nothing was logged.
     """
     rows: list[dict[str, str]] = []
-    attempts = sorted((p for p in (folder / LOGS).glob("*") if p.name.isdigit()), key=_number)
-    for attempt in attempts:
-        if not (attempt / METRICS).is_file():
+    for attempt in sorted(_attempts(folder)):
+        file_of_attempt = folder / LOGS / str(attempt) / METRICS
+        if not file_of_attempt.is_file():
             continue
-        with (attempt / METRICS).open(newline="") as file:
+        with file_of_attempt.open(newline="") as file:
             # A killed attempt may have left half a line, or no more than a header.
             new = [row for row in csv.DictReader(file) if str(row.get("step")).isdigit()]
         if new:
@@ -187,5 +186,5 @@ def merge_logs(folder: Path) -> Path | None:
     return folder / METRICS
 
 
-def _number(path: Path) -> int:
-    return int(path.name)
+def _attempts(folder: Path) -> list[int]:
+    return [int(p.name) for p in (folder / LOGS).glob("*") if p.name.isdigit()]

@@ -135,8 +135,8 @@ def _check_row(
         ValueError: If the row is bad; the message begins with the column.
     """
     for name in ("text", "text_pair"):
-        if name in data:
-            _check_text(data[name][row], f"column {getattr(columns, name) or name!r}")
+        if name in data and (fault := text_fault(data[name][row])):
+            raise ValueError(f"column {getattr(columns, name) or name!r}: {fault}")
     if "split" in data and data["split"][row] not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {data['split'][row]!r}")
     try:
@@ -145,17 +145,19 @@ def _check_row(
         raise ValueError(f"column {columns.label!r}: {error}") from None
 
 
-def _check_text(text: object, column: str) -> None:
+def text_fault(text: object) -> str | None:
+    """Return what makes a cell unfit to be a text, or None; the rule of training and prediction."""
     if text is None or text != text:  # NaN is how some writers say "none"
-        raise ValueError(f"{column}: no text")
+        return "no text"
     if not isinstance(text, str):
-        raise ValueError(f"{column}: {text!r} is not text")
+        return f"{text!r} is not text"
     if not text.strip():
-        raise ValueError(f"{column}: empty text")
+        return "empty text"
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise ValueError(f"{column}: half a surrogate pair in {text[:40]!r}") from None
+        return f"half a surrogate pair in {text[:40]!r}"
+    return None
 
 
 def _report(bad: list[str], total: int, where: str, on_bad_row: str) -> None:
