@@ -1,78 +1,139 @@
-"""Freezing by depth."""
+"""Freezing by depth, by names or by a function."""
 
 import logging
+from collections.abc import Callable, Sequence
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
-from lightning_transfer.optim import layers_of
+from lightning_transfer.callbacks._layers import find_layers, matching
+from lightning_transfer.callbacks._trainable import TrainableSet, count_line
 
 log = logging.getLogger(__name__)
 
 
 class Freezing(Callback):
-    """Freeze the layers below a depth, for the whole run.
+    r"""Freeze a part of the module for the whole run.
 
-    A frozen layer takes no gradient, which is settled before DDP wraps the module, and it is in
-    eval mode: its dropout is off and its running statistics stand still. What is outside the
-    backbone, such as a head, always trains.
+    What is frozen takes no gradient, which is settled before DDP wraps the module, and a module
+    all of whose parameters are frozen is in eval mode: its dropout is off and its running
+    statistics stand still. What trains is in train mode, also when the model came from
+    ``from_pretrained``. What is outside the backbone, such as a head, trains unless ``names`` or
+    ``function`` say otherwise. When the fit ends, what took a gradient before takes one again.
 
     Args:
         below: ``all`` freezes the whole backbone, ``embeddings`` depth 0 alone, a number the
-            layers at depths smaller than it (0: nothing; 1: the embeddings).
+            layers at depths smaller than it (0: nothing; 1: the embeddings; -2: all but the top
+            two). None: ``all``, unless one of the others is given.
+        names: Regexes over parameter names; a parameter in whose name one is found is frozen.
+        function: Called with each parameter's name and the parameter; whether it is frozen.
         backbone: Attribute path of the backbone in the LightningModule; it has ``layers``, an
             ordered list of modules from the input up.
 
     Raises:
-        ValueError: If ``below`` is neither, or there is no such depth (at the start of the run).
+        ValueError: If more than one of the three is given, ``below`` is no depth, or (at the start
+            of the run) there is no such depth or a regex matches nothing.
 
     Example:
-        >>> Freezing("all").below
-        'all'
+        >>> Freezing(names=[r"^backbone\.(?!.*bias$)"]).names  # BitFit: biases train, and the head
+        ['^backbone\\.(?!.*bias$)']
     """
 
-    def __init__(self, below: int | str = "all", *, backbone: str = "backbone") -> None:
+    def __init__(
+        self,
+        below: int | str | None = None,
+        *,
+        names: list[str] | None = None,
+        function: Callable[[str, nn.Parameter], bool] | None = None,
+        backbone: str = "backbone",
+    ) -> None:
         """See the class."""
         super().__init__()
-        if below not in ("all", "embeddings") and not (type(below) is int and below >= 0):
-            raise ValueError(f"below must be all, embeddings or a depth >= 0, got {below!r}")
-        self.below = below
-        self.backbone = backbone
-
-    def frozen_modules(self, pl_module: LightningModule) -> list[nn.Module]:
-        """Return the modules that do not train.
-
-        Raises:
-            ValueError: If the backbone shows no layers, or fewer than ``below`` asks for.
-        """
-        backbone = pl_module.get_submodule(self.backbone)
-        if self.below == "all":
-            return [backbone]
-        layers = layers_of(backbone)
-        depth = 1 if self.below == "embeddings" else int(self.below)
-        if depth > len(layers):
+        given = [below, names, function]
+        if sum(part is not None for part in given) > 1:
             raise ValueError(
-                f"below={depth} is deeper than the backbone: its depths are 0..{len(layers) - 1}; "
-                f"below={len(layers)} freezes all layers"
+                f"give one of below, names and function, got below={below!r}, names={names!r} and "
+                f"function={function!r}"
             )
-        return layers[:depth]
+        if names is None and function is None and below is None:
+            below = "all"
+        if below not in (None, "all", "embeddings") and type(below) is not int:
+            raise ValueError(
+                f"below must be all, embeddings or a whole number of layers, got {below!r}"
+            )
+        self.below = below
+        self.names = names
+        self.function = function
+        self.backbone = backbone
+        self._trainable: TrainableSet | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Take the gradients away, before the strategy wraps the module."""
         if stage != "fit":
             return
-        frozen = self.frozen_modules(pl_module)
-        for module in frozen:
-            module.requires_grad_(False)
-        sizes = [(p.numel(), p.requires_grad) for p in pl_module.parameters()]
-        trains, total = sum(n for n, trains in sizes if trains), sum(n for n, _ in sizes)
-        log.info("frozen below %s: %d of %d parameters train", self.below, trains, total)
+        names, modules = self.frozen(pl_module)
+        self._trainable = TrainableSet(pl_module)
+        self._trainable.wake()
+        self._trainable.freeze(names, modules)
+        if trainer.is_global_zero:
+            log.info("frozen %s: %s train", self._what(), count_line(pl_module))
+
+    def check(self, pl_module: LightningModule) -> None:
+        """Raise what is wrong with the part of a module that is to be frozen.
+
+        Raises:
+            ValueError: As the class says.
+        """
+        self.frozen(pl_module)
+
+    def frozen(self, pl_module: LightningModule) -> tuple[set[str], Sequence[nn.Module]]:
+        """Return names of the parameters that are frozen, and the layers, where depth says it.
+
+        Raises:
+            ValueError: If there is no such depth, the backbone shows no layers, or a regex matches
+                nothing.
+        """
+        named = dict(pl_module.named_parameters())
+        if self.function is not None:
+            return {name for name, p in named.items() if self.function(name, p)}, ()
+        if self.names is not None:
+            return {n for regex in self.names for n in matching(regex, list(named), "names")}, ()
+        if self.below == "all":
+            return {n for n in named if n.startswith(f"{self.backbone}.")}, (
+                pl_module.get_submodule(self.backbone),
+            )
+        layers = find_layers(pl_module, f"{self.backbone}.layers")
+        depth = 1 if self.below == "embeddings" else int(self.below or 0)
+        if not -layers.count <= depth <= layers.count:
+            raise ValueError(
+                f"below={depth} is no depth of the backbone: they are 0..{layers.count - 1}; "
+                f"below={layers.count} freezes all layers"
+            )
+        depth += layers.count if depth < 0 else 0
+        return {n for n, at in layers.depth_of.items() if at < depth}, layers.modules[:depth]
+
+    def _what(self) -> str:
+        if self.function is not None:
+            return f"by {getattr(self.function, '__name__', 'a function')}"
+        return f"below {self.below}" if self.names is None else f"where {' or '.join(self.names)}"
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the frozen modules in eval mode; a run resumed in mid-epoch starts none."""
-        for module in self.frozen_modules(pl_module):
-            module.eval()
+        """Set the modes; a run resumed in mid-epoch starts no epoch."""
+        if self._trainable is not None:
+            self._trainable.set_modes()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put them there again, whatever has happened between the epochs."""
+        """Set them again, whatever has happened between the epochs."""
         self.on_train_start(trainer, pl_module)
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Leave the module as it was."""
+        self.teardown(trainer, pl_module, "fit")
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Leave the module as it was."""
+        if self._trainable is not None:
+            self._trainable.restore()
+            self._trainable = None

@@ -6,7 +6,7 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from lightning_transfer.backbone import Backbone
-from lightning_transfer.callbacks import ResumePoint
+from lightning_transfer.callbacks import GradualUnfreezing, ResumePoint
 from lightning_transfer.checkpoint import AtomicCheckpointIO, read_checkpoint
 from lightning_transfer.data import Columns, Files, LabelSpec, Splits
 from lightning_transfer.heads import MLPHead
@@ -42,7 +42,7 @@ class StopAt(pl.Callback):
         self._maybe(trainer, "epoch")
 
 
-def run(folder, reviews, *, stop=None, resume=False):
+def run(folder, reviews, *, stop=None, resume=False, callbacks=()):
     from transformers import BertModel
 
     pl.seed_everything(3, workers=True, verbose=False)
@@ -69,6 +69,7 @@ def run(folder, reviews, *, stop=None, resume=False):
         max_epochs=EPOCHS,
         accelerator="cpu",
         callbacks=[
+            *callbacks,
             EarlyStopping("val/loss", patience=5),
             best,
             point,
@@ -119,8 +120,12 @@ STOPS = [
 def test_resumed_run_equals_the_uninterrupted_one(tmp_path, reviews, uninterrupted, hook, step):
     with pytest.raises(Stop):
         run(tmp_path, reviews, stop=(step, hook))
-    resumed, score, task = run(tmp_path, reviews, resume=True)
+    assert_same_run(uninterrupted, run(tmp_path, reviews, resume=True))
+
+
+def assert_same_run(uninterrupted, continued):
     whole, whole_score, whole_task = uninterrupted
+    resumed, score, task = continued
     assert_equal(whole["state_dict"], resumed["state_dict"])
     assert_equal(whole["optimizer_states"], resumed["optimizer_states"])
     assert_equal(whole["lr_schedulers"], resumed["lr_schedulers"])
@@ -128,3 +133,44 @@ def test_resumed_run_equals_the_uninterrupted_one(tmp_path, reviews, uninterrupt
     assert score == whole_score
     for one, other in zip(whole_task.parameters(), task.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+UNFREEZING = {
+    "epochs": [
+        {"from_depth": 3},
+        {"from_depth": -1, "at_epoch": 1},
+        {"from_depth": 0, "at_epoch": 2},
+    ],
+    "steps": [{"from_depth": 3}, {"from_depth": 1, "at_step": 3}, {"from_depth": 0, "at_step": 7}],
+    "plateaus": [
+        {"from_depth": 2},
+        {"from_depth": 0, "at_plateau": {"monitor": "val/loss", "min_delta": 99.0}},
+        {"from_depth": 3, "at_plateau": {"monitor": "val/loss", "min_delta": 99.0}},
+    ],
+    "chain-thaw": "chain-thaw",
+}
+
+
+@pytest.fixture(scope="module", params=UNFREEZING)
+def unfreezing(request, tmp_path_factory, reviews):
+    """Phases of a schedule, and the uninterrupted run under it."""
+    phases = UNFREEZING[request.param]
+    folder = tmp_path_factory.mktemp(request.param)
+    return phases, run(folder, reviews, callbacks=[GradualUnfreezing(phases)])
+
+
+@pytest.mark.parametrize(("hook", "step"), STOPS)
+def test_resumed_at_any_step_of_an_unfreezing_schedule(tmp_path, reviews, unfreezing, hook, step):
+    """Steps before, at and after each phase's beginning, in mid-epoch and at its end."""
+    phases, uninterrupted = unfreezing
+    callbacks = [GradualUnfreezing(phases)]
+    with pytest.raises(Stop):
+        run(tmp_path, reviews, stop=(step, hook), callbacks=callbacks)
+    continued = run(tmp_path, reviews, resume=True, callbacks=[GradualUnfreezing(phases)])
+    assert_same_run(uninterrupted, continued)
+    [state] = [v for k, v in continued[0]["callbacks"].items() if k.startswith("GradualUnfreezing")]
+    [whole] = [
+        v for k, v in uninterrupted[0]["callbacks"].items() if k.startswith("GradualUnfreezing")
+    ]
+    assert state == whole
+    assert len(state["starts"]) >= 2
