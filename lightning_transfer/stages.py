@@ -227,10 +227,12 @@ class StageRunner:
         if not isinstance(head, nn.Module):
             head = head(backbone.hidden_size, labels.num_outputs)
         handed = hand_over(start, backbone, head, labels, label_map=settings.get("label_map"))
+        strategy = settings["strategy"]
+        at = where if settings.get("scheduler") else f"{where}.strategy"
         recipe = Recipe(
             build(clippable(settings["optimizer"], arguments), "optimizer", f"{where}.optimizer"),
-            build(settings["scheduler"], "scheduler", f"{where}.scheduler"),
-            build(settings["strategy"]["groups"], "groups", f"{where}.strategy.groups"),
+            build(settings.get("scheduler") or strategy["scheduler"], "scheduler", f"{at}.scheduler"),
+            build(strategy["groups"], "groups", f"{where}.strategy.groups"),
         )
         objectives = {
             name: _objective(spec, f"{where}.objectives.{name}")

@@ -58,6 +58,9 @@ class Watch(pl.Callback):
         Watch.losses.append(float(outputs["loss"]))
         self._maybe_stop("batch", trainer, pl_module)
 
+    def on_train_batch_start(self, trainer, pl_module, *_):
+        self._maybe_stop("step", trainer, pl_module)
+
     def on_validation_start(self, trainer, pl_module):
         self._maybe_stop("validation", trainer, pl_module)
 

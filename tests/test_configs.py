@@ -40,6 +40,7 @@ SLOT_OF_KEY = {
     r"optimizer": "optimizer",
     r"scheduler": "scheduler",
     r"strategy\.groups": "groups",
+    r"strategy\.scheduler": "scheduler",
     r"strategy\.callbacks\.\w+": "callback",
     r"callbacks\.\w+": "callback",
     r"objectives\.\w+": "objective",
@@ -122,7 +123,7 @@ def test_an_experiment_composes_whole(name):
     assert set(config["order"]) <= set(config["stages"])
     checked = check(config)
     for stage in config["stages"]:
-        for part in ("data", "task", "head", "optimizer", "scheduler", "strategy.groups"):
+        for part in ("data", "task", "head", "optimizer", "strategy.scheduler", "strategy.groups"):
             assert f"stages.{stage}.{part}" in checked
     assert "backbone" in checked
 

@@ -278,7 +278,10 @@ WRONG = [
     ("stages.target.data.label.kind=stars", r"rating.*stars"),
     ("stages.target.optimizer._target_=torch.load", r"torch.load"),
     ("stages.target.optimizer.lr=-1", r"stages.target.optimizer: .*-1"),
-    ("stages.target.scheduler.warmup=2", r"stages.target.scheduler: .*warmup.* 2"),
+    (
+        "stages.target.strategy.scheduler.warmup=2",
+        r"stages.target.strategy.scheduler: .*warmup.* 2",
+    ),
     ("stages.target.strategy.groups.layer_decay=0", r"layer_decay.* 0"),
     ("+stages.target.task.label_smoothing=0.1", r"label_smoothing"),
     ("task@stages.target.task=sequence_classification", r"rating"),

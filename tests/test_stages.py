@@ -244,7 +244,7 @@ def test_gradients_are_clipped(runs, tmp_path):
             tmp_path / value,
             "~optimizer",
             "+" + sgd[0],
-            "scheduler=null",
+            "strategy.scheduler=null",
             f"+trainer.gradient_clip_val={value}",
             "+trainer.max_steps=1",
             "keep=last",

@@ -1,0 +1,154 @@
+"""Gradual unfreezing of the packaged MiniLM: what is claimed of it, and what it costs."""
+
+import time
+
+import lightning.pytorch as pl
+import pytest
+import torch
+
+from lightning_transfer.backbone import Backbone
+from lightning_transfer.callbacks import GradualUnfreezing, ResumePoint
+from lightning_transfer.heads import MLPHead
+from lightning_transfer.labels import Labels
+from lightning_transfer.optim import ParameterGroups, Recipe
+from lightning_transfer.tasks import SequenceRegression
+from tests.tiny import make_loader, make_trainer
+
+pytestmark = [pytest.mark.slow, pytest.mark.network]
+PHASES = [
+    {"from_depth": "head"},
+    {"from_depth": 5, "at_step": 2},
+    {"from_depth": 0, "at_fraction": 0.6},
+]
+DECLARED = [[]] * 2 + [[5, 6]] * 2 + [[0, 1, 2, 3, 4, 5, 6]] * 2
+
+
+def make_task():
+    torch.manual_seed(0)
+    backbone = Backbone.from_pretrained("asset:minilm")
+    recipe = Recipe(
+        lambda groups: torch.optim.AdamW(groups, lr=1e-3, weight_decay=0.1, fused=True),
+        lambda optimizer, total_steps: torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, max_lr=1e-3, total_steps=total_steps
+        ),
+        ParameterGroups(layer_decay=0.5),
+    )
+    head = MLPHead(backbone.hidden_size, 1)
+    return SequenceRegression(backbone, head, labels=Labels("rating"), recipe=recipe)
+
+
+def fit(*callbacks, path=None):
+    task = make_task()
+    torch.manual_seed(1)
+    trainer = make_trainer(max_epochs=2, callbacks=list(callbacks))
+    trainer.fit(task, make_loader(rows=12, batch_size=4), ckpt_path=path)
+    return task
+
+
+class Watch(pl.Callback):
+    def __init__(self):
+        self.trains, self.changed = [], []
+
+    def on_train_batch_start(self, trainer, module, *_):
+        self.before = {n: p.detach().clone() for n, p in module.named_parameters()}
+
+    def on_train_batch_end(self, trainer, module, *_):
+        named = dict(module.named_parameters())
+        self.trains.append({n for n, p in named.items() if p.requires_grad})
+        self.changed.append({n for n, v in self.before.items() if not torch.equal(v, named[n])})
+
+
+def test_declared_layers_train_and_frozen_tensors_stay_bit_identical():
+    watch = Watch()
+    task = fit(GradualUnfreezing(PHASES), watch)
+    for step, depths in enumerate(DECLARED):
+        inside = {id(p) for d in depths for p in task.backbone.layers[d].parameters()}
+        declared = {
+            n for n, p in task.named_parameters() if id(p) in inside or n.startswith("head.")
+        }
+        assert watch.trains[step] == declared
+        assert watch.changed[step] <= declared
+        assert len(watch.changed[step]) > 0.9 * len(declared)
+
+
+class Stop(Exception):
+    pass
+
+
+class StopAt(pl.Callback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_start(self, trainer, *_):
+        if trainer.global_step == self.step:
+            raise Stop
+
+
+class Loader(list):
+    """Batches that go on in mid-epoch."""
+
+    def __init__(self):
+        super().__init__(make_loader(rows=12, batch_size=4))
+        self.place = 0
+
+    def __iter__(self):
+        start, self.place = self.place, 0
+        return iter(list(super().__iter__())[start:])
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+
+
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_interrupted_around_a_phase_and_resumed_equals_uninterrupted(tmp_path, step):
+    def run(*more, path=None, place=0):
+        task = make_task()
+        torch.manual_seed(1)
+        point = ResumePoint(tmp_path, every_n_steps=1)
+        trainer = make_trainer(max_epochs=2, callbacks=[GradualUnfreezing(PHASES), point, *more])
+        loader = Loader()
+        loader.place = place
+        trainer.fit(task, loader, ckpt_path=path)
+        return task, trainer
+
+    whole, trainer = run()
+    with pytest.raises(Stop):
+        run(StopAt(step))
+    resumed, again = run(path=tmp_path / ResumePoint.FILE, place=step % 3)
+    for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(one, other)
+    states = [t.optimizers[0].state_dict()["state"] for t in (trainer, again)]
+    for key, state in states[0].items():
+        assert all(torch.equal(value, states[1][key][name]) for name, value in state.items())
+
+
+class Timed(GradualUnfreezing):
+    """Adds up the time that is spent here before each step."""
+
+    spent = 0.0
+
+    def on_train_batch_start(self, *arguments):
+        start = time.perf_counter()
+        super().on_train_batch_start(*arguments)
+        self.spent += time.perf_counter() - start
+
+
+class Clock(pl.Callback):
+    def on_train_batch_start(self, *_):
+        self.start = time.perf_counter()
+
+    def on_train_batch_end(self, *_):
+        self.taken = getattr(self, "taken", 0.0) + time.perf_counter() - self.start
+
+
+def test_a_step_in_which_nothing_changes_costs_under_one_percent_more():
+    """The head alone trains, which is the shortest step there is."""
+    timed, clock = Timed([{"from_depth": "head"}, {"from_depth": 0, "at_fraction": 0.99}]), Clock()
+    trainer = make_trainer(max_epochs=1, limit_train_batches=30, callbacks=[timed, clock])
+    trainer.fit(make_task(), make_loader(rows=960, batch_size=32))
+    share = timed.spent / clock.taken
+    print(f"{1e6 * timed.spent / 30:.0f} us a step, {100 * share:.3f} % of it")
+    assert share < 0.01
