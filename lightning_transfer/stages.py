@@ -231,7 +231,9 @@ class StageRunner:
         at = where if settings.get("scheduler") else f"{where}.strategy"
         recipe = Recipe(
             build(clippable(settings["optimizer"], arguments), "optimizer", f"{where}.optimizer"),
-            build(settings.get("scheduler") or strategy["scheduler"], "scheduler", f"{at}.scheduler"),
+            build(
+                settings.get("scheduler") or strategy["scheduler"], "scheduler", f"{at}.scheduler"
+            ),
             build(strategy["groups"], "groups", f"{where}.strategy.groups"),
         )
         objectives = {

@@ -7,6 +7,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningCLI
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -469,3 +470,47 @@ def test_other_precisions(precision):
     watch, _ = fit(module, GradualUnfreezing(THREE), precision=precision)
     assert watch.trains == [names(module, depths) for depths in DECLARED]
     assert all(math.isfinite(p.float().sum().item()) for p in module.parameters())
+
+
+class Data(pl.LightningDataModule):
+    def train_dataloader(self):
+        return loader()
+
+    def val_dataloader(self):
+        return loader()
+
+
+@pytest.mark.filterwarnings("ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning")
+def test_it_works_from_a_config_of_lightning_cli(tmp_path, monkeypatch):
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        """
+seed_everything: 3
+trainer:
+  max_epochs: 3
+  accelerator: cpu
+  logger: false
+  enable_checkpointing: false
+  enable_progress_bar: false
+  enable_model_summary: false
+  callbacks:
+    - class_path: lightning_transfer.callbacks.GradualUnfreezing
+      init_args:
+        layers: backbone.layers
+        phases:
+          - {from_depth: 3}
+          - {from_depth: 2, at_epoch: 1}
+          - {from_depth: 0, at_fraction: 0.6}
+"""
+    )
+    watch = Watch()
+    monkeypatch.setattr("sys.argv", ["main.py", "fit", "--config", str(config)])
+    cli = LightningCLI(
+        Plain, Data, trainer_defaults={"callbacks": [watch]}, save_config_callback=None
+    )
+    assert watch.trains == [names(cli.model, depths) for depths in DECLARED]
+
+
+def test_it_comes_only_when_asked():
+    trainer = make_trainer()
+    assert not [c for c in trainer.callbacks if type(c).__module__.startswith("lightning_transfer")]

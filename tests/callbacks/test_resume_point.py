@@ -1,9 +1,12 @@
 """Interrupted anywhere and resumed equals never interrupted, bit for bit."""
 
+from functools import partial
+
 import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from transformers import BertModel
 
 from lightning_transfer.backbone import Backbone
 from lightning_transfer.callbacks import GradualUnfreezing, ResumePoint
@@ -42,8 +45,7 @@ class StopAt(pl.Callback):
         self._maybe(trainer, "epoch")
 
 
-def run(folder, reviews, *, stop=None, resume=False, callbacks=()):
-    from transformers import BertModel
+def run(folder, reviews, *, stop=None, resume=False, callbacks=(), backbone=None):
 
     pl.seed_everything(3, workers=True, verbose=False)
     data = Files(
@@ -55,14 +57,16 @@ def run(folder, reviews, *, stop=None, resume=False, callbacks=()):
         batch_size=8,
     )
     data.tokenizer = make_tokenizer()
-    backbone = Backbone(BertModel(tiny_config()))
+    backbone = Backbone(BertModel(tiny_config())) if backbone is None else backbone()
     recipe = Recipe(
         lambda groups: torch.optim.AdamW(groups, lr=1e-3),
         lambda optimizer, total_steps: linear_schedule(optimizer, total_steps=total_steps),
         ParameterGroups(),
     )
     data.setup("fit")
-    task = SequenceRegression(backbone, MLPHead(16, 1), labels=data.labels, recipe=recipe)
+    task = SequenceRegression(
+        backbone, MLPHead(backbone.hidden_size, 1), labels=data.labels, recipe=recipe
+    )
     point = ResumePoint(folder, every_n_steps=1)
     best = ModelCheckpoint(folder, "best", "val/pearson", mode="max", save_weights_only=True)
     trainer = pl.Trainer(
@@ -174,3 +178,18 @@ def test_resumed_at_any_step_of_an_unfreezing_schedule(tmp_path, reviews, unfree
     ]
     assert state == whole
     assert len(state["starts"]) >= 2
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_the_packaged_model_is_resumed_around_a_phase_too(tmp_path, reviews):
+    def part(name, **more):
+        callbacks = [GradualUnfreezing(UNFREEZING["steps"])]
+        (tmp_path / name).mkdir(exist_ok=True)
+        minilm = partial(Backbone.from_pretrained, "asset:minilm")
+        return run(tmp_path / name, reviews, callbacks=callbacks, backbone=minilm, **more)
+
+    uninterrupted = part("whole")
+    with pytest.raises(Stop):
+        part("cut", stop=(4, "batch"))  # the point of step 3 is there, where the phase begins
+    assert_same_run(uninterrupted, part("cut", resume=True))
