@@ -139,6 +139,21 @@ def test_parts_work_in_a_plain_script(example, tiny_folder, snippets):
     assert load(checkpoint).task.labels.names == ("negative", "neutral", "positive")
 
 
+@pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers")
+@pytest.mark.parametrize("example", ["unfreezing"], indirect=True)
+def test_somebody_elses_module_is_unfrozen(example, tiny_folder, caplog):
+    caplog.set_level("INFO")
+    load_script(example / "main.py").main(str(tiny_folder))
+    lines = [r.getMessage() for r in caplog.records if " of 3 trains " in r.getMessage()]
+    assert [re.search(r"trains (.*), [\d,]+ of", line)[1] for line in lines] == [
+        "all outside the layers",
+        "depths 1-2 and all outside the layers",
+        "depths 0-2 and all outside the layers",
+    ]
+    starts = [line.partition(":")[0] for line in lines]
+    assert starts == ["epoch 1, step 0", "epoch 2, step 8", "epoch 3, step 16"]
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Lightning 2.6 with jsonargparse 4.53
 @pytest.mark.parametrize("example", ["lightning_cli"], indirect=True)
 def test_parts_work_under_lightning_cli(example, tiny_folder, snippets, monkeypatch):

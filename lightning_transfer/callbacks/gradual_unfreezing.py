@@ -219,10 +219,10 @@ class GradualUnfreezing(Callback):
         self, trainer: Trainer, pl_module: LightningModule, depths: range, phase: Phase
     ) -> str:
         what = [_depths(depths)] if depths else []
-        what += ["what lies outside the layers"] if phase.outside else []
+        what += ["all outside the layers"] if phase.outside else []
         return (
             f"epoch {trainer.current_epoch + 1}, step {trainer.global_step}: phase "
-            f"{self.phase + 1} of {len(self._plan)}; {' and '.join(what)} train, "
+            f"{self.phase + 1} of {len(self._plan)} trains {' and '.join(what) or 'nothing'}, "
             f"{count_line(pl_module)}; learning rates {_rates(trainer.optimizers)}"
         )
 

@@ -364,13 +364,14 @@ def test_each_change_is_one_line(caplog):
     caplog.set_level(logging.INFO)
     fit(Plain(two_groups), GradualUnfreezing(THREE))
     lines = [r.getMessage() for r in caplog.records if r.name.startswith("lightning_transfer")]
+    rates = "learning rates 1.00e-02 (group 0), 1.00e-01 (group 1)"
     assert lines == [
-        "epoch 1, step 0: phase 1 of 3; what lies outside the layers train, 5 of 89 parameters; "
+        "epoch 1, step 0: phase 1 of 3 trains all outside the layers, 5 of 89 parameters; "
         "learning rates 1.00e-01 (group 1)",
-        "epoch 2, step 4: phase 2 of 3; depth 2 and what lies outside the layers train, 33 of 89 "
-        "parameters; learning rates 1.00e-02 (group 0), 1.00e-01 (group 1)",
-        "epoch 3, step 8: phase 3 of 3; depths 0-2 and what lies outside the layers train, 89 of "
-        "89 parameters; learning rates 1.00e-02 (group 0), 1.00e-01 (group 1)",
+        "epoch 2, step 4: phase 2 of 3 trains depth 2 and all outside the layers, 33 of 89 "
+        f"parameters; {rates}",
+        "epoch 3, step 8: phase 3 of 3 trains depths 0-2 and all outside the layers, 89 of 89 "
+        f"parameters; {rates}",
     ]
 
 

@@ -1,0 +1,177 @@
+"""Compare the strategies on news -> movies: score, what trains, seconds, peak memory.
+
+python benchmarks/strategies.py
+
+The source stage is trained once. Then each strategy trains the target stage from it, with the same
+rows, epochs and seeds; only the learning rate is its own, chosen among a few by the validation
+rows of a seed that is not reported. Every run is a process of its own, one after another. A run
+folder that is there already is not run again, so that the script can be stopped and started.
+"""
+
+import argparse
+import json
+import math
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from scipy import stats
+
+from lightning_transfer.checkpoint import read_checkpoint
+
+STRATEGIES = {
+    "full": (3e-5, 1e-4),
+    "frozen": (1e-3, 3e-3),
+    "last_two": (3e-5, 1e-4, 3e-4),
+    "gradual": (3e-5, 1e-4),
+    "ulmfit": (1e-4, 3e-4, 1e-3),
+    "chain_thaw": (3e-5, 1e-4, 3e-4),
+    "lora": (3e-4, 1e-3, 3e-3),
+    "bitfit": (3e-4, 1e-3, 3e-3),
+    "l2_sp": (3e-5, 1e-4),
+}
+"""Strategy to the learning rates that it may choose from."""
+CHOOSING_SEED = 100
+
+
+def main() -> None:
+    """Run what is missing, and print the table."""
+    options = _options()
+    folder = options.folder.absolute()
+    source = _source(folder)
+    rows = []
+    for labels in options.labels:
+        for name in options.strategies:
+            rate = _choose(folder, source, name, options.labels[0], epochs=options.epochs)
+            run = folder / f"{name}-{labels}"
+            seconds = _target(run, source, name, labels, options, rate=rate)
+            rows.append({"strategy": name, "labels": labels, "lr": rate, **_measured(run, source)})
+            print(f"{name}, {labels} labels: {rows[-1]['pearson']:.3f} ({seconds:.0f} s)")
+    print(_table(rows))
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=2))
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--strategies", nargs="+", default=list(STRATEGIES), choices=STRATEGIES)
+    parser.add_argument("--labels", nargs="+", type=int, default=[128, 512])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--folder", type=Path, default=Path("outputs/strategies"))
+    parser.add_argument("--json", type=Path, help="where to write the rows")
+    return parser.parse_args()
+
+
+def _source(folder: Path) -> Path:
+    """Train the source stage, and return its weights."""
+    _fit(folder / "source", ["order=[source]", "seeds=[0]"])
+    return folder / "source/stages/source-seed0/final.ckpt"
+
+
+def _choose(folder: Path, source: Path, name: str, labels: int, *, epochs: int) -> float:
+    """Return the learning rate that validates best with a seed of its own."""
+    best = {}
+    for rate in STRATEGIES[name]:
+        run = folder / "choosing" / f"{name}-{rate:g}"
+        words = _words(source, name, labels, rate=rate, epochs=epochs)
+        _fit(run, [*words, f"seeds=[{CHOOSING_SEED}]", "stages.target.data.splits.test=50"])
+        fitted = run / f"stages/target-seed{CHOOSING_SEED}/fit.json"
+        best[rate] = json.loads(fitted.read_text())["best"] or -math.inf
+    return max(best, key=lambda rate: best[rate])
+
+
+def _target(
+    run: Path, source: Path, name: str, labels: int, options: argparse.Namespace, *, rate: float
+) -> float:
+    words = _words(source, name, labels, rate=rate, epochs=options.epochs)
+    seeds = ",".join(map(str, options.seeds))
+    _fit(run, [*words, f"seeds=[{seeds}]"])
+    return json.loads((run / "results.json").read_text())["rows"][-1]["seconds"]
+
+
+def _words(source: Path, name: str, labels: int, *, rate: float, epochs: int) -> list[str]:
+    return [
+        "order=[target]",
+        f"stages.target.init_from={source}",
+        f"strategy@stages.target.strategy={name}",
+        f"stages.target.data.train_size={labels}",
+        f"stages.target.optimizer.lr={rate}",
+        f"stages.target.epochs={epochs}",
+    ]
+
+
+def _fit(run: Path, words: Sequence[str]) -> None:
+    """Run a job in a process of its own, unless it is done; note its peak memory."""
+    if (run / "benchmark.json").is_file():
+        return
+    shutil.rmtree(run, ignore_errors=True)
+    command = [sys.executable, "-m", "lightning_transfer", "fit", "+experiment=news_to_movies"]
+    own = ["controls={}", "gain.over=null", f"hydra.run.dir={run}"]
+    run.parent.mkdir(parents=True, exist_ok=True)
+    with run.with_suffix(".out").open("w") as out:
+        process = subprocess.Popen([*command, *own, *words], stdout=out, stderr=out)
+        _, status, used = os.wait4(process.pid, 0)
+    if status:
+        sys.exit(f"{run} failed:\n{run.with_suffix('.out').read_text()}")
+    (run / "benchmark.json").write_text(json.dumps({"peak_mib": used.ru_maxrss / 1024}))
+
+
+def _measured(run: Path, source: Path) -> dict[str, object]:
+    found = json.loads((run / "results.json").read_text())["rows"][-1]
+    score = found["metrics"]["pearson"]
+    [first, *others] = sorted(run.glob("stages/target-seed*/final.ckpt"))
+    return {
+        "pearson": score["mean"],
+        "ci95": score["ci95"],
+        "values": score["values"],
+        "trained": _moved(first, source),
+        "seconds": found["seconds"],
+        "runs": 1 + len(others),
+        **json.loads((run / "benchmark.json").read_text()),
+    }
+
+
+def _moved(after: Path, before: Path) -> int:
+    """Count the parameters of the tensors that the stage has changed or added."""
+    old, new = (read_checkpoint(path)["state_dict"] for path in (before, after))
+    parts = ("backbone.", "head.")
+    return sum(
+        value.numel()
+        for name, value in new.items()
+        if name.startswith(parts) and (name not in old or not value.equal(old[name]))
+    )
+
+
+def _table(rows: Sequence[dict]) -> str:
+    """Return a Markdown table, with the paired difference to full fine-tuning."""
+    lines = [
+        "| strategy | labels | lr | Pearson r | over `full` | trained | seconds | peak MiB |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    full = {row["labels"]: row["values"] for row in rows if row["strategy"] == "full"}
+    for row in rows:
+        low, high = row["ci95"]
+        lines.append(
+            f"| `{row['strategy']}` | {row['labels']} | {row['lr']:g} | {row['pearson']:.3f} "
+            f"[{low:.3f}, {high:.3f}] | {_difference(row, full.get(row['labels']))} | "
+            f"{row['trained']:,} | {row['seconds']:.0f} | {row['peak_mib']:,.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def _difference(row: dict, full: Sequence[float] | None) -> str:
+    if full is None or row["strategy"] == "full":
+        return ""
+    pairs = [ours - theirs for ours, theirs in zip(row["values"], full, strict=True)]
+    mean = statistics.fmean(pairs)
+    half = stats.t.ppf(0.975, len(pairs) - 1) * statistics.stdev(pairs) / math.sqrt(len(pairs))
+    return f"{mean:+.3f} [{mean - half:+.3f}, {mean + half:+.3f}]"
+
+
+if __name__ == "__main__":
+    main()
