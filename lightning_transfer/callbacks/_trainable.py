@@ -1,6 +1,6 @@
 """What trains: gradients, modes and DDP, changed together."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Sequence
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
@@ -12,38 +12,36 @@ class TrainableSet:
 
     A parameter that does not train takes no gradient and keeps none, so that no optimizer moves
     it, whatever its momentum or weight decay. A module all of whose parameters are frozen is in
-    eval mode, one that trains in train mode. DDP averages the gradients of the parameters that it
-    found trainable when it wrapped the module, so the module is wrapped anew whenever they change.
-    Parameters that took no gradient before this began never take one, and the modes of modules
-    that hold nothing else are left alone: whoever froze them knows why.
+    eval mode, one that trains in train mode; a layer that trains in part does so as a whole, with
+    its dropout on. DDP averages the gradients of the parameters that it found trainable when it
+    wrapped the module, so the module is wrapped anew whenever they change. Parameters that took no
+    gradient before this began never take one, and what lies outside the layers and holds nothing
+    else keeps its mode: whoever froze it knows why.
 
     Args:
         module: The module that is fitted.
+        layers: Parts of it that are in one mode each, such as a backbone's layers.
     """
 
-    def __init__(self, module: LightningModule) -> None:
+    def __init__(self, module: LightningModule, layers: Sequence[nn.Module] = ()) -> None:
         """See the class."""
         self._module = module
+        self._layers = layers
         self._before = {name: p.requires_grad for name, p in module.named_parameters()}
+        self._frozen: set[str] = set()
+        self._frozen_layers: Sequence[nn.Module] = ()
 
     @property
     def names(self) -> set[str]:
         """Parameters that can train at all."""
         return {name for name, trains in self._before.items() if trains}
 
-    def wake(self) -> None:
-        """Put what can train in train mode: ``from_pretrained`` of transformers leaves eval mode.
-
-        Lightning, which keeps what it finds, would warn of it.
-        """
-        _set_modes(self._module, set())
-
-    def freeze(self, names: Collection[str], modules: Iterable[nn.Module] = ()) -> bool:
+    def freeze(self, names: Collection[str], layers: Sequence[nn.Module] = ()) -> bool:
         """Let these parameters be frozen, and all others train that can; the modes come later.
 
         Args:
             names: As in ``named_parameters()``.
-            modules: In eval mode with them, such as layers that have buffers and no parameters.
+            layers: Those that are frozen as a whole, whether they have parameters or not.
 
         Returns:
             Whether anything changed.
@@ -55,17 +53,23 @@ class TrainableSet:
             parameter.requires_grad_(trains)
             if not trains:
                 parameter.grad = None
-        self._names, self._modules = set(names), list(modules)
+        self._frozen, self._frozen_layers = set(names), layers
         return changed
 
     def set_modes(self) -> None:
-        """Put frozen modules in eval mode and the others in train mode."""
+        """Put frozen modules in eval mode and the others in train mode.
+
+        Before anything is frozen this undoes the eval mode that ``from_pretrained`` of
+        transformers leaves, of which Lightning, which keeps what it finds, would warn.
+        """
         parameters = dict(self._module.named_parameters())
-        frozen = {id(parameters[name]) for name in self._names if self._before.get(name)}
-        _set_modes(self._module, frozen)
-        for module in self._modules:
-            if not any(parameter.requires_grad for parameter in module.parameters()):
-                module.eval()
+        _set_modes(self._module, {id(parameters[name]) for name in self._frozen})
+        for layer in self._layers:
+            if any(parameter.requires_grad for parameter in layer.parameters()):
+                layer.train()
+        for layer in self._frozen_layers:
+            if not any(parameter.requires_grad for parameter in layer.parameters()):
+                layer.eval()
 
     def restore(self) -> None:
         """Let everything take a gradient again that did before."""

@@ -15,11 +15,12 @@ log = logging.getLogger(__name__)
 class Freezing(Callback):
     r"""Freeze a part of the module for the whole run.
 
-    What is frozen takes no gradient, which is settled before DDP wraps the module, and a module
-    all of whose parameters are frozen is in eval mode: its dropout is off and its running
-    statistics stand still. What trains is in train mode, also when the model came from
-    ``from_pretrained``. What is outside the backbone, such as a head, trains unless ``names`` or
-    ``function`` say otherwise. When the fit ends, what took a gradient before takes one again.
+    What is frozen takes no gradient, which is settled before DDP wraps the module, and a layer or
+    other module all of whose parameters are frozen is in eval mode: its dropout is off and its
+    running statistics stand still. What trains, if only in part, is in train mode, also when the
+    model came from ``from_pretrained``. What is outside the backbone, such as a head, trains
+    unless ``names`` or ``function`` say otherwise. When the fit ends, what took a gradient before
+    takes one again.
 
     Args:
         below: ``all`` freezes the whole backbone, ``embeddings`` depth 0 alone, a number the
@@ -71,10 +72,10 @@ class Freezing(Callback):
         """Take the gradients away, before the strategy wraps the module."""
         if stage != "fit":
             return
-        names, modules = self.frozen(pl_module)
-        self._trainable = TrainableSet(pl_module)
-        self._trainable.wake()
-        self._trainable.freeze(names, modules)
+        names, layers = self.frozen(pl_module)
+        self._trainable = TrainableSet(pl_module, self._layers(pl_module))
+        self._trainable.set_modes()
+        self._trainable.freeze(names, layers)
         if trainer.is_global_zero:
             log.info("frozen %s: %s train", self._what(), count_line(pl_module))
 
@@ -111,6 +112,11 @@ class Freezing(Callback):
             )
         depth += layers.count if depth < 0 else 0
         return {n for n, at in layers.depth_of.items() if at < depth}, layers.modules[:depth]
+
+    def _layers(self, pl_module: LightningModule) -> Sequence[nn.Module]:
+        """Return the layers of the backbone; those of another module are not known."""
+        backbone = dict(pl_module.named_modules()).get(self.backbone)
+        return tuple(getattr(backbone, "layers", ()))
 
     def _what(self) -> str:
         if self.function is not None:

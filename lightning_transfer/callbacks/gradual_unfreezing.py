@@ -105,8 +105,8 @@ class GradualUnfreezing(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note what can train, and check that an optimizer has it."""
-        self._trainable = TrainableSet(pl_module)
-        self._trainable.wake()
+        self._trainable = TrainableSet(pl_module, self._found.modules)
+        self._trainable.set_modes()
         self._seen = None
         check_optimizers(trainer.optimizers, pl_module, self._trainable.names)
 

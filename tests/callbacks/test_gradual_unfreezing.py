@@ -235,7 +235,7 @@ def test_a_parameter_in_two_optimizers_is_an_error():
         fit(Two(), GradualUnfreezing(THREE))
 
 
-@pytest.mark.filterwarnings("ignore:Found 4 module.s. in eval mode")  # theirs
+@pytest.mark.filterwarnings("ignore:Found 3 module.s. in eval mode")  # the teacher
 def test_what_the_user_froze_stays_frozen_and_keeps_its_mode():
     module = Plain()
     module.teacher = nn.Sequential(nn.Linear(2, 2), nn.Dropout()).eval().requires_grad_(False)
