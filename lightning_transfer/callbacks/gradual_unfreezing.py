@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
 
 from lightning_transfer.callbacks._layers import Layers, find_layers
+from lightning_transfer.callbacks._rewarm import Rewarm
 from lightning_transfer.callbacks._trainable import (
     TrainableSet,
     check_strategy,
@@ -47,11 +48,15 @@ class GradualUnfreezing(Callback):
             input up, or a list of regexes over parameter names, one a depth. What lies outside,
             such as a head (or embeddings that are in no layer), always trains, unless a phase says
             ``outside: false``.
+        rewarm: Optimizer steps over which the learning rate of newly unfrozen parameters rises
+            again to what the scheduler says, >= 0; the first phase is the scheduler's own affair.
+            It needs an optimizer group for each depth, as ``optim.ParameterGroups`` makes them.
 
     Raises:
         ValueError: If a phase or the layers are not understood (at the start of the fit, since
-            only then there is a module to look at); if the strategy cannot change what trains; or
-            if a parameter that is to train is in no optimizer, or in two.
+            only then there is a module to look at); if the strategy cannot change what trains; if
+            a parameter that is to train is in no optimizer, or in two; or if a group would have to
+            warm up a part of its parameters.
 
     Example:
         >>> GradualUnfreezing(
@@ -66,9 +71,12 @@ class GradualUnfreezing(Callback):
         phases: str | list[dict[str, Any]] | Sequence[Phase] = "one layer an epoch",
         *,
         layers: str | list[str] = "backbone.layers",
+        rewarm: int = 0,
     ) -> None:
         """See the class."""
         super().__init__()
+        self.rewarm = rewarm
+        self._rewarm = Rewarm(rewarm)
         self.phases = phases
         self.layers = layers
         self._plan: tuple[Phase, ...] = ()
@@ -109,10 +117,13 @@ class GradualUnfreezing(Callback):
         self._trainable.set_modes()
         self._seen = None
         check_optimizers(trainer.optimizers, pl_module, self._trainable.names)
+        self._check_rewarm(trainer.optimizers, pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin with the phase that the run, resumed or not, is in."""
         self._advance(trainer)
+        if self.rewarm:
+            self._rewarm.attach(trainer.optimizers, now=lambda: trainer.global_step)
         self._apply(trainer, pl_module)
         self._tell_unreached(trainer)
 
@@ -205,15 +216,50 @@ class GradualUnfreezing(Callback):
         assert self._trainable is not None  # since on_fit_start
         phase = self._plan[self.phase]
         depths = phase.depths(self._found.count)
-        frozen = {name for name, depth in self._found.depth_of.items() if depth not in depths}
-        if not phase.outside:
-            frozen |= self._trainable.names - set(self._found.depth_of)
+        frozen = {name for name, _ in pl_module.named_parameters()} - self._trains(self.phase)
         modules = [m for depth, m in enumerate(self._found.modules) if depth not in depths]
         if self._trainable.freeze(frozen, modules):
             wrap_again(trainer)
         self._trainable.set_modes()
+        if self.rewarm:
+            named = dict(pl_module.named_parameters())
+            for begun in range(1, self.phase + 1):
+                new = [named[name] for name in self._newly(begun)]
+                self._rewarm.start(new, self._starts[begun])
         if trainer.is_global_zero:
             log.info("%s", self._line(trainer, pl_module, depths, phase))
+
+    def _trains(self, phase: int) -> set[str]:
+        """Return the names of the parameters that train in a phase."""
+        assert self._trainable is not None  # since on_fit_start
+        depths = self._plan[phase].depths(self._found.count)
+        depth_of = self._found.depth_of
+        return {
+            name
+            for name in self._trainable.names
+            if (depth_of[name] in depths if name in depth_of else self._plan[phase].outside)
+        }
+
+    def _newly(self, phase: int) -> set[str]:
+        """Return the names of the parameters that train in a phase and not in the one before."""
+        return self._trains(phase) - self._trains(phase - 1)
+
+    def _check_rewarm(self, optimizers: Sequence[Optimizer], module: LightningModule) -> None:
+        """Raise if a group is to warm up a part of its parameters; better now than in mid-run."""
+        named = dict(module.named_parameters())
+        for phase in range(1, len(self._plan) if self.rewarm else 1):
+            new, trains = self._newly(phase), self._trains(phase)
+            new_ids = {id(named[name]) for name in new}
+            trains_ids = {id(named[name]) for name in trains}
+            for optimizer in optimizers:
+                for number, group in enumerate(optimizer.param_groups):
+                    inside = {id(parameter) for parameter in group["params"]} & trains_ids
+                    if inside & new_ids and not inside <= new_ids:
+                        raise ValueError(
+                            f"rewarm={self.rewarm} needs an optimizer group for each depth: phase "
+                            f"{phase + 1} unfreezes a part of {_name(group, number)} alone; use "
+                            "optim.ParameterGroups, or rewarm=0"
+                        )
 
     def _line(
         self, trainer: Trainer, pl_module: LightningModule, depths: range, phase: Phase
@@ -256,6 +302,7 @@ class GradualUnfreezing(Callback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Leave the module as it was."""
+        self._rewarm.detach()
         if self._trainable is not None:
             self._trainable.restore()
             self._trainable = None
@@ -283,6 +330,10 @@ def check_optimizers(
             )
 
 
+def _name(group: Mapping[str, Any], number: int) -> str:
+    return str(group.get("name", f"group {number}"))
+
+
 def _depths(depths: range) -> str:
     if len(depths) == 1:
         return f"depth {depths[0]}"
@@ -295,7 +346,7 @@ def _rates(optimizers: Sequence[Optimizer]) -> str:
     for optimizer in optimizers:
         for number, group in enumerate(optimizer.param_groups):
             if any(parameter.requires_grad for parameter in group["params"]):
-                name = str(group.get("name", f"group {number}")).removesuffix(", no decay")
+                name = _name(group, number).removesuffix(", no decay")
                 names = rates.setdefault(f"{float(group['lr']):.2e}", [])
                 if name not in names:
                     names.append(name)

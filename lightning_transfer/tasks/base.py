@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from lightning.pytorch.utilities.types import LRSchedulerConfig, OptimizerLRScheduler
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
@@ -125,6 +125,28 @@ class TransferModule(LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build what the recipe says."""
         return self.recipe.configure(self, self.backbone, monitor=self.monitor, mode=self.mode)
+
+    def on_validation_end(self) -> None:
+        """Step the schedulers that watch a metric, as soon as there is one.
+
+        Lightning does so after the end of the epoch, when resume points are already saved: a run
+        resumed there would never take that step.
+        """
+        if self.trainer.state.fn != "fit" or self.trainer.sanity_checking:
+            return
+        for config in self._watching():
+            scheduler: Any = config.scheduler  # its step takes the metric
+            if config.monitor in self.trainer.callback_metrics:
+                scheduler.step(self.trainer.callback_metrics[config.monitor])
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any | None) -> None:
+        """Step a scheduler, unless it watches a metric: those have been stepped by now."""
+        if all(config.scheduler is not scheduler for config in self._watching()):
+            super().lr_scheduler_step(scheduler, metric)
+
+    def _watching(self) -> list[LRSchedulerConfig]:
+        configs = self.trainer.lr_scheduler_configs
+        return [config for config in configs if config.reduce_on_plateau]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make the checkpoint self-contained."""

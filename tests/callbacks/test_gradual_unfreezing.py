@@ -515,3 +515,72 @@ trainer:
 def test_it_comes_only_when_asked():
     trainer = make_trainer()
     assert not [c for c in trainer.callbacks if type(c).__module__.startswith("lightning_transfer")]
+
+
+def a_group_a_depth(module):
+    parts = [*module.backbone.layers, module.head]
+    return torch.optim.SGD([{"params": list(p.parameters()), "lr": 0.1} for p in parts])
+
+
+class Applied(pl.Callback):
+    """Notes the learning rate that each group's update really has, and the one that is shown."""
+
+    def __init__(self):
+        self.applied, self.shown = [], []
+
+    def on_train_batch_start(self, trainer, module, *_):
+        self.before = [p.detach().clone() for p in self._first(module)]
+
+    def on_before_optimizer_step(self, trainer, module, optimizer):
+        self.gradients = [None if p.grad is None else p.grad.clone() for p in self._first(module)]
+
+    def on_train_batch_end(self, trainer, module, *_):
+        moved = zip(self.before, self._first(module), self.gradients, strict=True)
+        self.applied.append(
+            [0 if g is None else ((old - new).norm() / g.norm()).item() for old, new, g in moved]
+        )
+        self.shown.append([group["lr"] for group in trainer.optimizers[0].param_groups])
+
+    def _first(self, module):
+        return [part[0].weight for part in module.backbone.layers] + [module.head.weight]
+
+
+def test_newly_unfrozen_layers_warm_up_again_if_asked():
+    seen = Applied()
+    phases = [{"from_depth": 3}, {"from_depth": 2, "at_step": 2}, {"from_depth": 0, "at_step": 7}]
+    module = Plain(
+        a_group_a_depth, lambda o: torch.optim.lr_scheduler.LambdaLR(o, lambda s: 0.9**s)
+    )
+    fit(module, GradualUnfreezing(phases, rewarm=3), callbacks=[seen])
+    ramp = [0.25, 0.5, 0.75] + [1.0] * 9
+    for step in range(12):
+        rate = 0.1 * 0.9**step
+        top = 0 if step < 2 else rate * ramp[step - 2]
+        low = 0 if step < 7 else rate * ramp[step - 7]
+        assert seen.applied[step] == pytest.approx([low, low, top, rate], rel=1e-3), step
+        assert seen.shown[step] == pytest.approx([0.9 * rate] * 4)  # the scheduler has stepped
+
+
+@OTHERS
+def test_rewarming_goes_on_after_a_resume(tmp_path):
+    phases = [{"from_depth": 3}, {"from_depth": 0, "at_step": 3}]
+    saving = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=4, save_top_k=-1)
+    whole, resumed = Applied(), Applied()
+    kept = {"enable_checkpointing": True, "epochs": 2}
+    callback = GradualUnfreezing(phases, rewarm=4)
+    fit(Plain(a_group_a_depth), callback, callbacks=[saving, whole], **kept)
+    callbacks = [GradualUnfreezing(phases, rewarm=4), resumed, ModelCheckpoint(tmp_path)]
+    trainer = make_trainer(max_epochs=2, callbacks=callbacks, enable_checkpointing=True)
+    path = tmp_path / "step=4.ckpt"
+    trainer.fit(Plain(a_group_a_depth), loader(), loader(), ckpt_path=path)
+    for ours, theirs in zip(resumed.applied, whole.applied[4:], strict=True):
+        assert ours[0] / ours[-1] == pytest.approx(theirs[0] / theirs[-1], rel=1e-3)
+    assert resumed.applied[0][0] / resumed.applied[0][-1] == pytest.approx(0.4, rel=1e-3)
+
+
+def test_rewarming_needs_a_group_for_each_depth():
+    callback = GradualUnfreezing(THREE, rewarm=2)
+    with pytest.raises(ValueError, match=r"rewarm=2 needs .* phase 3 unfreezes a part of group 0"):
+        fit(Plain(two_groups), callback)
+    with pytest.raises(ValueError, match="steps must be >= 0, got -1"):
+        GradualUnfreezing(THREE, rewarm=-1)
