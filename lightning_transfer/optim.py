@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import (
     ReduceLROnPlateau,
 )
 
+_SCALE = "ia3_l"  # what peft calls them: vectors, kept with two dimensions
 OptimizerFactory = Callable[[list[dict[str, Any]]], Optimizer]
 SchedulerFactory = Callable[..., LRScheduler]
 
@@ -66,7 +67,8 @@ class ParameterGroups:
 
     Every parameter is in exactly one group from the start, frozen or not: an optimizer passes
     over what has no gradient, and so nothing has to move between groups when layers unfreeze.
-    Biases and norms (all parameters of one dimension) take no weight decay. Layer-wise decay of
+    Biases and norms (all parameters of one dimension) take no weight decay, nor do the scales of
+    IA3, which start at one. Layer-wise decay of
     the learning rate follows Howard & Ruder 2018 (arXiv:1801.06146), who divide by 2.6 a layer.
 
     Args:
@@ -91,11 +93,12 @@ class ParameterGroups:
         """Return optimizer groups with ``name``, ``lr_ratio`` and, where due, no weight decay."""
         depths = depth_of_parameters(backbone)
         top = max(depths.values(), default=0)
+        scales = {id(p) for name, p in task.named_parameters() if _SCALE in name.split(".")}
         groups: dict[tuple[str, bool], dict[str, Any]] = {}
         for parameter in task.parameters():
             depth = depths.get(id(parameter))
             where, ratio = self._place(depth, top)
-            decays = parameter.ndim > 1
+            decays = parameter.ndim > 1 and id(parameter) not in scales
             name = where if decays else f"{where}, no decay"
             group = groups.setdefault(
                 (where, decays), {"params": [], "name": name, "lr_ratio": ratio}

@@ -41,6 +41,7 @@ SLOT_OF_KEY = {
     r"scheduler": "scheduler",
     r"strategy\.groups": "groups",
     r"strategy\.callbacks\.\w+": "callback",
+    r"strategy\.adapter": "adapter",
     r"callbacks\.\w+": "callback",
     r"objectives\.\w+": "objective",
 }
