@@ -18,7 +18,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES as NATIVE_CLASSES,
 )
 
-from lightning_transfer.adapted import PEFT_FOLDER, base_state, write_adapter
+from lightning_transfer.adapted import PEFT_FOLDER, InPeft, base_state, write_adapter
 from lightning_transfer.adapters import Adapter, merge
 from lightning_transfer.adapters.base import applied, name_of
 from lightning_transfer.adapters.peft_layers import need_peft
@@ -88,8 +88,8 @@ def native_form(backbone: nn.Module, head: nn.Module) -> tuple[Native | None, st
     model_type = backbone.config.model_type
     native = NATIVE.get(model_type)
     adapter = applied(backbone)
-    if adapter is not None and not adapter.mergeable:
-        return None, f"transformers has no {name_of(adapter)}, and it cannot be merged"
+    if adapter is not None and not isinstance(adapter, InPeft):
+        return None, f"neither transformers nor peft has a {name_of(adapter)}"
     if native is None:
         return None, f"model type {model_type!r} has no known classification form"
     if type(head) is not MLPHead:

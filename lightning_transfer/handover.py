@@ -34,6 +34,7 @@ def hand_over(
     *,
     label_map: Mapping[str, str] | None = None,
     adapter: Adapter | None = None,
+    before: Adapter | None = None,
 ) -> str:
     """Load into backbone and head what belongs to them, and say so in one line.
 
@@ -50,6 +51,7 @@ def hand_over(
         labels: Contract of the data to come.
         label_map: Old name to new name; see :func:`lightning_transfer.labels.match_outputs`.
         adapter: Put into the backbone, on top of the weights to start from.
+        before: The adapter that the weights were trained with, if it is of your own class.
 
     Returns:
         What became of the head and of an adapter, for the log.
@@ -69,13 +71,15 @@ def hand_over(
             return "new head"
         adapter.apply(backbone)
         return f"new head; new {name_of(adapter)}"
-    became = _hand_over_backbone(start, backbone, adapter)
+    old = stored_adapter(start.described, own=before or adapter, where=start.where)
+    became = _hand_over_backbone(start, backbone, old, adapter)
     return "; ".join([_hand_over_head(start, head, labels, label_map), *became])
 
 
-def _hand_over_backbone(start: Weights, backbone: nn.Module, adapter: Adapter | None) -> list[str]:
-    """Fill the backbone, with the adapter that it is to have, and say what became of the old."""
-    old = stored_adapter(start.described, own=adapter, where=start.where)
+def _hand_over_backbone(
+    start: Weights, backbone: nn.Module, old: Adapter | None, adapter: Adapter | None
+) -> list[str]:
+    """Fill the backbone, give it the adapter that it is to have, and say what became of the old."""
     check_handing_on(old, adapter)
     if old is not None:
         old.apply(backbone)

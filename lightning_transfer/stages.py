@@ -172,8 +172,7 @@ class StageRunner:
         return monitor.removeprefix("val/")
 
     def _task_class(self, stage: str) -> type[TransferModule]:
-        target = self.config["stages"][stage]["task"]["_target_"]
-        return hydra.utils.get_class(target)
+        return hydra.utils.get_class(self.config["stages"][stage]["task"]["_target_"])
 
     def _start(self, run: StageRun) -> Weights | None:
         """Return the weights that the stage starts from, or None for the pretrained ones."""
@@ -222,8 +221,9 @@ class StageRunner:
         head = build(settings["head"], "head", f"{where}.head")
         if not isinstance(head, nn.Module):
             head = head(backbone.hidden_size, labels.num_outputs)
-        label_map, adapter = settings.get("label_map"), self._adapter(run.stage)
-        handed = hand_over(start, backbone, head, labels, label_map=label_map, adapter=adapter)
+        adapter, before = self._adapter(run.stage), run.before and self._adapter(run.before.stage)
+        parts = {"label_map": settings.get("label_map"), "adapter": adapter, "before": before}
+        handed = hand_over(start, backbone, head, labels, **parts)
         recipe = Recipe(
             build(clippable(settings["optimizer"], arguments), "optimizer", f"{where}.optimizer"),
             build(settings["scheduler"], "scheduler", f"{where}.scheduler"),
@@ -293,8 +293,7 @@ class StageRunner:
                 callbacks.append(build(spec, "callback", f"{place}.{name}"))
         if adapter := self._adapter(run.stage):
             callbacks.append(FrozenModes(type(adapter).__name__))
-        patience = settings.get("patience")
-        if patience is not None:
+        if (patience := settings.get("patience")) is not None:
             monitor, mode = self.monitor(run.stage), self.mode(run.stage)
             # A correlation of equal predictions is no number: no better, but no reason to stop.
             callbacks.append(Patience(monitor, mode=mode, patience=patience, check_finite=False))
@@ -321,8 +320,7 @@ class StageRunner:
             "rows": list(self.rows.get(run, ())),
         }
         for name, spec in self._loggers_wanted():
-            run_id = kept_id(logs.parent)
-            called = RunName(run.folder, run.title, run.stage, run_id)
+            called = RunName(run.folder, run.title, run.stage, kept_id(logs.parent))
             logger = self._logger(name, spec, called)
             logger.log_hyperparams({**self.config, "stage_run": about})
             built.append(logger)

@@ -14,6 +14,7 @@ from lightning_transfer.adapters.base import Adapter
 from lightning_transfer.adapters.targets import root_of
 
 _IMPLEMENTATION = "lightning_transfer_prefix"
+_KNOWN = ("sdpa", "eager")  # whose masks are tensors that end with the keys
 _CHILD = "prefix"
 _STD = 0.02
 
@@ -39,7 +40,7 @@ class _Prefix(nn.Module):
         """
         if mask is None:
             return None
-        seen = mask.new_full((*mask.shape[:-1], self.key.shape[1]), mask.dtype == torch.bool)
+        seen = mask.new_full((*mask.shape[:-1], self.key.shape[1]), not mask.is_floating_point())
         return torch.cat([seen, mask], dim=-1)  # (..., length + seq)
 
 
@@ -63,8 +64,8 @@ class PrefixTuning(Adapter):
         length: Keys and values a layer, >= 1.
 
     Raises:
-        ValueError: If the length is out of its range, or the backbone's attention is its own (when
-            it is applied).
+        ValueError: If the length is out of its range, or, when it is applied, the backbone's
+            attention is its own or neither ``sdpa`` nor ``eager``.
 
     Example:
         >>> PrefixTuning(length=5).args
@@ -85,13 +86,20 @@ class PrefixTuning(Adapter):
 
     def inject(self, backbone: nn.Module) -> None:
         """Put a prefix into every attention module; see :class:`Adapter`."""
-        found = [m for m in root_of(backbone).modules() if _goes_through_the_interface(m)]
+        modules: list[Any] = list(root_of(backbone).modules())
+        found = [module for module in modules if _goes_through_the_interface(module)]
         if not found:
             kind = type(root_of(backbone)).__name__
             raise ValueError(
                 f"{kind} computes attention on its own, so no prefix can be put before it; "
                 "use strategy lora, ia3 or bottleneck, or a model such as BERT, RoBERTa, "
                 "DistilBERT, ELECTRA or ModernBERT"
+            )
+        implementation = found[0].config._attn_implementation
+        if implementation not in _KNOWN:
+            raise ValueError(
+                f"a prefix is known to work with attn_implementation {' and '.join(_KNOWN)}, got "
+                f"{implementation!r}; set backbone.attn_implementation={_KNOWN[0]}"
             )
         AttentionInterface.register(_IMPLEMENTATION, _attend)
         for module in found:

@@ -67,8 +67,8 @@ def resolve(backbone: nn.Module, names: Names, known: Mapping[str, Sequence[str]
     for name in names:
         if not any(_ends(path, name) for path in paths):
             raise ValueError(
-                f"target_modules: no linear layer of the backbone is called {name!r}"
-                f"{did_you_mean(closest(name, called))} They are called "
+                "strategy.adapter.target_modules: no linear layer of the backbone is called "
+                f"{name!r}{did_you_mean(closest(name, called))} They are called "
                 f"{', '.join(called) or '(there are none)'}"
             )
     return [path for path in paths if any(_ends(path, name) for name in names)]

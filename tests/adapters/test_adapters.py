@@ -362,6 +362,22 @@ def test_a_prefix_computes_the_papers_formula():
     torch.testing.assert_close(attention(x)[0], weights @ value)
 
 
+def test_a_prefix_goes_with_attentions_that_are_known():
+    backbone = make_backbone()
+    backbone.config._attn_implementation = "flex_attention"
+    with pytest.raises(ValueError, match=r"sdpa and eager, got 'flex_attention'; set backbone.att"):
+        PrefixTuning().apply(backbone)
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_a_layer_takes_two_token_types_as_before(adapter):
+    backbone = make_task("bert", adapter).backbone.eval()
+    ids, mask = BATCH["input_ids"], BATCH["attention_mask"]
+    plain = backbone(ids, mask, token_type_ids=torch.zeros_like(ids))
+    assert torch.equal(plain, backbone(ids, mask))
+    assert not torch.equal(plain, backbone(ids, mask, token_type_ids=torch.ones_like(ids)))
+
+
 def test_a_prefix_takes_no_positions_from_the_text():
     backbone = make_backbone()
     PrefixTuning(length=30).apply(backbone)

@@ -19,7 +19,7 @@ from lightning_transfer.heads import LinearHead
 from lightning_transfer.loading import load
 from lightning_transfer.tasks import SequenceClassification
 from tests.adapters.cases import ADAPTERS, CASES, MERGEABLE, SINGLE, make_task, move
-from tests.tiny import HIDDEN, make_backbone, make_inputs, make_loader, make_trainer
+from tests.tiny import HIDDEN, OwnBackbone, make_backbone, make_inputs, make_loader, make_trainer
 
 IDS, MASK = make_inputs(lengths=(9, 3, 6))
 NATIVE = ("bert", "roberta", "distilbert", "electra", "deberta-v2")
@@ -135,7 +135,7 @@ def test_what_cannot_be_merged_lies_beside_the_frozen_backbone(
     plain = make_task(model).backbone.eval()
     task = move(make_task(model, adapter))
     assert export(task, tokenizer, tmp_path / "model") is False
-    assert "and it cannot be merged" in caplog.text
+    assert "apart: neither transformers nor peft has a " in caplog.text
     assert torch.equal(logits(load(tmp_path / "model").task), logits(task))
     opened, report = AutoModel.from_pretrained(tmp_path / "model", output_loading_info=True)
     assert not report["unexpected_keys"]
@@ -180,6 +180,20 @@ def test_an_adapter_of_ones_own_is_passed_in(tokenizer, tmp_path):
         with pytest.raises(ValueError, match=r"is your own class .*Shift: pass adapter="):
             load(where)
         assert torch.equal(logits(load(where, adapter=Shift()).task), logits(task))
+
+
+def test_a_backbone_of_ones_own_is_passed_in_bare(tmp_path):
+    def make(seed):
+        torch.manual_seed(seed)
+        return OwnBackbone()
+
+    backbone = make(0)
+    LoRA(r=2, target_modules=["first"]).apply(backbone)
+    task = move(SequenceClassification(backbone, make_task("bert").head, labels=SINGLE))
+    path = save(task, tmp_path / "a.ckpt")
+    assert torch.equal(logits(load(path, backbone=make(1)).task), logits(task))
+    with pytest.raises(ValueError, match="holds LoRA already, so LoRA cannot be applied"):
+        load(path, backbone=backbone)
 
 
 def test_a_description_names_nothing_but_our_own_classes(tmp_path):
