@@ -118,11 +118,13 @@ def describe_task(
         tokens: A dataclass that says how texts were cut, such as ``data.Tokens``.
     """
     backbone, head = task.backbone, task.head
+    adapter = getattr(backbone, "applied_adapter", None)
     return {
         "format": FORMAT,
         "task": type(task).__name__,
         "labels": task.labels.to_dict(),
         "backbone": config_to_dict(backbone.config) if type(backbone) is Backbone else None,
+        "adapter": adapter and {"class": class_path(adapter), "args": adapter.args},
         "head": {"class": class_path(head), "args": dict(getattr(head, "args", {}))},
         "tokenizer": None if tokenizer is None else tokenizer_files(tokenizer),
         "tokens": None if tokens is None else dataclasses.asdict(tokens),

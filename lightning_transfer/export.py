@@ -18,6 +18,10 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES as NATIVE_CLASSES,
 )
 
+from lightning_transfer.adapted import PEFT_FOLDER, InPeft, base_state, write_adapter
+from lightning_transfer.adapters import Adapter, merge
+from lightning_transfer.adapters.base import applied, name_of
+from lightning_transfer.adapters.peft_layers import need_peft
 from lightning_transfer.backbone import Backbone, evaluating
 from lightning_transfer.checkpoint import describe_task
 from lightning_transfer.files import TEMP_PREFIX
@@ -83,6 +87,9 @@ def native_form(backbone: nn.Module, head: nn.Module) -> tuple[Native | None, st
         return None, f"{type(backbone).__name__} is not a Hugging Face model"
     model_type = backbone.config.model_type
     native = NATIVE.get(model_type)
+    adapter = applied(backbone)
+    if adapter is not None and not isinstance(adapter, InPeft):
+        return None, f"neither transformers nor peft has a {name_of(adapter)}"
     if native is None:
         return None, f"model type {model_type!r} has no known classification form"
     if type(head) is not MLPHead:
@@ -113,6 +120,12 @@ def export(
     checked before the folder takes its place. Otherwise it holds the backbone for ``AutoModel``,
     the head beside it, and :func:`lightning_transfer.loading.load` opens both.
 
+    An adapter is merged into the weights of the folder, and not into those of the task. With
+    ``merge=False`` of LoRA and IA3 the folder holds the base weights, with the trained head, and
+    ``peft.PeftModel.from_pretrained(model, folder / "adapter")`` adds the adapter. One that cannot
+    be merged lies in a file that only this package reads: plain transformers gives the frozen
+    backbone alone.
+
     Args:
         task: A trained task.
         tokenizer: Saved beside the weights.
@@ -121,7 +134,7 @@ def export(
         position: Where in a run these weights come from.
 
     Returns:
-        Whether plain transformers opens the whole model.
+        Whether plain transformers (with peft, if the adapter is not merged) opens the whole model.
 
     Raises:
         RuntimeError: If the folder, loaded with transformers, gave other logits.
@@ -133,6 +146,10 @@ def export(
         raise ValueError(
             f"{type(backbone).__name__} is not a Hugging Face model; keep the checkpoint"
         )
+    adapter = applied(backbone)
+    if adapter is not None and adapter.mergeable and adapter.merge:
+        backbone, adapter = copy.deepcopy(backbone), None
+        merge(backbone)
     native, reason = native_form(backbone, task.head)
     folder.parent.mkdir(parents=True, exist_ok=True)
     temp = Path(tempfile.mkdtemp(prefix=TEMP_PREFIX, dir=folder.parent))
@@ -141,14 +158,18 @@ def export(
             _write_parts(backbone, task.head, temp)
         else:
             _write_native(backbone, task, native, temp)
+        if adapter is not None:
+            rename = _automodel_name if native is None else native.names
+            write_adapter(adapter, backbone, temp, rename=rename)
         tokenizer.save_pretrained(temp)
         described = describe_task(task, tokenizer=None, tokens=tokens)
         described |= {"native": native is not None, "position": position}
+        described["adapter"] = described["adapter"] if adapter else None
         (temp / DESCRIPTION).write_text(json.dumps(described, indent=2))
         if native is None:
             log.info("model folder holds backbone and head apart: %s", reason)
         else:
-            _verify(task, temp)
+            _verify(task, temp, adapter)
         temp.chmod(0o755)
         _replace(temp, folder)
     finally:
@@ -167,11 +188,15 @@ def _replace(temp: Path, folder: Path) -> None:
     shutil.rmtree(old.parent, ignore_errors=True)
 
 
+def _automodel_name(ours: str) -> str:
+    return ours.removeprefix("backbone.model.")
+
+
 def _write_parts(backbone: Backbone, head: nn.Module, folder: Path) -> None:
     config = copy.deepcopy(backbone.config)
     config.architectures = [type(backbone.model).__name__]
     config.save_pretrained(folder)
-    _save(backbone.model.state_dict(), folder / MODEL_FILE)
+    _save(base_state(backbone, applied(backbone)), folder / MODEL_FILE)
     _save(head.state_dict(), folder / HEAD_FILE)
 
 
@@ -180,7 +205,9 @@ def _write_native(backbone: Backbone, task: TransferModule, native: Native, fold
     config.architectures = [NATIVE_CLASSES[config.model_type]]
     _write_labels(config, task.labels)
     config.save_pretrained(folder)
-    state = backbone.state_dict(prefix="backbone.") | task.head.state_dict(prefix="head.")
+    base = base_state(backbone, applied(backbone))
+    state = {f"backbone.model.{name}": value for name, value in base.items()}
+    state |= task.head.state_dict(prefix="head.")
     _save({native.names(name): value for name, value in state.items()}, folder / MODEL_FILE)
 
 
@@ -203,9 +230,11 @@ def _write_labels(config: Any, labels: Labels) -> None:
 
 
 @torch.no_grad()
-def _verify(task: TransferModule, folder: Path) -> None:
+def _verify(task: TransferModule, folder: Path, adapter: Adapter | None) -> None:
     """Load the folder as a stranger would, and compare."""
     model = AutoModelForSequenceClassification.from_pretrained(folder, use_safetensors=True)
+    if adapter is not None:
+        model = need_peft(name_of(adapter)).PeftModel.from_pretrained(model, folder / PEFT_FOLDER)
     vocabulary = int(model.config.vocab_size)
     ids = torch.arange(12).reshape(2, 6).remainder(vocabulary)  # (batch, seq)
     mask = torch.tensor([[1] * 6, [1] * 4 + [0] * 2])  # (batch, seq)

@@ -6,6 +6,9 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from lightning_transfer.adapted import check_handing_on, stored_adapter
+from lightning_transfer.adapters import Adapter, merge
+from lightning_transfer.adapters.base import name_of
 from lightning_transfer.checkpoint import class_path
 from lightning_transfer.labels import Labels, match_outputs
 from lightning_transfer.loading import Weights
@@ -30,11 +33,15 @@ def hand_over(
     labels: Labels,
     *,
     label_map: Mapping[str, str] | None = None,
+    adapter: Adapter | None = None,
+    before: Adapter | None = None,
 ) -> str:
     """Load into backbone and head what belongs to them, and say so in one line.
 
     The backbone's weights always carry over. The head's do if it is of the same form and the
     label names agree; rows of its output layer follow their label names, whatever their order.
+    An adapter that the weights were trained with is merged into them, and a new one is put in. One
+    that cannot be merged lives on if the stage has the very same.
 
     Args:
         start: Weights to start from; None starts from the backbone as it is, and a pretrained
@@ -43,22 +50,50 @@ def hand_over(
         head: Filled in place.
         labels: Contract of the data to come.
         label_map: Old name to new name; see :func:`lightning_transfer.labels.match_outputs`.
+        adapter: Put into the backbone, on top of the weights to start from.
+        before: The adapter that the weights were trained with, if it is of your own class.
 
     Returns:
-        What became of the head, for the log.
+        What became of the head and of an adapter, for the log.
 
     Raises:
-        ValueError: If the weights do not fit the backbone, if the labels agree only in part and no
-            map says what belongs together, or if the rows of a head's output layer are to be
-            matched and it shows none.
+        ImportError: If an adapter needs peft, and it is not installed.
+        ValueError: If the weights or the adapter do not fit the backbone, if the adapter of the
+            weights could only be dropped, if the labels agree only in part and no map says what
+            belongs together, or if the rows of a head's output layer are to be matched and it
+            shows none.
     """
     if start is None:
         pooler = getattr(backbone, "pooler_state", None)
         if pooler is not None and isinstance(head, TakesPooler) and head.pooling == "cls":
             head.load_pooler(pooler)
-        return "new head"
+        if adapter is None:
+            return "new head"
+        adapter.apply(backbone)
+        return f"new head; new {name_of(adapter)}"
+    old = stored_adapter(start.described, own=before or adapter, where=start.where)
+    became = _hand_over_backbone(start, backbone, old, adapter)
+    return "; ".join([_hand_over_head(start, head, labels, label_map), *became])
+
+
+def _hand_over_backbone(
+    start: Weights, backbone: nn.Module, old: Adapter | None, adapter: Adapter | None
+) -> list[str]:
+    """Fill the backbone, give it the adapter that it is to have, and say what became of the old."""
+    check_handing_on(old, adapter)
+    if old is not None:
+        old.apply(backbone)
     start.fill(backbone, "backbone")
-    return _hand_over_head(start, head, labels, label_map)
+    said = []
+    if old is not None and not old.mergeable:
+        return [f"{name_of(old)} goes on training"]
+    if old is not None:
+        merge(backbone)
+        said.append(f"{name_of(old)} merged into the base weights")
+    if adapter is not None:
+        adapter.apply(backbone)
+        said.append(f"new {name_of(adapter)}")
+    return said
 
 
 def _hand_over_head(

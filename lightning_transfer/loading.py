@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from lightning_transfer import heads, tasks
+from lightning_transfer.adapted import read_adapter, stored_adapter
+from lightning_transfer.adapters import Adapter
 from lightning_transfer.backbone import Backbone, resolve_source
 from lightning_transfer.checkpoint import FORMAT, KEY, read_checkpoint, write_tokenizer
 from lightning_transfer.data import Tokens
@@ -67,7 +69,11 @@ class Weights:
 
 
 def load(
-    path: str | Path, *, backbone: nn.Module | None = None, head: HeadFactory | None = None
+    path: str | Path,
+    *,
+    backbone: nn.Module | None = None,
+    head: HeadFactory | None = None,
+    adapter: Adapter | None = None,
 ) -> Loaded:
     """Load a trained task; it is in eval mode.
 
@@ -76,6 +82,8 @@ def load(
         backbone: Needed where the backbone is a module of your own.
         head: Called with ``(hidden_size, num_outputs)``; needed where the head is your own class,
             since a checkpoint is never allowed to say what is to be imported.
+        adapter: Needed where the adapter is of your own class. It is put into the backbone, which
+            must hold none yet.
 
     Raises:
         FileNotFoundError: If nothing that can be loaded is there.
@@ -83,7 +91,7 @@ def load(
             that was passed in does not fit the weights.
     """
     weights = read_weights(path)
-    task = _build(weights, backbone, head)
+    task = _build(weights, backbone, head, adapter)
     weights.fill(task.backbone, "backbone")
     weights.fill(task.head, "head")  # extra losses of a training run stay behind
     return Loaded(
@@ -165,11 +173,15 @@ def _read_folder(folder: Path) -> Weights:
     stored = _read_tensors(folder / MODEL_FILE)
     if described["native"]:
         native = NATIVE[described["backbone"]["model_type"]]
-        state = {native.ours(name): value for name, value in stored.items()}
+        ours: Callable[[str], str] = native.ours
+        head = {}
     else:
+        ours = "backbone.model.{}".format
         head = _read_tensors(folder / HEAD_FILE)
-        state = {f"backbone.model.{name}": value for name, value in stored.items()}
-        state |= {f"head.{name}": value for name, value in head.items()}
+    state = {ours(name): value for name, value in stored.items()}
+    state |= {f"head.{name}": value for name, value in head.items()}
+    if described.get("adapter"):
+        state = _checked_tensors(lambda: read_adapter(folder, state, ours=ours), folder)
     return Weights(described, state, _local_tokenizer(folder), str(folder))
 
 
@@ -195,14 +207,21 @@ def _checked(found: Any, where: Path) -> Mapping[str, Any]:
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
+    return _checked_tensors(lambda: load_file(path), path)
+
+
+def _checked_tensors(read: Callable[[], dict[str, Tensor]], path: Path) -> dict[str, Tensor]:
     try:
-        return load_file(path)
+        return read()
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged ({error}); export the model again") from error
 
 
 def _build(
-    weights: Weights, backbone: nn.Module | None, head: HeadFactory | None
+    weights: Weights,
+    backbone: nn.Module | None,
+    head: HeadFactory | None,
+    adapter: Adapter | None,
 ) -> TransferModule:
     described, where = weights.described, weights.where
     labels = Labels.from_dict(described["labels"])
@@ -213,6 +232,9 @@ def _build(
         if described["backbone"] is None:
             raise ValueError(f"the backbone of {where} is a module of your own: pass backbone=")
         backbone = Backbone.from_config(described["backbone"])
+    adapter = stored_adapter(described, own=adapter, where=where)
+    if adapter is not None:
+        adapter.apply(backbone)
     if head is None:
         head_class, arguments = described["head"]["class"], described["head"]["args"]
         if head_class not in _HEADS:

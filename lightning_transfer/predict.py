@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from lightning_transfer.adapters import Adapter
 from lightning_transfer.backbone import evaluating
 from lightning_transfer.data import LengthBatchSampler, Tokens, reading, writing
 from lightning_transfer.data.reading import ROW, Row
@@ -96,6 +97,7 @@ class Predictor:
         *,
         head: HeadFactory | None = None,
         backbone: nn.Module | None = None,
+        adapter: Adapter | None = None,
         batch_size: int = 64,
         max_length: int | None = None,
     ) -> "Predictor":
@@ -105,6 +107,7 @@ class Predictor:
             path: What :func:`lightning_transfer.loading.load` opens.
             head: Needed where the head is your own class; see ``load``.
             backbone: Needed where the backbone is a module of your own.
+            adapter: Needed where the adapter is of your own class.
             batch_size: Texts per batch.
             max_length: Tokens per text at most; None: as in training.
 
@@ -113,7 +116,7 @@ class Predictor:
             ValueError: If the file is no checkpoint of this package, lacks a tokenizer, or needs
                 a part passed in.
         """
-        loaded = load(path, backbone=backbone, head=head)
+        loaded = load(path, backbone=backbone, head=head, adapter=adapter)
         if loaded.tokenizer is None:
             raise ValueError(
                 f"{path} holds no tokenizer (its DataModule had none); pass the run's model folder"

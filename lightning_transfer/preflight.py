@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from lightning_transfer.adapted import check_handing_on
+from lightning_transfer.adapters.base import applied
 from lightning_transfer.handover import align_outputs
 from lightning_transfer.hints import closest, did_you_mean
 from lightning_transfer.labels import Labels, match_outputs
@@ -140,6 +142,7 @@ class Preflight:
             self._check_monitor(stage)
         for row in self.rows:
             self._check_labels(row)
+            self._check_adapters(row)
             self._tokenize(row.test, self._tokenizers[row.order[-1]])
 
     def _tell_unused(self) -> None:
@@ -197,6 +200,17 @@ class Preflight:
                 match_outputs(self._labels[before], self._labels[after], label_map)
         if not row.saw_labels:
             align_outputs(self._tasks[row.order[-1]], self._labels[row.test])
+
+    def _check_adapters(self, row: PlannedRow) -> None:
+        """Raise if a stage could only drop what the adapter of the one before has learned."""
+        for before, after in pairwise(row.order):
+            if self.runner.config["stages"][after].get("init_from"):
+                continue  # checked with the weights themselves
+            held = [applied(self._tasks[stage].backbone) for stage in (before, after)]
+            try:
+                check_handing_on(*held)
+            except ValueError as error:
+                raise ValueError(f"stages.{after}.strategy.adapter: {error}") from error
 
     def check_gain(self, metric: str, over: str) -> None:
         """Raise if the rows that are compared do not have a metric to be compared in.

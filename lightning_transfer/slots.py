@@ -45,6 +45,7 @@ SLOTS: Mapping[str, tuple[str, ...]] = {
     "optimizer": ("torch.optim.Optimizer",),
     "scheduler": ("torch.optim.lr_scheduler.LRScheduler",),
     "callback": ("lightning.pytorch.Callback",),
+    "adapter": ("lightning_transfer.adapters.Adapter",),
     "logger": ("lightning.pytorch.loggers.Logger",),
     "objective": ("torch.nn.Module",),
     "groups": ("lightning_transfer.optim.ParameterGroups",),

@@ -18,19 +18,13 @@ from torch import nn
 
 from lightning_transfer import slots
 from lightning_transfer.backbone import Backbone
-from lightning_transfer.callbacks import ResumePoint, StageProgress, StageProgressBar
+from lightning_transfer.callbacks import Freezing, ResumePoint, StageProgress, StageProgressBar
 from lightning_transfer.data import TextDataModule
 from lightning_transfer.files import atomic_write
 from lightning_transfer.fitting import Fitted, Keeping, fit_task
 from lightning_transfer.handover import hand_over
 from lightning_transfer.labels import Labels
-from lightning_transfer.loading import (
-    Weights,
-    load,
-    load_tokenizer,
-    read_weights,
-    same_tokenizer,
-)
+from lightning_transfer.loading import Weights, load, load_tokenizer, read_weights, same_tokenizer
 from lightning_transfer.loggers import RunName, finish, kept_id, logger_arguments
 from lightning_transfer.objectives import Weighted
 from lightning_transfer.optim import Recipe, check_recipe
@@ -128,8 +122,9 @@ class StageRunner:
         task, handed = self._task(run, data.labels, start, self._backbone(start))
         before = f"stage {run.before.stage}" if run.before else "the pretrained backbone"
         origin = self.config["stages"][run.stage].get("init_from") or before
-        said = f"{data.n_train:,} training rows, from {origin}; {handed}"
-        log.info("%s: %s", run.title, said)
+        log.info(
+            "%s: %s training rows, from %s; %s", run.title, f"{data.n_train:,}", origin, handed
+        )
         fitted = self._train(run, task, data)
         if is_rank_zero():
             atomic_write(record, json.dumps(asdict(fitted), indent=2))
@@ -145,9 +140,10 @@ class StageRunner:
         """
         path = self.config["stages"][run.stage].get("init_from")
         start = None if path is None else read_weights(path)
-        if start is None and self._pretrained is None:
+        shared = start is None and self._adapter(run.stage) is None  # adapters change a backbone
+        if shared and self._pretrained is None:
             self._pretrained = self._backbone(None)
-        backbone = self._backbone(start) if start else self._pretrained
+        backbone = self._pretrained if shared else self._backbone(start)
         assert backbone is not None
         task, _ = self._task(run, labels, start, backbone)
         check_recipe(task.recipe, task, where=f"stages.{run.stage}")
@@ -176,8 +172,7 @@ class StageRunner:
         return monitor.removeprefix("val/")
 
     def _task_class(self, stage: str) -> type[TransferModule]:
-        target = self.config["stages"][stage]["task"]["_target_"]
-        return hydra.utils.get_class(target)
+        return hydra.utils.get_class(self.config["stages"][stage]["task"]["_target_"])
 
     def _start(self, run: StageRun) -> Weights | None:
         """Return the weights that the stage starts from, or None for the pretrained ones."""
@@ -226,9 +221,11 @@ class StageRunner:
         head = build(settings["head"], "head", f"{where}.head")
         if not isinstance(head, nn.Module):
             head = head(backbone.hidden_size, labels.num_outputs)
-        handed = hand_over(start, backbone, head, labels, label_map=settings.get("label_map"))
         strategy = settings["strategy"]
         at = where if settings.get("scheduler") else f"{where}.strategy"
+        adapter, before = self._adapter(run.stage), run.before and self._adapter(run.before.stage)
+        parts = {"label_map": settings.get("label_map"), "adapter": adapter, "before": before}
+        handed = hand_over(start, backbone, head, labels, **parts)
         recipe = Recipe(
             build(clippable(settings["optimizer"], arguments), "optimizer", f"{where}.optimizer"),
             build(
@@ -244,6 +241,10 @@ class StageRunner:
         task = factory(backbone, head, labels=labels, recipe=recipe, objectives=objectives)
         task.position = {"stage": run.stage, "seed": run.seed, "run": str(run.folder)}
         return task, handed
+
+    def _adapter(self, stage: str) -> Any:
+        spec = self.config["stages"][stage]["strategy"].get("adapter")
+        return build(spec, "adapter", f"stages.{stage}.strategy.adapter") if spec else None
 
     def _backbone(self, start: Weights | None) -> nn.Module:
         spec = self.config["backbone"]
@@ -294,19 +295,17 @@ class StageRunner:
         ):
             for name, spec in (group or {}).items():
                 callbacks.append(build(spec, "callback", f"{place}.{name}"))
-        patience = settings.get("patience")
-        if patience is not None:
-            monitor = self.monitor(run.stage)
-            mode = self.mode(run.stage)
-            # A correlation is no number as long as all predictions are alike: no improvement, but
-            # no reason to stop at once either.
+        if adapter := self._adapter(run.stage):
+            callbacks.append(Freezing(function=adapter.freezes))
+        if (patience := settings.get("patience")) is not None:
+            monitor, mode = self.monitor(run.stage), self.mode(run.stage)
+            # A correlation of equal predictions is no number: no better, but no reason to stop.
             callbacks.append(Patience(monitor, mode=mode, patience=patience, check_finite=False))
         return callbacks
 
     def _bar(self, title: str) -> list[Callback]:
         wanted = self.config["trainer"].get("enable_progress_bar")
-        if wanted is None:
-            wanted = sys.stdout.isatty()
+        wanted = sys.stdout.isatty() if wanted is None else wanted
         return [StageProgressBar(title)] if wanted else []
 
     def _loggers_wanted(self) -> list[tuple[str, Any]]:
@@ -325,8 +324,7 @@ class StageRunner:
             "rows": list(self.rows.get(run, ())),
         }
         for name, spec in self._loggers_wanted():
-            run_id = kept_id(logs.parent)
-            called = RunName(run.folder, run.title, run.stage, run_id)
+            called = RunName(run.folder, run.title, run.stage, kept_id(logs.parent))
             logger = self._logger(name, spec, called)
             logger.log_hyperparams({**self.config, "stage_run": about})
             built.append(logger)
@@ -390,7 +388,7 @@ def _objective(spec: Mapping[str, Any], where: str) -> Weighted:
 
 
 def own_parts(config: Mapping[str, Any], stage: str) -> dict[str, Any]:
-    """Return the parts of a stage that a checkpoint may not build: head and own backbone.
+    """Return the parts of a stage that a checkpoint may not build: head, own backbone or adapter.
 
     Args:
         config: The whole config of a run.
@@ -400,4 +398,7 @@ def own_parts(config: Mapping[str, Any], stage: str) -> dict[str, Any]:
     parts: dict[str, Any] = {"head": build(spec, "head", f"stages.{stage}.head")}
     if not str(config["backbone"]["_target_"]).startswith("lightning_transfer.backbone."):
         parts["backbone"] = build(config["backbone"], "backbone", "backbone")
+    spec = config["stages"][stage]["strategy"].get("adapter")
+    if spec and not str(spec["_target_"]).startswith("lightning_transfer."):
+        parts["adapter"] = build(spec, "adapter", f"stages.{stage}.strategy.adapter")
     return parts

@@ -42,6 +42,7 @@ SLOT_OF_KEY = {
     r"strategy\.groups": "groups",
     r"strategy\.scheduler": "scheduler",
     r"strategy\.callbacks\.\w+": "callback",
+    r"strategy\.adapter": "adapter",
     r"callbacks\.\w+": "callback",
     r"objectives\.\w+": "objective",
 }

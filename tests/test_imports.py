@@ -90,6 +90,7 @@ MODEL = {"backbone", "heads", "tasks", "objectives", "optim", "pooling", "callba
         ("results", UNITS - {"files"}),
         ("curves", UNITS - {"files", "results"}),
         ("slots", UNITS - {"hints"}),
+        ("adapters", UNITS - {"hints"}),
         ("assets", UNITS),
         ("checkpoint", UNITS - {"backbone", "assets", "files", "labels"}),
         ("files", UNITS),

@@ -6,6 +6,16 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import nn
 
+_LEFT_FROZEN = "_left_frozen_by_a_fit"  # on a parameter; the next fit may train it
+
+
+def thaw(module: nn.Module) -> None:
+    """Undo what an earlier fit has left frozen, before optimizers are made."""
+    for parameter in module.parameters():
+        if hasattr(parameter, _LEFT_FROZEN):
+            delattr(parameter, _LEFT_FROZEN)
+            parameter.requires_grad_(True)
+
 
 class TrainableSet:
     """The parameters of a module that train, and all that follows from it.
@@ -15,7 +25,7 @@ class TrainableSet:
     eval mode, one that trains in train mode; a layer that trains in part does so as a whole, with
     its dropout on. DDP averages the gradients of the parameters that it found trainable when it
     wrapped the module, so the module is wrapped anew whenever they change. Parameters that took no
-    gradient before this began never take one, and what lies outside the layers and holds nothing
+    gradient before the fit began never take one, and what lies outside the layers and holds nothing
     else keeps its mode: whoever froze it knows why.
 
     Args:
@@ -71,10 +81,11 @@ class TrainableSet:
             if not any(parameter.requires_grad for parameter in layer.parameters()):
                 layer.eval()
 
-    def restore(self) -> None:
-        """Let everything take a gradient again that did before."""
+    def release(self) -> None:
+        """End the fit: what is frozen stays so, as ever in Lightning, and binds no later fit."""
         for name, parameter in self._module.named_parameters():
-            parameter.requires_grad_(self._before.get(name, parameter.requires_grad))
+            if self._before.get(name) and not parameter.requires_grad:
+                setattr(parameter, _LEFT_FROZEN, True)
 
 
 def _set_modes(module: nn.Module, frozen: set[int]) -> None:
@@ -94,7 +105,7 @@ def count_line(module: nn.Module) -> str:
     """Say how many of a module's parameters train."""
     sizes = [(p.numel(), p.requires_grad) for p in module.parameters()]
     trains, total = sum(n for n, trains in sizes if trains), sum(n for n, _ in sizes)
-    return f"{trains:,} of {total:,} parameters"
+    return f"{trains:,} of {total:,} parameters ({100 * trains / max(1, total):.2f} %)"
 
 
 def check_strategy(trainer: Trainer) -> None:

@@ -7,7 +7,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
 from lightning_transfer.callbacks._layers import find_layers, matching
-from lightning_transfer.callbacks._trainable import TrainableSet, count_line
+from lightning_transfer.callbacks._trainable import TrainableSet, count_line, thaw
 
 log = logging.getLogger(__name__)
 
@@ -19,8 +19,7 @@ class Freezing(Callback):
     other module all of whose parameters are frozen is in eval mode: its dropout is off and its
     running statistics stand still. What trains, if only in part, is in train mode, also when the
     model came from ``from_pretrained``. What is outside the backbone, such as a head, trains
-    unless ``names`` or ``function`` say otherwise. When the fit ends, what took a gradient before
-    takes one again.
+    unless ``names`` or ``function`` say otherwise.
 
     Args:
         below: ``all`` freezes the whole backbone, ``embeddings`` depth 0 alone, a number the
@@ -72,6 +71,7 @@ class Freezing(Callback):
         """Take the gradients away, before the strategy wraps the module."""
         if stage != "fit":
             return
+        thaw(pl_module)
         names, layers = self.frozen(pl_module)
         self._trainable = TrainableSet(pl_module, self._layers(pl_module))
         self._trainable.set_modes()
@@ -120,7 +120,9 @@ class Freezing(Callback):
 
     def _what(self) -> str:
         if self.function is not None:
-            return f"by {getattr(self.function, '__name__', 'a function')}"
+            owner = getattr(self.function, "__self__", None)
+            name = getattr(self.function, "__name__", "a function")
+            return f"by {name if owner is None else type(owner).__name__}"
         return f"below {self.below}" if self.names is None else f"where {' or '.join(self.names)}"
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -135,11 +137,11 @@ class Freezing(Callback):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Leave the module as it was."""
+        """Let later fits train what this one has left frozen."""
         self.teardown(trainer, pl_module, "fit")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Leave the module as it was."""
+        """Let later fits train what this one has left frozen."""
         if self._trainable is not None:
-            self._trainable.restore()
+            self._trainable.release()
             self._trainable = None

@@ -14,6 +14,7 @@ from lightning_transfer.callbacks._trainable import (
     TrainableSet,
     check_strategy,
     count_line,
+    thaw,
     wrap_again,
 )
 from lightning_transfer.callbacks.phase import Phase, Plateau, parse_phases
@@ -34,8 +35,7 @@ class GradualUnfreezing(Callback):
     Which phase is in force is decided from the trainer's epoch and step before each step, so that
     a resumed run is where it would have been. Frozen layers are in eval mode and change by
     nothing; trainable ones are in train mode, also when the model came from ``from_pretrained``.
-    Under DDP all ranks change at the same step, and frozen parameters cause no traffic. When the
-    fit ends, what took a gradient before takes one again.
+    Under DDP all ranks change at the same step, and frozen parameters cause no traffic.
 
     Each change is one line in the log ``lightning_transfer`` at level INFO.
 
@@ -99,6 +99,7 @@ class GradualUnfreezing(Callback):
             return
         self.check(pl_module)
         check_strategy(trainer)
+        thaw(pl_module)
         if trainer.global_step == 0:  # a resumed run's starts come with its checkpoint
             self._starts = []
 
@@ -297,14 +298,14 @@ class GradualUnfreezing(Callback):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Leave the module as it was."""
+        """Let later fits train what this one has left frozen."""
         self.teardown(trainer, pl_module, "fit")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Leave the module as it was."""
+        """Let later fits train what this one has left frozen."""
         self._rewarm.detach()
         if self._trainable is not None:
-            self._trainable.restore()
+            self._trainable.release()
             self._trainable = None
 
 

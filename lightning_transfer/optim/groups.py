@@ -6,6 +6,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import nn
 
+_SCALE = "ia3_l"  # what peft calls the scales of IA3: vectors, kept with two dimensions
+
 
 @runtime_checkable
 class Layered(Protocol):
@@ -102,11 +104,12 @@ class ParameterGroups:
         """Return optimizer groups with ``name``, ``lr_ratio`` and, where due, no weight decay."""
         depths = depth_of_parameters(backbone)
         ratios = self._ratios(len(layers_of(backbone)), max(depths.values(), default=0))
+        scales = {id(p) for name, p in task.named_parameters() if _SCALE in name.split(".")}
         groups: dict[tuple[str, bool], dict[str, Any]] = {}
         for parameter in task.parameters():
             depth = depths.get(id(parameter))
             where = "head" if depth is None else f"depth {depth}"
-            decays = parameter.ndim > 1
+            decays = parameter.ndim > 1 and id(parameter) not in scales
             group = groups.setdefault(
                 (where, decays),
                 {

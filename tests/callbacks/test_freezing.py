@@ -184,7 +184,7 @@ def test_a_log_line_says_how_many_parameters_train(caplog):
     task = make_task(backbone=OwnBackbone())
     Freezing("embeddings").setup(make_trainer(), task, "fit")
     [line] = [r.getMessage() for r in caplog.records if r.name.startswith("lightning_transfer")]
-    assert line == "frozen below embeddings: 833 of 1,361 parameters train"
+    assert line == "frozen below embeddings: 833 of 1,361 parameters (61.20 %) train"
     assert sum(p.numel() for p in task.parameters()) == 1361
     assert task.backbone.table.weight.numel() == 1361 - 833
 
@@ -298,10 +298,9 @@ def test_biases_alone_train_with_dropout_on_and_weights_stay_as_they_are():
     assert all(mode for name, mode in seen.modes.items() if name.startswith("backbone.model"))
 
 
-def test_after_the_fit_everything_takes_a_gradient_again():
+def test_what_a_fit_has_left_frozen_binds_no_later_fit():
     task = make_task()
-    task.backbone.layers[1].requires_grad_(False)
-    before = trainable(task)
-    make_trainer(callbacks=[Freezing("embeddings")]).fit(task, make_loader(), make_loader())
-    assert trainable(task) == before
-    assert before == HEAD | names_of(task, [0, 2, 3])
+    task.backbone.layers[1].requires_grad_(False)  # the user's own doing, which counts
+    for below, frozen in (("embeddings", [0]), (-1, [0, 2]), (0, [])):
+        make_trainer(callbacks=[Freezing(below)]).fit(task, make_loader(), make_loader())
+        assert trainable(task) == HEAD | names_of(task, {0, 2, 3} - {*frozen})

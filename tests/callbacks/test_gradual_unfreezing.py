@@ -198,11 +198,12 @@ def test_a_plateau_scheduler_goes_on_across_an_unfreeze():
     assert factors[::4] == pytest.approx([1, 0.5, 0.25, 0.125])
 
 
-def test_an_optimizer_of_what_requires_a_gradient_has_all_that_ever_will():
-    def filtered(module):
-        return torch.optim.SGD([p for p in module.parameters() if p.requires_grad], lr=0.1)
+def of_what_trains(parameters, lr):
+    return torch.optim.SGD([p for p in parameters if p.requires_grad], lr=lr)
 
-    module = Plain(filtered)
+
+def test_an_optimizer_of_what_requires_a_gradient_has_all_that_ever_will():
+    module = Plain(lambda m: of_what_trains(m.parameters(), 0.1))
     watch, trainer = fit(module, GradualUnfreezing(THREE))
     assert sum(len(g["params"]) for g in trainer.optimizers[0].param_groups) == 14
     assert f"{LAYERS[0]}.0.weight" in watch.changed[-1]
@@ -247,18 +248,21 @@ def test_what_the_user_froze_stays_frozen_and_keeps_its_mode():
     assert module.backbone.layers[2][0].weight.requires_grad is False
 
 
-def test_after_the_fit_everything_takes_a_gradient_again():
+class Fails(pl.Callback):
+    def on_train_batch_end(self, *_):
+        raise RuntimeError("power cut")
+
+
+def test_what_a_fit_has_left_frozen_binds_no_later_fit():
     module = Plain()
-    fit(module, GradualUnfreezing([{"from_depth": 3}]), epochs=1)
-    assert all(p.requires_grad for p in module.parameters())
-
-    class Fails(pl.Callback):
-        def on_train_batch_end(self, *_):
-            raise RuntimeError("power cut")
-
     with pytest.raises(RuntimeError, match="power cut"):
         fit(module, GradualUnfreezing([{"from_depth": 3}]), callbacks=[Fails()])
-    assert all(p.requires_grad for p in module.parameters())
+    assert {n for n, p in module.named_parameters() if p.requires_grad} == names(module, [])
+    module.make_optimizer = lambda m: of_what_trains(m.parameters(), 0.1)
+    fit(module, GradualUnfreezing([{"from_depth": 2}]), epochs=1)
+    assert {n for n, p in module.named_parameters() if p.requires_grad} == names(module, [2])
+    watch, _ = fit(module, GradualUnfreezing(THREE))
+    assert watch.trains == [names(module, depths) for depths in DECLARED]
 
 
 @pytest.mark.parametrize(
@@ -366,18 +370,18 @@ def test_each_change_is_one_line(caplog):
     lines = [r.getMessage() for r in caplog.records if r.name.startswith("lightning_transfer")]
     rates = "learning rates 1.00e-02 (group 0), 1.00e-01 (group 1)"
     assert lines == [
-        "epoch 1, step 0: phase 1 of 3 trains all outside the layers, 5 of 89 parameters; "
+        "epoch 1, step 0: phase 1 of 3 trains all outside the layers, 5 of 89 parameters (5.62 %); "
         "learning rates 1.00e-01 (group 1)",
         "epoch 2, step 4: phase 2 of 3 trains depth 2 and all outside the layers, 33 of 89 "
-        f"parameters; {rates}",
+        f"parameters (37.08 %); {rates}",
         "epoch 3, step 8: phase 3 of 3 trains depths 0-2 and all outside the layers, 89 of 89 "
-        f"parameters; {rates}",
+        f"parameters (100.00 %); {rates}",
     ]
 
 
 def test_phases_that_never_begin_are_told(caplog):
     fit(Plain(), GradualUnfreezing(THREE), epochs=2)
-    [line] = [r.getMessage() for r in caplog.records if r.name.startswith("lightning_transfer")]
+    [line] = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
     assert line.startswith("phase 3 of 3 would begin at_epoch=2, and the run ends before")
 
 

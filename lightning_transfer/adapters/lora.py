@@ -1,0 +1,106 @@
+"""Low-rank updates of linear layers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, cast
+
+from torch import nn
+
+from lightning_transfer.adapters import peft_layers
+from lightning_transfer.adapters.base import Adapter
+from lightning_transfer.adapters.targets import Names, plain_names, resolve
+
+# Query and value, where peft has no entry of its own.
+_QUERY_VALUE = {
+    "camembert": ("query", "value"),
+    "distilbert": ("q_lin", "v_lin"),
+    "layoutlm": ("query", "value"),
+    "modernbert": ("Wqkv",),  # query, key and value are one matrix
+    "mpnet": ("attn.q", "attn.v"),
+    "rembert": ("query", "value"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoRA(Adapter):
+    """LoRA: ``W x`` becomes ``W x + (alpha / r) B A x``, of which only A and B train.
+
+    Hu et al. 2021 (arXiv:2106.09685), through the peft library. B starts at zero, so that training
+    starts from the base model's output. Query and value are adapted unless told otherwise, as in
+    the paper; where an architecture has them in one matrix with the key, so is the key.
+
+    Args:
+        r: Rank of the update, >= 1.
+        alpha: The update is scaled by ``alpha / r``; > 0.
+        dropout: Probability on the input of A, in [0, 1).
+        target_modules: Ends of the names of linear layers, ``all-linear``, or None: query and
+            value.
+        merge: Whether a model folder holds merged weights; if not, it holds the base weights, and
+            beside them the folder ``adapter`` that ``peft.PeftModel.from_pretrained`` opens.
+
+    Raises:
+        ValueError: If a value is out of its range.
+        ImportError: If peft is not installed (when the adapter is applied).
+
+    Example:
+        >>> LoRA(r=4).args["alpha"]
+        16.0
+        >>> LoRA(r=0)
+        Traceback (most recent call last):
+        ...
+        ValueError: r must be a whole number >= 1, got 0; set strategy.adapter.r
+    """
+
+    r: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.0
+    target_modules: Names = None
+    merge: bool = True
+
+    mergeable: ClassVar[bool] = True
+    parts: ClassVar[tuple[str, ...]] = ("lora_A", "lora_B")
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if isinstance(self.r, bool) or not isinstance(self.r, int) or self.r < 1:
+            raise ValueError(
+                f"r must be a whole number >= 1, got {self.r!r}; set strategy.adapter.r"
+            )
+        if not self.alpha > 0:
+            raise ValueError(f"alpha must be > 0, got {self.alpha}; set strategy.adapter.alpha")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(
+                f"dropout must be in [0, 1), got {self.dropout}; set strategy.adapter.dropout"
+            )
+        object.__setattr__(self, "target_modules", plain_names(self.target_modules))
+
+    def inject(self, backbone: nn.Module) -> None:
+        """Wrap the target modules; see :class:`Adapter`."""
+        peft_layers.inject(backbone, self.peft_config(self.targets(backbone)))
+
+    def targets(self, backbone: nn.Module) -> dict[str, bool]:
+        """Return the paths of the modules that are adapted; none is at its input alone."""
+        peft_layers.need_peft("LoRA")
+        from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
+
+        known = {**KNOWN, **_QUERY_VALUE}
+        return dict.fromkeys(resolve(backbone, self.target_modules, known), False)
+
+    def peft_config(self, targets: Mapping[str, bool]) -> Any:
+        """Return peft's form of this adapter for modules at these paths."""
+        from peft import LoraConfig
+
+        return LoraConfig(
+            r=self.r,
+            lora_alpha=cast(Any, self.alpha),  # annotated as a whole number, used as any
+            lora_dropout=self.dropout,
+            target_modules=list(targets),
+        )
+
+    def fold(self, backbone: nn.Module) -> None:
+        """Add the updates to the base weights."""
+        peft_layers.fold(backbone)
+
+    def base_name(self, name: str) -> str:
+        """Return a base weight's name without its wrapper."""
+        return peft_layers.base_name(name)

@@ -1,0 +1,62 @@
+"""Two ranks that train an adapter are one process with the doubled batch size."""
+
+import pytest
+import torch
+from transformers import BertModel
+
+from tests.conftest import make_tokenizer, tiny_config
+from tests.runs import Runs, Watch, transfer, weights
+from tests.test_ddp import NO_DROPOUT, SGD, STILL, launch
+
+STRATEGIES = ("lora", "ia3", "prefix", "bottleneck", "bitfit")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Runs of a model without dropout (ranks drop different units) and with lively outputs."""
+    folder = tmp_path_factory.mktemp("still")
+    torch.manual_seed(0)
+    config = tiny_config(**dict.fromkeys(NO_DROPOUT, 0.0), initializer_range=0.3)
+    BertModel(config).save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return Runs(folder, tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(autouse=True)
+def _reset():
+    Watch.reset()
+
+
+def overrides(runs, name, batch_size):
+    stages = ("source", "target")
+    strategies = [f"strategy@stages.{stage}.strategy={name}" for stage in stages]
+    sizes = [f"stages.{stage}.data.batch_size={batch_size}" for stage in stages]
+    return transfer(runs.news, runs.movies, *strategies, *STILL, *sizes, *SGD, controls=False)
+
+
+def assert_close(folder, alone):
+    for name in ("source-seed0", "source-seed0/target-seed0"):
+        ours, theirs = (weights(f / "stages" / name / "final.ckpt") for f in (folder, alone))
+        assert ours.keys() == theirs.keys()
+        for key, value in theirs.items():
+            torch.testing.assert_close(ours[key], value, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_forked_ranks_equal_one_with_the_doubled_batch(runs, tmp_path, name):
+    runs.fit(tmp_path / "alone", *overrides(runs, name, 16))
+    forked = "trainer.devices=2", "trainer.strategy=ddp_fork"
+    runs.fit(tmp_path / "two", *overrides(runs, name, 8), *forked)
+    assert_close(tmp_path / "two", tmp_path / "alone")
+
+
+@pytest.mark.slow
+def test_launched_ranks_equal_one_with_the_doubled_batch(runs, tmp_path):
+    runs.fit(tmp_path / "alone", *overrides(runs, "lora", 16))
+    two = "trainer.devices=2", "trainer.strategy=ddp"
+    done = launch(runs, tmp_path / "two", *overrides(runs, "lora", 8), *two)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("LoRA: ") == 2  # one line a stage, from rank 0 alone
+    assert_close(tmp_path / "two", tmp_path / "alone")
