@@ -24,13 +24,7 @@ from lightning_transfer.files import atomic_write
 from lightning_transfer.fitting import Fitted, Keeping, fit_task
 from lightning_transfer.handover import hand_over
 from lightning_transfer.labels import Labels
-from lightning_transfer.loading import (
-    Weights,
-    load,
-    load_tokenizer,
-    read_weights,
-    same_tokenizer,
-)
+from lightning_transfer.loading import Weights, load, load_tokenizer, read_weights, same_tokenizer
 from lightning_transfer.loggers import RunName, finish, kept_id, logger_arguments
 from lightning_transfer.objectives import Weighted
 from lightning_transfer.optim import Recipe, check_recipe
@@ -231,11 +225,10 @@ class StageRunner:
             build(clippable(settings["optimizer"], arguments), "optimizer", f"{where}.optimizer"),
             build(settings["scheduler"], "scheduler", f"{where}.scheduler"),
             build(settings["strategy"]["groups"], "groups", f"{where}.strategy.groups"),
+            monitor=self.monitor(run.stage),
+            mode=self.mode(run.stage),
         )
-        objectives = {
-            name: _objective(spec, f"{where}.objectives.{name}")
-            for name, spec in (settings.get("objectives") or {}).items()
-        }
+        objectives = _objectives(settings, where)
         factory = build(settings["task"], "task", f"{where}.task")
         task = factory(backbone, head, labels=labels, recipe=recipe, objectives=objectives)
         task.position = {"stage": run.stage, "seed": run.seed, "run": str(run.folder)}
@@ -292,8 +285,7 @@ class StageRunner:
                 callbacks.append(build(spec, "callback", f"{place}.{name}"))
         patience = settings.get("patience")
         if patience is not None:
-            monitor = self.monitor(run.stage)
-            mode = self.mode(run.stage)
+            monitor, mode = self.monitor(run.stage), self.mode(run.stage)
             # A correlation is no number as long as all predictions are alike: no improvement, but
             # no reason to stop at once either.
             callbacks.append(Patience(monitor, mode=mode, patience=patience, check_finite=False))
@@ -301,9 +293,8 @@ class StageRunner:
 
     def _bar(self, title: str) -> list[Callback]:
         wanted = self.config["trainer"].get("enable_progress_bar")
-        if wanted is None:
-            wanted = sys.stdout.isatty()
-        return [StageProgressBar(title)] if wanted else []
+        shown = sys.stdout.isatty() if wanted is None else wanted
+        return [StageProgressBar(title)] if shown else []
 
     def _loggers_wanted(self) -> list[tuple[str, Any]]:
         """Return name and config of the loggers beside the csv files."""
@@ -375,6 +366,16 @@ class StageRunner:
         if is_rank_zero():
             atomic_write(record, json.dumps(asdict(tested), indent=2))
         return tested
+
+
+def _objectives(settings: Mapping[str, Any], where: str) -> dict[str, Weighted]:
+    """Build the extra losses of a stage's strategy and of the stage, which is stronger."""
+    places = {f"{where}.strategy": settings["strategy"], where: settings}
+    return {
+        name: _objective(spec, f"{place}.objectives.{name}")
+        for place, group in places.items()
+        for name, spec in (group.get("objectives") or {}).items()
+    }
 
 
 def _objective(spec: Mapping[str, Any], where: str) -> Weighted:

@@ -12,12 +12,13 @@ from torchmetrics import MetricCollection
 
 from lightning_transfer.checkpoint import KEY, describe_task
 from lightning_transfer.labels import Labels
-from lightning_transfer.objectives import Weighted
+from lightning_transfer.objectives import RemembersStart, Weighted
 from lightning_transfer.optim import Recipe
 
 Batch = Mapping[str, Any]
 # What a backbone is given beside ids and mask, where the batch has it and the backbone takes it.
 _EXTRAS = ("token_type_ids",)
+_STARTS = f"{KEY}_starts"  # what objectives remember, in resume points
 
 
 class TransferModule(LightningModule):
@@ -87,6 +88,11 @@ class TransferModule(LightningModule):
         """Put everything in train mode; freezing callbacks then take their part out of it."""
         if stage == "fit":
             self.train()
+            for objective in self._remembering().values():
+                objective.begin(self)
+
+    def _remembering(self) -> dict[str, RemembersStart]:
+        return {k: o for k, o in self.objectives.items() if isinstance(o, RemembersStart)}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Compute the loss of the labelled batch plus the objectives."""
@@ -158,6 +164,16 @@ class TransferModule(LightningModule):
         )
         position = {**self.position, "epoch": self.current_epoch, "step": self.global_step}
         checkpoint[KEY] = {**described, "position": position}
+        if "optimizer_states" in checkpoint:  # not in weights that are handed on
+            kept = {name: o.resume_state() for name, o in self._remembering().items()}
+            checkpoint[_STARTS] = kept
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Give the objectives back what they remember."""
+        remembering = self._remembering()
+        for name, state in checkpoint.get(_STARTS, {}).items():
+            if name in remembering:
+                remembering[name].load_resume_state(state)
 
     @torch.no_grad()
     def probabilities(self, logits: Tensor) -> Tensor:
