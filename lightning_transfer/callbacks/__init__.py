@@ -1,8 +1,16 @@
-"""Callbacks: freezing, mixout, exact resume, progress. They work with any LightningModule."""
+"""Callbacks for any LightningModule: freezing, mixout, averages, exact resume, progress."""
 
+from lightning_transfer.callbacks.averaging import ema_averaging
 from lightning_transfer.callbacks.freezing import Freezing
 from lightning_transfer.callbacks.mixout import Mixout
 from lightning_transfer.callbacks.progress import StageProgress, StageProgressBar
 from lightning_transfer.callbacks.resume_point import ResumePoint
 
-__all__ = ["Freezing", "Mixout", "ResumePoint", "StageProgress", "StageProgressBar"]
+__all__ = [
+    "Freezing",
+    "Mixout",
+    "ResumePoint",
+    "StageProgress",
+    "StageProgressBar",
+    "ema_averaging",
+]

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.utilities.types import LRSchedulerConfig, OptimizerLRScheduler
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
@@ -167,6 +168,20 @@ class TransferModule(LightningModule):
         if "optimizer_states" in checkpoint:  # not in weights that are handed on
             kept = {name: o.resume_state() for name, o in self._remembering().items()}
             checkpoint[_STARTS] = kept
+        else:
+            self._put_average(checkpoint)
+
+    def _put_average(self, checkpoint: dict[str, Any]) -> None:
+        """Save the averaged weights, if there are any, where weights alone are saved.
+
+        They are what was validated. Lightning asks its callbacks only for whole checkpoints, and
+        would save the weights that training goes on from.
+        """
+        for callback in getattr(self._trainer, "callbacks", ()):
+            if isinstance(callback, WeightAveraging):
+                callback.on_save_checkpoint(self.trainer, self, checkpoint)
+                for rest in ("current_model_state", "averaging_state"):
+                    checkpoint.pop(rest, None)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Give the objectives back what they remember."""
