@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from lightning_transfer.source_weights import SourceWeights
 
@@ -53,7 +54,7 @@ class L2SP(nn.Module):
             task: With ``backbone`` and ``head``.
         """
         far = [
-            (weight - self._source.of(name, weight)).square().sum()
+            functional.mse_loss(weight, self._source.of(name, weight), reduction="sum")
             for name, weight in task.backbone.named_parameters()
             if weight.requires_grad
         ]
