@@ -280,6 +280,10 @@ WRONG = [
     ("stages.target.optimizer.lr=-1", r"stages.target.optimizer: .*-1"),
     ("stages.target.scheduler.warmup=2", r"stages.target.scheduler: .*warmup.* 2"),
     ("stages.target.strategy.groups.layer_decay=0", r"layer_decay.* 0"),
+    (
+        "stages.target.strategy.groups.layer_ratios=[1,2]",
+        r"stages.target.strategy.groups: layer_ratios has 2 values and the backbone \d depths",
+    ),
     ("+stages.target.task.label_smoothing=0.1", r"label_smoothing"),
     ("task@stages.target.task=sequence_classification", r"rating"),
     ("backbone.name=asset:maxilm", r"maxilm.*minilm"),
