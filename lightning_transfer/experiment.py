@@ -11,10 +11,11 @@ from lightning_transfer.backbone import Backbone
 from lightning_transfer.curves import plot_curves
 from lightning_transfer.export import export
 from lightning_transfer.loading import load
+from lightning_transfer.parts import own_parts
 from lightning_transfer.plan import PlannedRow, StageRun, plan_rows
 from lightning_transfer.preflight import Preflight, check_settings
 from lightning_transfer.results import Gain, Metric, Results, Row
-from lightning_transfer.stages import Fitted, StageRunner, Tested, own_parts
+from lightning_transfer.stages import Fitted, StageRunner, Tested
 from lightning_transfer.training import METRICS, is_rank_zero
 
 log = logging.getLogger(__name__)

@@ -190,6 +190,9 @@ def placements(file: Path, folders: Sequence[Path], package: str = "") -> dict[s
             group = found["group"]
             where = ".".join(filter(None, (package, found["package"] or group)))
             placed[group] = group if where == group else f"{group}@{where}"
+            if group == "stage" and any((folder / "callbacks").is_dir() for folder in folders):
+                # No stage has any of its own accord.
+                placed["callbacks"] = f"+callbacks@{where}.callbacks"
             files = (folder / group / f"{option}.yaml" for folder in folders)
             for below in [file for file in files if file.is_file()][:1]:
                 placed.update(placements(below, folders, where))

@@ -115,8 +115,8 @@ def list_(cfg: DictConfig) -> None:
 
 def _score(cfg: DictConfig, split: Any) -> dict[str, float]:
     from lightning_transfer.loading import load
+    from lightning_transfer.parts import build
     from lightning_transfer.scoring import score
-    from lightning_transfer.stages import build
     from lightning_transfer.training import trainer_arguments
 
     _quiet_libraries()
@@ -165,7 +165,7 @@ def _own_parts(path: Path) -> dict[str, Any]:
     if run is None:
         return {}
     from lightning_transfer.loading import read_position
-    from lightning_transfer.stages import own_parts
+    from lightning_transfer.parts import own_parts
 
     stage = str(read_position(path).get("stage"))
     return own_parts(run, stage) if stage in run["stages"] else {}

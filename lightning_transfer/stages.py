@@ -9,16 +9,20 @@ from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import hydra
 import lightning.pytorch as pl
-from hydra.errors import InstantiationException
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger, Logger
 from torch import nn
 
 from lightning_transfer import slots
 from lightning_transfer.backbone import Backbone
-from lightning_transfer.callbacks import Freezing, ResumePoint, StageProgress, StageProgressBar
+from lightning_transfer.callbacks import (
+    Freezing,
+    GradualUnfreezing,
+    ResumePoint,
+    StageProgress,
+    StageProgressBar,
+)
 from lightning_transfer.data import TextDataModule
 from lightning_transfer.files import atomic_write
 from lightning_transfer.fitting import Fitted, Keeping, fit_task
@@ -26,8 +30,16 @@ from lightning_transfer.handover import hand_over
 from lightning_transfer.labels import Labels
 from lightning_transfer.loading import Weights, load, load_tokenizer, read_weights, same_tokenizer
 from lightning_transfer.loggers import RunName, finish, kept_id, logger_arguments
-from lightning_transfer.objectives import Weighted
-from lightning_transfer.optim import Recipe, check_recipe
+from lightning_transfer.optim import check_recipe
+from lightning_transfer.parts import (
+    build,
+    build_adapter,
+    build_callbacks,
+    build_objectives,
+    build_recipe,
+    own_parts,
+    scheduler_key,
+)
 from lightning_transfer.plan import StageRun
 from lightning_transfer.results import LOWER_IS_BETTER
 from lightning_transfer.scoring import Tested, score
@@ -42,32 +54,6 @@ from lightning_transfer.training import (
 )
 
 log = logging.getLogger(__name__)
-
-
-def build(spec: Any, slot: str, where: str, **extra: Any) -> Any:
-    """Instantiate a config slot, after a check that it holds what it may hold.
-
-    Args:
-        spec: Plain mapping with ``_target_``.
-        slot: Name of the slot; see :mod:`lightning_transfer.slots`.
-        where: Dotted key for error messages.
-        extra: Arguments that only the run knows.
-
-    Raises:
-        ValueError: If the ``_target_`` is not of the slot's kind, or refuses its arguments.
-    """
-    slots.check(spec, slot, where=where)
-    try:
-        return hydra.utils.instantiate(spec, **extra, _convert_="all")
-    except InstantiationException as error:
-        cause: BaseException = error
-        while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
-            cause = cause.__cause__
-        if isinstance(cause, ValueError | TypeError):
-            raise ValueError(f"{where}: {cause}") from error
-        if isinstance(cause, ImportError):
-            raise ImportError(f"{where}: {cause}") from error
-        raise
 
 
 class StageRunner:
@@ -140,16 +126,26 @@ class StageRunner:
         """
         path = self.config["stages"][run.stage].get("init_from")
         start = None if path is None else read_weights(path)
-        shared = start is None and self._adapter(run.stage) is None  # adapters change a backbone
+        shared = (
+            start is None and build_adapter(self.config, run.stage) is None
+        )  # adapters change a backbone
         if shared and self._pretrained is None:
             self._pretrained = self._backbone(None)
         backbone = self._pretrained if shared else self._backbone(start)
         assert backbone is not None
         task, _ = self._task(run, labels, start, backbone)
-        check_recipe(task.recipe, task, where=f"stages.{run.stage}")
+        settings, where = self.config["stages"][run.stage], f"stages.{run.stage}"
+        check_recipe(task.recipe, task, where=where, scheduler=scheduler_key(settings))
         for name, spec in self._loggers_wanted():
             self._logger(name, spec, RunName(run.folder, run.title, run.stage))
-        make_trainer(self._arguments(run.stage), folder=self.folder, callbacks=self._callbacks(run))
+        callbacks = self._callbacks(run)
+        make_trainer(self._arguments(run.stage), folder=self.folder, callbacks=callbacks)
+        for callback in callbacks:
+            if isinstance(callback, Freezing | GradualUnfreezing):
+                try:
+                    callback.check(task)
+                except ValueError as error:
+                    raise ValueError(f"{where}: {error}") from error
         return task, self._tokenizer(start)
 
     def monitor(self, stage: str) -> str:
@@ -172,7 +168,7 @@ class StageRunner:
         return monitor.removeprefix("val/")
 
     def _task_class(self, stage: str) -> type[TransferModule]:
-        return hydra.utils.get_class(self.config["stages"][stage]["task"]["_target_"])
+        return slots.locate(self.config["stages"][stage]["task"]["_target_"])
 
     def _start(self, run: StageRun) -> Weights | None:
         """Return the weights that the stage starts from, or None for the pretrained ones."""
@@ -221,30 +217,23 @@ class StageRunner:
         head = build(settings["head"], "head", f"{where}.head")
         if not isinstance(head, nn.Module):
             head = head(backbone.hidden_size, labels.num_outputs)
-        strategy = settings["strategy"]
-        at = where if settings.get("scheduler") else f"{where}.strategy"
-        adapter, before = self._adapter(run.stage), run.before and self._adapter(run.before.stage)
+        adapter, before = (
+            build_adapter(self.config, run.stage),
+            run.before and build_adapter(self.config, run.before.stage),
+        )
         parts = {"label_map": settings.get("label_map"), "adapter": adapter, "before": before}
         handed = hand_over(start, backbone, head, labels, **parts)
-        recipe = Recipe(
-            build(clippable(settings["optimizer"], arguments), "optimizer", f"{where}.optimizer"),
-            build(
-                settings.get("scheduler") or strategy["scheduler"], "scheduler", f"{at}.scheduler"
-            ),
-            build(strategy["groups"], "groups", f"{where}.strategy.groups"),
+        recipe = build_recipe(
+            {**settings, "optimizer": clippable(settings["optimizer"], arguments)},
+            where,
+            monitor=self.monitor(run.stage),
+            mode=self.mode(run.stage),
         )
-        objectives = {
-            name: _objective(spec, f"{where}.objectives.{name}")
-            for name, spec in (settings.get("objectives") or {}).items()
-        }
+        objectives = build_objectives(settings, where)
         factory = build(settings["task"], "task", f"{where}.task")
         task = factory(backbone, head, labels=labels, recipe=recipe, objectives=objectives)
         task.position = {"stage": run.stage, "seed": run.seed, "run": str(run.folder)}
         return task, handed
-
-    def _adapter(self, stage: str) -> Any:
-        spec = self.config["stages"][stage]["strategy"].get("adapter")
-        return build(spec, "adapter", f"stages.{stage}.strategy.adapter") if spec else None
 
     def _backbone(self, start: Weights | None) -> nn.Module:
         spec = self.config["backbone"]
@@ -289,13 +278,8 @@ class StageRunner:
         settings = self.config["stages"][run.stage]
         where = f"stages.{run.stage}"
         callbacks: list[Callback] = [StageProgress(run.title), *self._bar(run.title)]
-        for place, group in (
-            (f"{where}.strategy.callbacks", settings["strategy"].get("callbacks")),
-            (f"{where}.callbacks", settings.get("callbacks")),
-        ):
-            for name, spec in (group or {}).items():
-                callbacks.append(build(spec, "callback", f"{place}.{name}"))
-        if adapter := self._adapter(run.stage):
+        callbacks += build_callbacks(settings, where)
+        if adapter := build_adapter(self.config, run.stage):
             callbacks.append(Freezing(function=adapter.freezes))
         if (patience := settings.get("patience")) is not None:
             monitor, mode = self.monitor(run.stage), self.mode(run.stage)
@@ -377,28 +361,3 @@ class StageRunner:
         if is_rank_zero():
             atomic_write(record, json.dumps(asdict(tested), indent=2))
         return tested
-
-
-def _objective(spec: Mapping[str, Any], where: str) -> Weighted:
-    """Build an extra loss with its weight; one that is given bare weighs 1."""
-    if spec.get("_target_") != "lightning_transfer.objectives.Weighted":
-        return Weighted(build(spec, "objective", where))
-    numbers = {k: v for k, v in spec.items() if k not in ("_target_", "objective")}
-    return Weighted(build(spec.get("objective"), "objective", f"{where}.objective"), **numbers)
-
-
-def own_parts(config: Mapping[str, Any], stage: str) -> dict[str, Any]:
-    """Return the parts of a stage that a checkpoint may not build: head, own backbone or adapter.
-
-    Args:
-        config: The whole config of a run.
-        stage: Name of one of its stages.
-    """
-    spec = config["stages"][stage]["head"]
-    parts: dict[str, Any] = {"head": build(spec, "head", f"stages.{stage}.head")}
-    if not str(config["backbone"]["_target_"]).startswith("lightning_transfer.backbone."):
-        parts["backbone"] = build(config["backbone"], "backbone", "backbone")
-    spec = config["stages"][stage]["strategy"].get("adapter")
-    if spec and not str(spec["_target_"]).startswith("lightning_transfer."):
-        parts["adapter"] = build(spec, "adapter", f"stages.{stage}.strategy.adapter")
-    return parts

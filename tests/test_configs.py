@@ -13,6 +13,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
+from torch import nn
 
 from lightning_transfer import listing, slots
 from lightning_transfer.arguments import parse
@@ -44,6 +45,7 @@ SLOT_OF_KEY = {
     r"strategy\.callbacks\.\w+": "callback",
     r"strategy\.adapter": "adapter",
     r"callbacks\.\w+": "callback",
+    r"strategy\.objectives\.\w+": "objective",
     r"objectives\.\w+": "objective",
 }
 
@@ -243,6 +245,7 @@ def test_parts_go_together_whichever_are_chosen(task, head, scheduler, strategy)
     schedule = make(optimizer, **({"total_steps": 10} if takes_steps else {}))
     assert isinstance(schedule, torch.optim.lr_scheduler.LRScheduler)
     assert all(isinstance(callback, pl.Callback) for callback in parts["callbacks"].values())
+    assert all(isinstance(objective, nn.Module) for objective in parts["objectives"].values())
     optimizer.step()
 
 

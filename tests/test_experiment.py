@@ -282,7 +282,15 @@ WRONG = [
         "stages.target.strategy.scheduler.warmup=2",
         r"stages.target.strategy.scheduler: .*warmup.* 2",
     ),
+    (
+        "+stages.target.callbacks={a: {_target_: lightning_transfer.callbacks.Freezing, below: 9}}",
+        r"stages.target: below=9 is no depth of the backbone: they are 0..2",
+    ),
     ("stages.target.strategy.groups.layer_decay=0", r"layer_decay.* 0"),
+    (
+        "stages.target.strategy.groups.layer_ratios=[1,2]",
+        r"stages.target.strategy.groups: layer_ratios has 2 values and the backbone \d depths",
+    ),
     ("+stages.target.task.label_smoothing=0.1", r"label_smoothing"),
     ("task@stages.target.task=sequence_classification", r"rating"),
     ("backbone.name=asset:maxilm", r"maxilm.*minilm"),

@@ -103,13 +103,13 @@ def test_a_part_knows_no_more_than_it_has_to(part, forbidden):
     assert reached(part) & (forbidden - {part}) == set()
 
 
-def test_only_the_command_line_run_and_stages_know_hydra():
+def test_only_the_command_line_run_and_parts_know_hydra():
     users = {
         name
         for name, tree in TREES.items()
         if {found.split(".")[0] for found in imports(tree)} & {"hydra", "omegaconf"}
     }
-    assert users == {f"{PACKAGE}.{name}" for name in ("cli", "run", "stages")}
+    assert users == {f"{PACKAGE}.{name}" for name in ("cli", "run", "parts")}
 
 
 def test_imports_are_absolute():

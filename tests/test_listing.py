@@ -166,3 +166,10 @@ def test_help_of_every_command_fits_its_config():
         text = command_help(file.stem, [folder])
         assert keys
         assert all(f"  {key}=" in text for key in keys if f"\n{key}:\n" not in file.read_text())
+
+
+def test_callbacks_are_listed_with_the_way_to_add_them(capsys):
+    listing.render(listing.describe([listing.conf_folder()], ["callbacks"]))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "callbacks  +callbacks@stages.target.callbacks=…"
+    assert lines[1].startswith("  ema")

@@ -57,6 +57,8 @@ MOVES = {
     "gradual": {0, 1, 2, 3},
     "ulmfit": {0, 1, 2, 3},
     "chain_thaw": {0, 1, 2, 3},
+    "l2_sp": {0, 1, 2, 3},
+    **dict.fromkeys(("lora", "ia3", "prefix", "bottleneck"), {3}),  # beside new weights
 }
 
 
@@ -79,7 +81,8 @@ def test_a_stage_may_choose_another_schedule_than_its_strategy(runs):
     assert target["strategy"]["scheduler"]["_target_"].endswith("slanted_triangular_schedule")
     assert target.get("scheduler") is None
     words.append("scheduler@stages.target.scheduler=constant")
-    assert runs.config(*words)["stages"]["target"]["scheduler"]["factor"] == 1.0
+    chosen = runs.config(*words)["stages"]["target"]["scheduler"]
+    assert chosen["_target_"].endswith("constant_schedule")
 
 
 def launch(runs, folder, *words, start=(), **environment):

@@ -1,7 +1,9 @@
-"""Callbacks for any LightningModule: freezing and unfreezing, exact resume, progress."""
+"""Callbacks for any LightningModule: (un)freezing, mixout, averages, exact resume, progress."""
 
+from lightning_transfer.callbacks.averaging import ema_averaging
 from lightning_transfer.callbacks.freezing import Freezing
 from lightning_transfer.callbacks.gradual_unfreezing import GradualUnfreezing
+from lightning_transfer.callbacks.mixout import Mixout
 from lightning_transfer.callbacks.phase import Phase, Plateau
 from lightning_transfer.callbacks.progress import StageProgress, StageProgressBar
 from lightning_transfer.callbacks.resume_point import ResumePoint
@@ -9,9 +11,11 @@ from lightning_transfer.callbacks.resume_point import ResumePoint
 __all__ = [
     "Freezing",
     "GradualUnfreezing",
+    "Mixout",
     "Phase",
     "Plateau",
     "ResumePoint",
     "StageProgress",
     "StageProgressBar",
+    "ema_averaging",
 ]

@@ -1,5 +1,6 @@
 """Extra losses beside the task's own."""
 
-from lightning_transfer.objectives.weighted import Weighted
+from lightning_transfer.objectives.l2_sp import L2SP
+from lightning_transfer.objectives.weighted import RemembersStart, Weighted
 
-__all__ = ["Weighted"]
+__all__ = ["L2SP", "RemembersStart", "Weighted"]

@@ -1,8 +1,31 @@
 """An extra loss with its weight and warm-up."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
-from torch import nn
+from torch import Tensor, nn
+
+
+@runtime_checkable
+class RemembersStart(Protocol):
+    """An objective that keeps something of how a run started, beside its parameters and buffers.
+
+    The task calls :meth:`begin` at the start of every fit and keeps :meth:`resume_state` in resume
+    points; other checkpoints do without.
+    """
+
+    def begin(self, task: nn.Module) -> None:
+        """Start anew."""
+        ...
+
+    def resume_state(self) -> dict[str, Tensor]:
+        """Return what a resumed run needs."""
+        ...
+
+    def load_resume_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take it back; called after :meth:`begin`."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,8 @@ class Recipe:
             mode: ``max`` or ``min``: which way that metric is better.
 
         Raises:
-            ValueError: If the schedule spans the whole run and the run has no end.
+            ValueError: If the schedule spans the whole run and the run has no end, or if it watches
+                a metric and there is no validation.
         """
         optimizer = self._optimizer(task, backbone)
         if self.scheduler is None:
@@ -75,10 +76,7 @@ class Recipe:
         inner = _build(self.scheduler, optimizer, given, self.mode or mode)
         config = {"scheduler": RatioScheduler(inner), "interval": "step"}
         if isinstance(inner, ReduceLROnPlateau):
-            # Its metric is there when there was a validation.
-            every = getattr(task.trainer, "check_val_every_n_epoch", None) or 1
-            config |= {"interval": "epoch", "frequency": every, "reduce_on_plateau": True}
-            config["monitor"] = self.monitor or monitor
+            config |= _watching(task, self.monitor or monitor)
         return {"optimizer": optimizer, "lr_scheduler": config}
 
     def _optimizer(self, task: nn.Module, backbone: nn.Module) -> Optimizer:
@@ -137,6 +135,24 @@ def _takes(factory: Callable[..., Any], name: str) -> bool:
 def _made(factory: Callable[..., Any], kind: type) -> bool:
     made = factory.func if isinstance(factory, partial) else factory
     return isinstance(made, type) and issubclass(made, kind)
+
+
+def _watching(task: LightningModule, monitor: str) -> dict[str, Any]:
+    """Return how Lightning is to step a scheduler that watches a metric."""
+    trainer = task.trainer
+    rows = getattr(getattr(trainer, "datamodule", None), "n_val", None)
+    if rows == 0 or not getattr(trainer, "enable_validation", True):
+        raise ValueError(
+            f"ReduceLROnPlateau watches {monitor}, and this run has no validation; give it rows to "
+            "validate on (data.splits.val, trainer.limit_val_batches) or choose another scheduler"
+        )
+    every = getattr(trainer, "check_val_every_n_epoch", None) or 1  # the metric is there by then
+    return {
+        "interval": "epoch",
+        "frequency": every,
+        "reduce_on_plateau": True,
+        "monitor": monitor,
+    }
 
 
 def _total_steps(task: LightningModule) -> int:

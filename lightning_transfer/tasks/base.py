@@ -6,18 +6,20 @@ from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.utilities.types import LRSchedulerConfig, OptimizerLRScheduler
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from lightning_transfer.checkpoint import KEY, describe_task
 from lightning_transfer.labels import Labels
-from lightning_transfer.objectives import Weighted
+from lightning_transfer.objectives import RemembersStart, Weighted
 from lightning_transfer.optim import Recipe
 
 Batch = Mapping[str, Any]
 # What a backbone is given beside ids and mask, where the batch has it and the backbone takes it.
 _EXTRAS = ("token_type_ids",)
+_STARTS = f"{KEY}_starts"  # what objectives remember, in resume points
 
 
 class TransferModule(LightningModule):
@@ -87,6 +89,11 @@ class TransferModule(LightningModule):
         """Put everything in train mode; freezing callbacks then take their part out of it."""
         if stage == "fit":
             self.train()
+            for objective in self._remembering().values():
+                objective.begin(self)
+
+    def _remembering(self) -> dict[str, RemembersStart]:
+        return {k: o for k, o in self.objectives.items() if isinstance(o, RemembersStart)}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Compute the loss of the labelled batch plus the objectives."""
@@ -158,6 +165,30 @@ class TransferModule(LightningModule):
         )
         position = {**self.position, "epoch": self.current_epoch, "step": self.global_step}
         checkpoint[KEY] = {**described, "position": position}
+        if "optimizer_states" in checkpoint:  # not in weights that are handed on
+            kept = {name: o.resume_state() for name, o in self._remembering().items()}
+            checkpoint[_STARTS] = kept
+        else:
+            self._put_average(checkpoint)
+
+    def _put_average(self, checkpoint: dict[str, Any]) -> None:
+        """Save the averaged weights, if there are any, where weights alone are saved.
+
+        They are what was validated. Lightning asks its callbacks only for whole checkpoints, and
+        would save the weights that training goes on from.
+        """
+        for callback in getattr(self._trainer, "callbacks", ()):
+            if isinstance(callback, WeightAveraging):
+                callback.on_save_checkpoint(self.trainer, self, checkpoint)
+                for rest in ("current_model_state", "averaging_state"):
+                    checkpoint.pop(rest, None)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Give the objectives back what they remember."""
+        remembering = self._remembering()
+        for name, state in checkpoint.get(_STARTS, {}).items():
+            if name in remembering:
+                remembering[name].load_resume_state(state)
 
     @torch.no_grad()
     def probabilities(self, logits: Tensor) -> Tensor:

@@ -42,7 +42,6 @@ class SequenceClassification(TransferModule):
     """
 
     monitor = "val/macro_f1"
-    loss_weights: Tensor
 
     def __init__(
         self,
@@ -71,7 +70,8 @@ class SequenceClassification(TransferModule):
         weights = torch.ones(len(labels.names))
         if isinstance(class_weights, Mapping):
             weights = self._weights_from({k: float(v) for k, v in class_weights.items()})
-        self.register_buffer("loss_weights", weights, persistent=False)
+        # No buffer: averages of the weights copy these before they are balanced.
+        self.loss_weights = weights
 
     def build_metrics(self) -> MetricCollection:
         """Return accuracy, macro-F1 and Matthews' coefficient."""
@@ -110,7 +110,7 @@ class SequenceClassification(TransferModule):
             )
         mean = sum(counts.values()) / len(self.labels.names)
         balanced = {name: mean / max(1, counts.get(name, 0)) for name in self.labels.names}
-        self.loss_weights.copy_(self._weights_from(balanced))
+        self.loss_weights = self._weights_from(balanced)
 
     def _weights_from(self, by_name: Mapping[str, float]) -> Tensor:
         weights = torch.ones(len(self.labels.names))
@@ -126,14 +126,14 @@ class SequenceClassification(TransferModule):
         Targets are class positions, int64 (batch,), or for several classes a multi-hot float
         (batch, classes).
         """
+        logits = logits.to(torch.promote_types(logits.dtype, self.loss_weights.dtype))
+        weights = self.loss_weights.to(logits)
         if self.labels.kind == "single":
             return nn.functional.cross_entropy(
-                logits, targets, self.loss_weights, label_smoothing=self.label_smoothing
+                logits, targets, weights, label_smoothing=self.label_smoothing
             )
         smooth = targets.to(logits.dtype) * (1 - self.label_smoothing) + self.label_smoothing / 2
-        return nn.functional.binary_cross_entropy_with_logits(
-            logits, smooth, pos_weight=self.loss_weights
-        )
+        return nn.functional.binary_cross_entropy_with_logits(logits, smooth, pos_weight=weights)
 
     def update_metrics(self, metrics: MetricCollection, logits: Tensor, targets: Tensor) -> None:
         """Feed scores (batch, classes) and targets."""

@@ -1,16 +1,21 @@
+import csv
 import math
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.loggers import CSVLogger
 from torch.optim.lr_scheduler import (
     ConstantLR,
     CosineAnnealingLR,
     CyclicLR,
     ExponentialLR,
     OneCycleLR,
+    PolynomialLR,
     ReduceLROnPlateau,
     StepLR,
 )
@@ -154,6 +159,55 @@ def test_plateau_lowers_the_rate_once_an_epoch():
     recipe = Recipe(SGD, partial(ReduceLROnPlateau, patience=0, threshold=10.0, factor=0.5))
     rates, _ = fit(recipe, epochs=3)
     assert [rate["depth 3"] for rate in rates] == pytest.approx([1.0] * 6 + [0.5] * 3)
+
+
+@pytest.mark.parametrize(
+    ("monitor", "mode", "rate"), [("val/loss", "min", 0.25), ("val/r2", "max", 1.0)]
+)
+def test_plateau_watches_the_metric_that_it_is_told_to(monitor, mode, rate):
+    plateau = partial(ReduceLROnPlateau, patience=0, factor=0.5)
+    task = make_task(recipe=Recipe(SGD, plateau, monitor=monitor, mode=mode))
+    task.trainer = SimpleNamespace()
+    configured = task.configure_optimizers()
+    assert configured["lr_scheduler"]["monitor"] == monitor
+    for score in (0.1, 0.2, 0.3):
+        configured["lr_scheduler"]["scheduler"].step(score)
+    assert configured["optimizer"].param_groups[0]["lr"] / UNIT == pytest.approx(rate)
+
+
+@pytest.mark.parametrize(
+    "trainer", [{"enable_validation": False}, {"datamodule": SimpleNamespace(n_val=0)}]
+)
+def test_plateau_without_validations_is_refused_before_the_first_step(trainer):
+    task = make_task(recipe=Recipe(SGD, ReduceLROnPlateau))
+    task.trainer = SimpleNamespace(**trainer)
+    with pytest.raises(ValueError, match=r"watches val/pearson, and this run has no validation"):
+        task.configure_optimizers()
+
+
+@pytest.mark.parametrize(
+    ("make", "length"), [(CosineAnnealingLR, "T_max"), (PolynomialLR, "total_iters")]
+)
+def test_torchs_own_schedules_learn_how_long_the_stage_is(make, length):
+    _, trainer = fit(Recipe(SGD, make))
+    assert getattr(trainer.lr_scheduler_configs[0].scheduler.inner, length) == 6
+    _, trainer = fit(Recipe(SGD, partial(make, **{length: 4})))
+    assert getattr(trainer.lr_scheduler_configs[0].scheduler.inner, length) == 4
+
+
+def test_lightnings_monitor_of_rates_sees_the_shares(tmp_path):
+    groups = ParameterGroups(head_ratio=4.0, layer_decay=0.5)
+    task = make_task(recipe=Recipe(SGD, linear_schedule, groups))
+    logger = CSVLogger(tmp_path)
+    callbacks = [LearningRateMonitor("step")]
+    trainer = make_trainer(logger=logger, log_every_n_steps=1, callbacks=callbacks)
+    trainer.fit(task, make_loader(), make_loader())
+    with (Path(logger.log_dir) / "metrics.csv").open() as file:
+        logged = [row for row in csv.DictReader(file) if row["lr-SGD/depth 3"]]
+    assert len(logged) == 3
+    for row in logged:
+        ratio = float(row["lr-SGD/depth 1"]) / float(row["lr-SGD/depth 3"])
+        assert ratio == pytest.approx(0.25)
 
 
 def test_a_schedule_over_a_run_without_an_end_is_refused():

@@ -381,3 +381,10 @@ def test_objectives_learn_with_the_task():
     make_trainer().fit(task, make_loader(), make_loader())
     assert objective.value.item() < 5.0
     assert "objectives.own.value" in task.state_dict()
+
+
+def test_class_weights_go_with_logits_of_16_bits():
+    task = classification(class_weights={"positive": 3.0})
+    logits, targets = torch.randn(4, 3), torch.arange(4) % 3
+    half = task.loss(logits.bfloat16(), targets)
+    assert half.item() == pytest.approx(task.loss(logits.bfloat16().float(), targets).item())
