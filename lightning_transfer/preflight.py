@@ -176,11 +176,15 @@ class Preflight:
             raise ValueError(f"stages.{stage}.data: {error}") from error
 
     def _check_monitor(self, stage: str) -> None:
-        if self.runner.config["stages"][stage].get("patience") is not None:
+        needs = {
+            "patience": self.runner.config["stages"][stage].get("patience") is not None,
+            "scheduler": self._tasks[stage].recipe.watches_metric,
+        }
+        for name in (name for name, is_needed in needs.items() if is_needed):
             if not self.runner.data(stage, self._seeds[stage]).n_val:
                 raise ValueError(
-                    f"stages.{stage}.patience needs validation rows, there are none; set "
-                    f"stages.{stage}.data.splits.val, or patience=null"
+                    f"stages.{stage}.{name} needs validation rows, there are none; set "
+                    f"stages.{stage}.data.splits.val, or {name}=null"
                 )
         monitor = self.runner.monitor(stage)
         known = ["val/loss", *map(str, self._tasks[stage].val_metrics)]

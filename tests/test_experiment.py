@@ -318,6 +318,13 @@ def test_patience_without_validation_is_told(runs, tmp_path, off):
     assert Watch.started == []
 
 
+def test_a_plateau_without_validation_rows_is_told(runs, tmp_path):
+    plateau = "scheduler@stages.target.scheduler=plateau"
+    with pytest.raises(ValueError, match=r"stages.target.scheduler needs validation rows"):
+        runs.target(tmp_path, "data.splits.val=0", overrides=[plateau])
+    assert Watch.started == []
+
+
 def test_a_stage_in_no_chain_is_told(runs, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         runs.fit(tmp_path, *stage("source", runs.news), *stage("target", runs.movies, epochs=1))

@@ -51,6 +51,11 @@ class Recipe:
     monitor: str | None = field(default=None, kw_only=True)
     mode: str | None = field(default=None, kw_only=True)
 
+    @property
+    def watches_metric(self) -> bool:
+        """Whether the scheduler is a ``ReduceLROnPlateau``, which needs validations."""
+        return self.scheduler is not None and _made(self.scheduler, ReduceLROnPlateau)
+
     def configure(
         self, task: LightningModule, backbone: nn.Module, *, monitor: str, mode: str
     ) -> Any:
