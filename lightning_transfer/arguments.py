@@ -50,6 +50,7 @@ _CHOICES = {
     "--cfg": ("job", "hydra", "all"),
     "--info": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
 }
+_POSITIONAL = {"sweep-report": "dir"}  # command to the key of a bare word behind it
 _ALONE = {"--help", "--version", "--verbose", "--hydra-help"}  # make sense without a command
 
 
@@ -116,6 +117,8 @@ def parse(words: Sequence[str], commands: Sequence[str]) -> Line:
             overrides.append(word)
         elif command is None:
             command = word
+        elif command in _POSITIONAL and not any(o.startswith("dir=") for o in overrides):
+            overrides.append(f"{_POSITIONAL[command]}={word}")
         else:
             raise UsageError(f"{word!r} is neither a flag nor key=value{_option_like(word)}")
     asks_shell = "--shell-completion" in flags

@@ -1,8 +1,12 @@
 """What a command changes in its process, and puts back: words, import path, environment."""
 
 import contextlib
+import importlib.util
 import os
+import subprocess
 import sys
+import threading
+import types
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -67,6 +71,46 @@ def ranks_of_one_job() -> Iterator[None]:
         distributed = sys.modules.get("torch.distributed")
         if distributed and distributed.is_available() and distributed.is_initialized():
             distributed.destroy_process_group()
+        _end_ranks()
+
+
+def _end_ranks(patience: float = 10.0) -> None:
+    """Wait for the ranks that Lightning started, and end those that hang.
+
+    Lightning's observer of them is told to forget them: it would kill this process, and the rest
+    of a sweep with it, some seconds after a job whose ranks have failed.
+
+    Args:
+        patience: Seconds that a rank has, from when rank 0 is done.
+    """
+    for thread in threading.enumerate():
+        if thread.name != "child-process-observer":
+            continue
+        ranks: list[subprocess.Popen[bytes]] = getattr(thread, "_child_processes", [])
+        thread._child_processes = []  # type: ignore[attr-defined]
+        for rank in ranks:
+            try:
+                rank.wait(patience)
+            except subprocess.TimeoutExpired:
+                rank.kill()
+                rank.wait()
+
+
+@contextlib.contextmanager
+def as_this_program() -> Iterator[None]:
+    """Show this package as the program that runs, in a worker process of a launcher.
+
+    Lightning starts a job's ranks as ``python -m`` with the name of the module that runs, which in
+    such a process is the launcher's own.
+    """
+    before = sys.modules["__main__"]
+    program = types.ModuleType("__main__")
+    program.__spec__ = importlib.util.find_spec("lightning_transfer.__main__")
+    sys.modules["__main__"] = program
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = before
 
 
 class WithoutHydra:
