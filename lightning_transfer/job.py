@@ -12,7 +12,13 @@ from typing import Any
 
 from lightning_transfer import jobs, mistakes, sweep_table
 from lightning_transfer.arguments import Line
-from lightning_transfer.process import WithoutHydra, as_this_program, process, ranks_of_one_job
+from lightning_transfer.process import (
+    WithoutHydra,
+    as_this_program,
+    full_errors,
+    process,
+    ranks_of_one_job,
+)
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +45,7 @@ class Job:
 
     def __call__(self, config: Any) -> Any:
         """Run the command, and report its error where the job is known."""
-        with process(self._words()), self._program(), ranks_of_one_job():
+        with self._place(), ranks_of_one_job():
             try:
                 with self._recorded():
                     module, _, function = self.target.partition(":")
@@ -72,8 +78,13 @@ class Job:
         own_flags = ["--verbose"] if self.verbose else []
         return [str(self.line.command), *own_flags, *line.hydra_words]
 
-    def _program(self) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext() if self.pid == os.getpid() else as_this_program()
+    @contextlib.contextmanager
+    def _place(self) -> Iterator[None]:
+        """Show the job, and the ranks it starts, a process that runs this job and nothing else."""
+        elsewhere = self.pid != os.getpid()
+        program = as_this_program() if elsewhere else contextlib.nullcontext()
+        with process(self._words()), full_errors(self.verbose), program:
+            yield
 
     @contextlib.contextmanager
     def _recorded(self) -> Iterator[None]:

@@ -44,17 +44,27 @@ def process(words: Sequence[str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def hydra_process(words: Sequence[str]) -> Iterator[None]:
-    """Show Hydra only ``words``, and let it raise errors instead of printing them."""
-    before = os.environ.get("HYDRA_FULL_ERROR")
-    os.environ["HYDRA_FULL_ERROR"] = "1"
+def full_errors(wanted: bool) -> Iterator[None]:
+    """Let Hydra raise errors instead of printing them, or not.
+
+    What is started inside inherits it, so that a job must not be run with what Hydra was told.
+    """
+    before = os.environ.pop("HYDRA_FULL_ERROR", None)
+    if wanted:
+        os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        with process(words):
-            yield
+        yield
     finally:
         os.environ.pop("HYDRA_FULL_ERROR", None)
         if before is not None:
             os.environ["HYDRA_FULL_ERROR"] = before
+
+
+@contextlib.contextmanager
+def hydra_process(words: Sequence[str]) -> Iterator[None]:
+    """Show Hydra only ``words``, and let it raise errors instead of printing them."""
+    with full_errors(True), process(words):
+        yield
 
 
 @contextlib.contextmanager

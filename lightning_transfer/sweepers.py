@@ -135,7 +135,7 @@ class GridSweeper(Sweeper):
                     f"{override.input_line}: a grid has no intervals; name values (a=1,2,3), or "
                     "add sweep=random or sweep=optuna"
                 )
-        with _shown(self.jobs):
+        with _held(Path(self.jobs.config.hydra.sweep.dir)), _shown(self.jobs):
             return self.inner.sweep(arguments)
 
 
@@ -189,33 +189,37 @@ class OptunaSweeper(Sweeper):
             ImportError: If Optuna is not installed.
             lightning_transfer.jobs.JobFailed: At the end, if a job failed.
         """
-        from lightning_transfer.trials import Trials
-
         config = self.config
         assert config is not None
         assert self.hydra_context is not None
         words = [f"{key}={value}" for key, value in self.params.items()] + arguments
-        overrides = _parsed(self.hydra_context, words)
-        fixed, space = search_space(overrides)
+        fixed, space = search_space(_parsed(self.hydra_context, words))
         self.validate_batch_is_legal([[*fixed, *_first(space)]])
+        from lightning_transfer.trials import Trials
+
         folder = Path(config.hydra.sweep.dir)
-        trials = Trials(
-            folder,
-            space,
-            fixed=jobs.identity(fixed),
-            sampler=_built(self.sampler, "sampler"),
-            pruner=_built(self.pruner, "pruner"),
-        )
-        OmegaConf.save(config, folder / "multirun.yaml")
+        with _held(folder):
+            trials = Trials(
+                folder,
+                space,
+                fixed=jobs.identity(fixed),
+                sampler=_built(self.sampler, "sampler"),
+                pruner=_built(self.pruner, "pruner"),
+            )
+            OmegaConf.save(config, folder / "multirun.yaml")
+            with _shown(self.jobs):
+                return self._run(trials, fixed, _width(config))
+
+    def _run(self, trials: Any, fixed: list[str], width: int) -> list[Sequence[JobReturn]]:
+        """Run batches until there are enough trials."""
         returned: list[Sequence[JobReturn]] = []
-        with _shown(self.jobs):
-            width = _width(config)
-            while batch := trials.next(min(width, self.n_trials - trials.ended)):
-                asked = [[*fixed, *o, f"hydra.sweeper.trial={number}"] for number, o in batch]
-                done = self.jobs.launch(asked, sum(len(one) for one in returned))
-                for (number, _), job in zip(batch, done, strict=True):
-                    trials.tell(number, jobs.read(job.hydra_cfg.hydra.runtime.output_dir))
-                returned.append(done)
+        while batch := trials.next(min(width, self.n_trials - trials.ended)):
+            asked = [[*fixed, *o, f"hydra.sweeper.trial={number}"] for number, o in batch]
+            done = self.jobs.launch(asked, sum(len(one) for one in returned))
+            for (number, _), job in zip(batch, done, strict=True):
+                assert job.hydra_cfg is not None
+                trials.tell(number, jobs.read(job.hydra_cfg.hydra.runtime.output_dir))
+            returned.append(done)
         return returned
 
 
@@ -305,20 +309,26 @@ def _built(spec: Any, slot: str) -> Any:
 
 
 @contextlib.contextmanager
-def _shown(launcher: ResumingLauncher) -> Iterator[None]:
-    """Keep other sweeps out of the folder; show the table at the end, also of a Ctrl-C."""
-    folder = Path(launcher.config.hydra.sweep.dir)
+def _held(folder: Path) -> Iterator[None]:
+    """Keep other sweeps out of the folder."""
     try:
         lock = runfolder.hold(folder)
     except BlockingIOError as error:
         raise UsageError(str(error).replace("hydra.run.dir", "hydra.sweep.dir")) from None
     with lock:
-        try:
-            yield
-        finally:
-            if jobs.find(folder):
-                table = sweep_table.SweepTable.read(folder)
-                table.write()
-                table.render()
+        yield
+
+
+@contextlib.contextmanager
+def _shown(launcher: ResumingLauncher) -> Iterator[None]:
+    """Show the table of the jobs at the end, also of a Ctrl-C, and then raise if a job failed."""
+    folder = Path(launcher.config.hydra.sweep.dir)
+    try:
+        yield
+    finally:
+        if jobs.find(folder):
+            table = sweep_table.SweepTable.read(folder)
+            table.write()
+            table.render()
     if launcher.failed:
         raise jobs.JobFailed(f"{launcher.failed} jobs failed")
