@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_transfer import __version__, listing, mistakes
-from lightning_transfer.arguments import FLAGS_HELP, Line, UsageError, completing, parse
+from lightning_transfer.arguments import FLAGS_HELP, POSITIONAL, Line, UsageError, completing, parse
 from lightning_transfer.hints import closest_keys, did_you_mean, dotted
 from lightning_transfer.job import Job
 from lightning_transfer.jobs import JobFailed
@@ -76,7 +76,9 @@ def _answer(line: Line) -> int:
         return 0
     elif line.command is not None and "--help" in line.flags:
         added = [Path(line.flags["--config-dir"])] if "--config-dir" in line.flags else []
-        print(f"usage: {_program()} {line.command} [key=value ...] [flags]\n")
+        bare = [key.upper() for key in POSITIONAL.get(line.command, ())]
+        words = " ".join([line.command, *bare, "[key=value ...]"])
+        print(f"usage: {_program()} {words} [flags]\n")
         print(listing.command_help(line.command, [listing.conf_folder(), *added]))
         print(f"\n{FLAGS_HELP}\n\nEvery key, with its value: {_program()} {line.command} --cfg job")
         return 0
@@ -195,7 +197,8 @@ class _Composer:
     def check(self, line: Line) -> None:
         """Raise a :class:`UsageError` for what is wrong with the configs that a line asks for."""
         configs = []
-        for overrides in self._jobs(line):
+        sweeps = self._sweeps(line)
+        for overrides in self._jobs(line, sweeps):
             try:
                 configs.append(self.config(overrides))
             except Exception as error:
@@ -204,11 +207,10 @@ class _Composer:
                 raise UsageError(mistakes.explain(error, overrides, self)) from error
             if len(configs) == 1 and (wrong := mistakes.appended(overrides, self)):
                 raise UsageError(wrong)
-        sweeps = self._sweeps(line)
         for config in configs:
             _check_config(config, line, sweeps=sweeps)
 
-    def _jobs(self, line: Line) -> Iterator[list[str]]:
+    def _jobs(self, line: Line, sweeps: bool) -> Iterator[list[str]]:
         """Yield overrides of single jobs that show what a sweep's values compose to.
 
         All values of a config group are tried, and the first of any other key.
@@ -216,7 +218,7 @@ class _Composer:
         values: list[list[str]] = []
         for override in self._parser.parse_overrides(list(line.overrides)):
             own = [str(override.input_line)]
-            if override.is_sweep_override() and self._sweeps(line):
+            if override.is_sweep_override() and sweeps:
                 key = override.get_key_element()
                 if override.is_discrete_sweep():
                     own = [f"{key}={value}" for value in override.sweep_string_iterator()]
@@ -238,7 +240,9 @@ class _Composer:
         if "--multirun" in line.flags or "hydra.mode=MULTIRUN" in line.overrides:
             return True
         try:
-            return str(self.config([]).hydra.mode).endswith("MULTIRUN")
+            parsed = self._parser.parse_overrides(list(line.overrides))
+            fixed = [str(o.input_line) for o in parsed if not o.is_sweep_override()]
+            return str(self.config(fixed).hydra.mode).endswith("MULTIRUN")
         except Exception:
             return False
 

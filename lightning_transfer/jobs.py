@@ -20,6 +20,8 @@ from lightning_transfer.results import Metric
 from lightning_transfer.runfolder import MAY_CHANGE
 
 RECORD = "job.json"
+MULTIRUN = "multirun.yaml"
+"""Hydra's own file in a sweep's folder."""
 STUDY = "sweep"
 """Name of an Optuna sweep's study."""
 JOURNAL = "optuna.journal"
@@ -140,10 +142,15 @@ def update(folder: str | os.PathLike[str], **changes: Any) -> None:
 
 
 def find(sweep: str | os.PathLike[str]) -> list[SweptJob]:
-    """Return the jobs below a sweep's folder, numbered ones in their order."""
+    """Return the jobs below a sweep's folder, numbered ones in their order.
+
+    Those of other sweeps below it are not among them.
+    """
     found = []
     for parent, folders, files in os.walk(sweep):
-        if RECORD in files:
+        if MULTIRUN in files and Path(parent) != Path(sweep):
+            folders.clear()
+        elif RECORD in files:
             folders.clear()  # a job holds no jobs, but many files
             record = read(parent)
             if record is not None:

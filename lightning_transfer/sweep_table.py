@@ -79,12 +79,15 @@ class SweepTable:
         """
         folder = Path(folder)
         if not folder.is_dir():
-            raise ValueError(f"{folder}: no such folder; give the folder of a sweep, {_SUCH}")
+            raise ValueError(f"{folder}: no such folder; give a sweep's, multirun/NAME/TIME")
         found = jobs.find(folder)
         if not found:
+            below = [*folder.glob(f"*/{jobs.MULTIRUN}"), *folder.glob(f"*/*/{jobs.MULTIRUN}")]
+            latest = [str(file.parent) for file in sorted(below, key=lambda f: f.stat().st_mtime)]
+            known = f"; the latest below it is {latest[-1]}" if latest else ""
             raise ValueError(
-                f"{folder} holds no jobs of a sweep ({jobs.RECORD} in a folder for each); give the "
-                f"folder of one, {_SUCH}"
+                f"{folder} is no sweep's folder: no job has left its {jobs.RECORD} there; give "
+                f"one such as multirun/NAME/TIME{known}"
             )
         lines = sorted((Line.of(job) for job in found), key=_place)
         return cls(folder, tuple(lines), tuple(_differing([job.record for job in found])))
@@ -120,7 +123,11 @@ class SweepTable:
         table.add_column("seconds", justify="right", no_wrap=True)
         for line in self.lines:
             record, values = line.job.record, _values(line.job.record)
-            row = [line.job.name, record.status, *(values.get(key, "") for key in self.keys)]
+            row = [
+                line.job.name,
+                record.status,
+                *(_rounded(values.get(key, "")) for key in self.keys),
+            ]
             shown = [*row, *self._scores(line), f"{record.seconds:.1f}"]
             table.add_row(*(Text(cell) for cell in shown))
         return table
@@ -195,9 +202,6 @@ def write(folder: str | Path) -> None:
         SweepTable.read(folder).write()
 
 
-_SUCH = "such as multirun/NAME/TIME"
-
-
 def _place(line: Line) -> tuple[int, float]:
     """Order by status, then best first; what has no score keeps the jobs' order."""
     record = line.job.record
@@ -206,8 +210,19 @@ def _place(line: Line) -> tuple[int, float]:
 
 def _values(record: jobs.JobRecord) -> dict[str, str]:
     """Return an override's value by its key, Hydra's and the sweeper's own left out."""
-    pairs = {jobs.key_of(o): o.partition("=")[2] for o in jobs.identity(record.overrides)}
-    return {key: value or "left out" for key, value in pairs.items()}
+    own = set(jobs.identity(record.overrides))
+    pairs = {jobs.key_of(o): o.partition("=")[2] for o in record.overrides if o in own}
+    return {key: "left out" if key[:1] == "~" else value for key, value in pairs.items()}
+
+
+def _rounded(value: str) -> str:
+    """Return a number that a sampler proposed with as many digits as can be read."""
+    try:
+        return (
+            value if len(value) < 8 or float(value) == int(float(value)) else f"{float(value):.4g}"
+        )
+    except (ValueError, OverflowError):
+        return value
 
 
 def _differing(records: Sequence[jobs.JobRecord]) -> list[str]:

@@ -69,8 +69,9 @@ class ResumingLauncher(Launcher):
         placed = [list(overrides) for overrides in job_overrides]
         if not any(o.startswith("hydra.sweep.subdir=") for o in self.config.hydra.overrides.hydra):
             placed = _placed(placed, Path(self.config.hydra.sweep.dir))
-        told = sum(_RESUME in overrides for overrides in placed)
-        log.info("%d jobs, %d of them begun before", len(placed), told)
+        begun = sum(_RESUME in overrides for overrides in placed)
+        if len(placed) > 1:
+            log.info("%d jobs, %d of them begun before", len(placed), begun)
         returned = self.inner.launch(placed, initial_job_idx)
         for one in returned:
             if one.status is JobStatus.FAILED:  # whose return value would raise the error again
@@ -206,7 +207,7 @@ class OptunaSweeper(Sweeper):
                 sampler=_built(self.sampler, "sampler"),
                 pruner=_built(self.pruner, "pruner"),
             )
-            OmegaConf.save(config, folder / "multirun.yaml")
+            OmegaConf.save(config, folder / jobs.MULTIRUN)
             with _shown(self.jobs):
                 return self._run(trials, fixed, _width(config))
 
@@ -244,12 +245,9 @@ def search_space(overrides: Sequence[Override]) -> tuple[list[str], dict[str, An
         UsageError: If no key has a range.
         ImportError: If Optuna is not installed.
     """
-    fixed, space = [], {}
-    for override in overrides:
-        if override.is_sweep_override():
-            space[override.get_key_element()] = _distribution(override)
-        else:
-            fixed.append(str(override.input_line))
+    last = {override.get_key_element(): override for override in overrides}  # the later ones hold
+    fixed = [str(o.input_line) for o in last.values() if not o.is_sweep_override()]
+    space = {key: _distribution(o) for key, o in last.items() if o.is_sweep_override()}
     if not space:
         raise UsageError(
             "nothing to search: give a key a range, such as "
