@@ -27,13 +27,17 @@ class Experiment:
         config: The composed config as plain values; see ``conf/fit.yaml``.
         folder: The run folder.
         resume: Whether to go on with what the folder holds.
+        again: What a command that goes on with the run has to add, for the message after a Ctrl-C.
 
     Raises:
         ValueError: If seeds, stages, controls or the gain do not fit together.
     """
 
-    def __init__(self, config: Mapping[str, Any], folder: Path, *, resume: bool) -> None:
+    def __init__(
+        self, config: Mapping[str, Any], folder: Path, *, resume: bool, again: str | None = None
+    ) -> None:
         """See the class."""
+        self.again = again or f"resume=true hydra.run.dir={folder}"
         self.config = config
         self.folder = folder
         self.seeds = _check_seeds(config["seeds"])
@@ -124,9 +128,9 @@ class Experiment:
         except (KeyboardInterrupt, SystemExit):  # Ctrl-C; SIGTERM
             if is_rank_zero():
                 log.warning(
-                    "interrupted; writing down what is finished; the same command with "
-                    "resume=true hydra.run.dir=%s goes on from here",
-                    self.folder,
+                    "interrupted; writing down what is finished; the same command with %s goes on "
+                    "from here",
+                    self.again,
                 )
             self._write(self.results())
             self._show(self.results())

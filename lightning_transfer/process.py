@@ -10,9 +10,6 @@ import types
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-# Lightning sets these for a job's ranks, and takes them in the next job for a launcher's.
-OF_RANKS = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
-
 
 def is_main_process() -> bool:
     """Whether this process is rank 0 of its job, or has no ranks beside it.
@@ -69,15 +66,18 @@ def hydra_process(words: Sequence[str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def ranks_of_one_job() -> Iterator[None]:
-    """Forget a job's ranks when it ends: the next job of a sweep starts its own."""
-    before = {name: os.environ.get(name) for name in OF_RANKS}
+    """Forget a job's ranks and its environment when it ends: the next job of a sweep has its own.
+
+    Lightning leaves rank, address and port of the ranks behind (``LOCAL_RANK``, ``MASTER_PORT`` …),
+    and would take them in the next job for a launcher's.
+    """
+    before = dict(os.environ)
     try:
         yield
     finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
         distributed = sys.modules.get("torch.distributed")
         if distributed and distributed.is_available() and distributed.is_initialized():
             distributed.destroy_process_group()

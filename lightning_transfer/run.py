@@ -46,7 +46,8 @@ def fit(cfg: DictConfig) -> float | None:
 
         _quiet_libraries()
         try:
-            experiment = Experiment(config, folder, resume=run.resumed)
+            again = f"hydra.sweep.dir={HydraConfig.get().sweep.dir}" if _in_sweep() else None
+            experiment = Experiment(config, folder, resume=run.resumed, again=again)
             _add_pruning(experiment, folder)
             experiment.check()
         except Exception:

@@ -112,7 +112,8 @@ class SweepTable:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(title=Text(f"sweep · {len(self.lines)} jobs"), caption=Text(self._caption()))
+        jobs_are = "1 job" if len(self.lines) == 1 else f"{len(self.lines)} jobs"
+        table = Table(title=Text(f"sweep · {jobs_are}"), title_justify="left")
         table.box, table.padding, table.show_edge = box.SIMPLE_HEAD, 0, False
         table.add_column("job", no_wrap=True, style="bold")
         table.add_column("status", no_wrap=True)
@@ -147,7 +148,7 @@ class SweepTable:
             cells.append(f"{gain.value:+.3f}\n{gain.verdict}" if gain else "")
         return heads if line is None else cells
 
-    def _caption(self) -> str:
+    def caption(self) -> str:
         """Say what the ranking goes by."""
         ways = {(r.metric, r.mode) for r in (line.job.record for line in self.lines) if r.metric}
         if not ways:
@@ -166,15 +167,11 @@ class SweepTable:
 
         console = Console()
         console.print(self.to_table())
+        told = [self.caption()]
         for line in self.lines:
             if line.job.record.status == "failed":
-                console.print(
-                    f"job {line.job.name} failed: {line.job.record.error}",
-                    soft_wrap=True,
-                    markup=False,
-                    highlight=False,
-                )
-        for text in self._next():
+                told.append(f"job {line.job.name} failed: {line.job.record.error}")
+        for text in [*told, *self._next()]:
             console.print(text, soft_wrap=True, markup=False, highlight=False)
 
     def _next(self) -> list[str]:
