@@ -50,6 +50,8 @@ _CHOICES = {
     "--cfg": ("job", "hydra", "all"),
     "--info": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
 }
+POSITIONAL = {"sweep-report": ("dir",)}
+"""Command to the keys that may be left out: bare words behind it are their values, in order."""
 _ALONE = {"--help", "--version", "--verbose", "--hydra-help"}  # make sense without a command
 
 
@@ -116,6 +118,8 @@ def parse(words: Sequence[str], commands: Sequence[str]) -> Line:
             overrides.append(word)
         elif command is None:
             command = word
+        elif key := _next_positional(command, overrides):
+            overrides.append(f"{key}={word}")
         else:
             raise UsageError(f"{word!r} is neither a flag nor key=value{_option_like(word)}")
     asks_shell = "--shell-completion" in flags
@@ -150,6 +154,11 @@ def completing(line: Line, commands: Sequence[str]) -> Line | None:
         return None
     os.environ["COMP_LINE"] = " ".join([program, *words, last])
     return replace(line, command=command)
+
+
+def _next_positional(command: str, overrides: Sequence[str]) -> str | None:
+    given = {override.partition("=")[0] for override in overrides}
+    return next((key for key in POSITIONAL.get(command, ()) if key not in given), None)
 
 
 def _flag(word: str, left: list[str]) -> tuple[str, str]:

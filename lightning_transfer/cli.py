@@ -4,20 +4,20 @@ Help and mistakes in the line's own words are answered before Hydra is imported;
 (:mod:`lightning_transfer.run`, and torch with it) is imported only when a job starts.
 """
 
-import contextlib
-import importlib
 import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lightning_transfer import __version__, listing, mistakes
-from lightning_transfer.arguments import FLAGS_HELP, Line, UsageError, completing, parse
+from lightning_transfer.arguments import FLAGS_HELP, POSITIONAL, Line, UsageError, completing, parse
 from lightning_transfer.hints import closest_keys, did_you_mean, dotted
-from lightning_transfer.process import WithoutHydra, hydra_process, process, ranks_of_one_job
+from lightning_transfer.job import Job
+from lightning_transfer.jobs import JobFailed
+from lightning_transfer.process import hydra_process, process
 
 COMMANDS: Mapping[str, str] = {
     "fit": "lightning_transfer.run:fit",
@@ -26,6 +26,7 @@ COMMANDS: Mapping[str, str] = {
     "predict": "lightning_transfer.run:predict",
     "fetch": "lightning_transfer.run:fetch",
     "list": "lightning_transfer.run:list_",
+    "sweep-report": "lightning_transfer.run:sweep_report",
 }
 """Command word to the function that runs it, given the composed config."""
 
@@ -60,62 +61,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             return mistakes.report(error, verbose)
 
 
-@dataclass(frozen=True)
-class Job:
-    """One run of a command: what Hydra calls with each composed config.
-
-    A class of its own, so that launchers can send it to other processes.
-
-    Args:
-        target: ``module:function`` of the command.
-        line: The command line.
-        words: Its words as typed.
-        verbose: Whether errors are shown with their tracebacks.
-    """
-
-    target: str
-    line: Line
-    words: tuple[str, ...]
-    verbose: bool
-
-    def __call__(self, config: Any) -> Any:
-        """Run the command, and report its error where the job is known."""
-        with process(self._words()), ranks_of_one_job():
-            try:
-                module, _, function = self.target.partition(":")
-                return getattr(importlib.import_module(module), function)(config)
-            except Exception as error:
-                code = mistakes.report(error, self.verbose, self._name())
-                with contextlib.suppress(AttributeError):
-                    error._reported = (os.getpid(), code)  # type: ignore[attr-defined]
-                failed = error
-        # Hydra says the same again on the way out; main puts the stream back.
-        sys.stderr = WithoutHydra(sys.stderr)
-        raise failed
-
-    def _words(self) -> list[str]:
-        """Return the command line of this job alone: Lightning starts its other ranks by it."""
-        hydra = _hydra_config()
-        if hydra is None or hydra.mode is None or hydra.mode.name != "MULTIRUN":
-            return list(self.words)
-        from omegaconf import read_write
-
-        with read_write(hydra):  # Lightning hands it on, so that all ranks share the job's folder
-            hydra.run.dir = hydra.runtime.output_dir
-        flags = {name: value for name, value in self.line.flags.items() if name != "--multirun"}
-        own = [o for o in hydra.overrides.hydra if not o.startswith("hydra.mode=")]
-        overrides = (*own, "hydra.mode=RUN", *hydra.overrides.task)
-        line = replace(self.line, flags=flags, overrides=overrides)
-        own_flags = ["--verbose"] if self.verbose else []
-        return [str(self.line.command), *own_flags, *line.hydra_words]
-
-    def _name(self) -> str:
-        hydra = _hydra_config()
-        if hydra is None or hydra.mode is None or hydra.mode.name != "MULTIRUN":
-            return ""
-        return f"job {hydra.job.num} ({' '.join(hydra.overrides.task)}): "
-
-
 def _answer(line: Line) -> int:
     """Do what a well-formed line says."""
     if "--version" in line.flags:
@@ -131,7 +76,9 @@ def _answer(line: Line) -> int:
         return 0
     elif line.command is not None and "--help" in line.flags:
         added = [Path(line.flags["--config-dir"])] if "--config-dir" in line.flags else []
-        print(f"usage: {_program()} {line.command} [key=value ...] [flags]\n")
+        bare = [key.upper() for key in POSITIONAL.get(line.command, ())]
+        words = " ".join([line.command, *bare, "[key=value ...]"])
+        print(f"usage: {_program()} {words} [flags]\n")
         print(listing.command_help(line.command, [listing.conf_folder(), *added]))
         print(f"\n{FLAGS_HELP}\n\nEvery key, with its value: {_program()} {line.command} --cfg job")
         return 0
@@ -140,7 +87,9 @@ def _answer(line: Line) -> int:
 
 def _help() -> str:
     folder = listing.conf_folder()
-    what = [f"  {name:9} {listing.first_comments(folder / f'{name}.yaml')[0]}" for name in COMMANDS]
+    what = [
+        f"  {name:12} {listing.first_comments(folder / f'{name}.yaml')[0]}" for name in COMMANDS
+    ]
     example = listing.first_comments(folder / "fit.yaml")[1]
     return "\n".join(
         [
@@ -156,6 +105,8 @@ def _run_hydra(line: Line) -> int:
     """Compose and run, or show, through Hydra."""
     import hydra
 
+    from lightning_transfer.sweepers import register
+
     command = line.command or "fit"
     if "--config-path" in line.flags:
         path = line.flags["--config-path"]  # Hydra takes it as relative to this package
@@ -166,6 +117,7 @@ def _run_hydra(line: Line) -> int:
         line = replace(line, overrides=(*line.overrides, "hydra.verbose=[lightning_transfer]"))
     words = tuple(sys.argv[1:])
     job = Job(COMMANDS[command], line, words, verbose)
+    register()
     app = hydra.main(version_base="1.3", config_path=_CONF, config_name=command)(job)
     composer = _Composer(line, command)
     try:
@@ -174,6 +126,8 @@ def _run_hydra(line: Line) -> int:
             composer.check(line)
         with hydra_process(line.hydra_words):
             app()
+    except JobFailed as error:  # told where it failed, which may be another process
+        return error.code
     except Exception as error:
         pid, code = getattr(error, "_reported", (0, 1))
         if pid == os.getpid():
@@ -243,7 +197,8 @@ class _Composer:
     def check(self, line: Line) -> None:
         """Raise a :class:`UsageError` for what is wrong with the configs that a line asks for."""
         configs = []
-        for overrides in self._jobs(line):
+        sweeps = self._sweeps(line)
+        for overrides in self._jobs(line, sweeps):
             try:
                 configs.append(self.config(overrides))
             except Exception as error:
@@ -253,9 +208,9 @@ class _Composer:
             if len(configs) == 1 and (wrong := mistakes.appended(overrides, self)):
                 raise UsageError(wrong)
         for config in configs:
-            _check_config(config, line)
+            _check_config(config, line, sweeps=sweeps)
 
-    def _jobs(self, line: Line) -> Iterator[list[str]]:
+    def _jobs(self, line: Line, sweeps: bool) -> Iterator[list[str]]:
         """Yield overrides of single jobs that show what a sweep's values compose to.
 
         All values of a config group are tried, and the first of any other key.
@@ -263,7 +218,7 @@ class _Composer:
         values: list[list[str]] = []
         for override in self._parser.parse_overrides(list(line.overrides)):
             own = [str(override.input_line)]
-            if override.is_sweep_override() and self._sweeps(line):
+            if override.is_sweep_override() and sweeps:
                 key = override.get_key_element()
                 if override.is_discrete_sweep():
                     own = [f"{key}={value}" for value in override.sweep_string_iterator()]
@@ -285,12 +240,14 @@ class _Composer:
         if "--multirun" in line.flags or "hydra.mode=MULTIRUN" in line.overrides:
             return True
         try:
-            return str(self.config([]).hydra.mode).endswith("MULTIRUN")
+            parsed = self._parser.parse_overrides(list(line.overrides))
+            fixed = [str(o.input_line) for o in parsed if not o.is_sweep_override()]
+            return str(self.config(fixed).hydra.mode).endswith("MULTIRUN")
         except Exception:
             return False
 
 
-def _check_config(config: Any, line: Line) -> None:
+def _check_config(config: Any, line: Line, *, sweeps: bool) -> None:
     """Raise a :class:`UsageError` for what a composed config lacks, or what may not be in it."""
     from omegaconf import OmegaConf
 
@@ -321,7 +278,7 @@ def _check_config(config: Any, line: Line) -> None:
     ]
     if lines:
         raise UsageError("\n       ".join(lines))
-    if line.command == "fit" and line.runs and "--multirun" not in line.flags:
+    if line.command == "fit" and line.runs and not sweeps:
         _check_folder(hydra, task)
 
 
@@ -345,12 +302,6 @@ def _check_folder(hydra: Any, task: Any) -> None:
         runfolder.probe(folder, config=config, resume=bool(task.get("resume")))  # type: ignore[arg-type]
     except (ValueError, BlockingIOError) as error:
         raise UsageError(str(error)) from error
-
-
-def _hydra_config() -> Any:
-    from hydra.core.hydra_config import HydraConfig
-
-    return HydraConfig.get() if HydraConfig.initialized() else None
 
 
 def _interrupted() -> int:

@@ -14,7 +14,7 @@ from lightning_transfer.loading import load
 from lightning_transfer.parts import own_parts
 from lightning_transfer.plan import PlannedRow, StageRun, plan_rows
 from lightning_transfer.preflight import Preflight, check_settings
-from lightning_transfer.results import Gain, Metric, Results, Row
+from lightning_transfer.results import LOWER_IS_BETTER, Gain, Metric, Results, Row
 from lightning_transfer.stages import Fitted, StageRunner, Tested
 from lightning_transfer.training import METRICS, is_rank_zero
 
@@ -28,13 +28,17 @@ class Experiment:
         config: The composed config as plain values; see ``conf/fit.yaml``.
         folder: The run folder.
         resume: Whether to go on with what the folder holds.
+        again: What a command that goes on with the run has to add, for the message after a Ctrl-C.
 
     Raises:
         ValueError: If seeds, stages, controls or the gain do not fit together.
     """
 
-    def __init__(self, config: Mapping[str, Any], folder: Path, *, resume: bool) -> None:
+    def __init__(
+        self, config: Mapping[str, Any], folder: Path, *, resume: bool, again: str | None = None
+    ) -> None:
         """See the class."""
+        self.again = again or f"resume=true hydra.run.dir={folder}"
         self.config = config
         self.folder = folder
         self.seeds = _check_seeds(config["seeds"])
@@ -70,6 +74,35 @@ class Experiment:
         """The metric that the rows are compared in: the gain's, or else the monitored one."""
         return self.gain_metric or self.runner.metric(self.rows[-1].order[-1])
 
+    def ranking(self) -> tuple[str, str, Metric]:
+        """Return what runs are told apart by: the metric's name, its mode, and its values.
+
+        It is the validation score of the weights that were kept, since to choose among runs by
+        their test scores would spoil these; the test score only where nothing was validated.
+        """
+        main = self.rows[-1]
+        best = [fitted.best for fitted, _ in self.scores[main.name].values()]
+        values = [value for value in best if value is not None]
+        if len(values) == len(best):
+            stage = main.order[-1]
+            return self.runner.monitor(stage), self.runner.mode(stage), Metric(tuple(values))
+        metric = self.metric
+        mode = "min" if metric in LOWER_IS_BETTER else "max"
+        return metric, mode, self._row(main).metrics[metric]
+
+    def add_callback(self, name: str, spec: Mapping[str, Any]) -> None:
+        """Add a callback that watches the transfer's last stage run, of the first seed.
+
+        Args:
+            name: What it is called among the callbacks of the stage.
+            spec: Its config; the arguments ``run``, ``monitor`` and ``mode`` are added.
+        """
+        run = self.rows[-1].stage_run(self.seeds[0], self.pinned)
+        settings = self.config["stages"][run.stage]
+        ways = {"monitor": self.runner.monitor(run.stage), "mode": self.runner.mode(run.stage)}
+        own = {**spec, "run": str(run.folder), **ways}
+        settings["callbacks"] = {**(settings.get("callbacks") or {}), name: own}
+
     def check(self) -> None:
         """Build and read everything once without training, so that mistakes cost no stage.
 
@@ -96,9 +129,9 @@ class Experiment:
         except (KeyboardInterrupt, SystemExit):  # Ctrl-C; SIGTERM
             if is_rank_zero():
                 log.warning(
-                    "interrupted; writing down what is finished; the same command with "
-                    "resume=true hydra.run.dir=%s goes on from here",
-                    self.folder,
+                    "interrupted; writing down what is finished; the same command with %s goes on "
+                    "from here",
+                    self.again,
                 )
             self._write(self.results())
             self._show(self.results())

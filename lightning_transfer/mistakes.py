@@ -42,21 +42,25 @@ def report(error: BaseException, verbose: bool, where: str = "") -> int:
         Exit code: 2 for a command line that cannot be run, otherwise 1.
     """
     usage = isinstance(error, UsageError)
-    cause = error
-    while type(cause).__name__ == "InstantiationException" and cause.__cause__ is not None:
-        cause = cause.__cause__
     known = _is_users(error)
     if verbose or not known:
         traceback.print_exception(error)
     if known:
-        text = tidy(cause) if _is_users(cause) else f"{type(cause).__name__}: {cause}"
-        key = re.search(r"full_key: (\S+)", str(error))
-        text += f" (at {key[1]})" if key and cause is not error and key[1] not in text else ""
         hint = "" if usage or verbose else "\n       (-v shows the traceback)"
-        print(f"error: {where}{text}{hint}", file=sys.stderr)
+        print(f"error: {where}{told(error)}{hint}", file=sys.stderr)
     elif where:
         print(f"error: {where}{type(error).__name__}", file=sys.stderr)
     return 2 if usage else 1
+
+
+def told(error: BaseException) -> str:
+    """Return what an error says, in the words of what caused it."""
+    cause = error
+    while type(cause).__name__ == "InstantiationException" and cause.__cause__ is not None:
+        cause = cause.__cause__
+    text = tidy(cause) if _is_users(cause) else f"{type(cause).__name__}: {cause}"
+    key = re.search(r"full_key: (\S+)", str(error))
+    return f"{text} (at {key[1]})" if key and cause is not error and key[1] not in text else text
 
 
 def is_of_config(error: BaseException) -> bool:

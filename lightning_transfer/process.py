@@ -1,13 +1,14 @@
 """What a command changes in its process, and puts back: words, import path, environment."""
 
 import contextlib
+import importlib.util
 import os
+import subprocess
 import sys
+import threading
+import types
 from collections.abc import Iterator, Sequence
 from typing import Any
-
-# Lightning sets these for a job's ranks, and takes them in the next job for a launcher's.
-OF_RANKS = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
 
 
 def is_main_process() -> bool:
@@ -40,13 +41,16 @@ def process(words: Sequence[str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def hydra_process(words: Sequence[str]) -> Iterator[None]:
-    """Show Hydra only ``words``, and let it raise errors instead of printing them."""
-    before = os.environ.get("HYDRA_FULL_ERROR")
-    os.environ["HYDRA_FULL_ERROR"] = "1"
+def full_errors(wanted: bool) -> Iterator[None]:
+    """Let Hydra raise errors instead of printing them, or not.
+
+    What is started inside inherits it, so that a job must not be run with what Hydra was told.
+    """
+    before = os.environ.pop("HYDRA_FULL_ERROR", None)
+    if wanted:
+        os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        with process(words):
-            yield
+        yield
     finally:
         os.environ.pop("HYDRA_FULL_ERROR", None)
         if before is not None:
@@ -54,19 +58,69 @@ def hydra_process(words: Sequence[str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def hydra_process(words: Sequence[str]) -> Iterator[None]:
+    """Show Hydra only ``words``, and let it raise errors instead of printing them."""
+    with full_errors(True), process(words):
+        yield
+
+
+@contextlib.contextmanager
 def ranks_of_one_job() -> Iterator[None]:
-    """Forget a job's ranks when it ends: the next job of a sweep starts its own."""
-    before = {name: os.environ.get(name) for name in OF_RANKS}
+    """Forget a job's ranks and its environment when it ends: the next job of a sweep has its own.
+
+    Lightning leaves rank, address and port of the ranks behind (``LOCAL_RANK``, ``MASTER_PORT`` …),
+    and would take them in the next job for a launcher's.
+    """
+    before = dict(os.environ)
     try:
         yield
     finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
         distributed = sys.modules.get("torch.distributed")
         if distributed and distributed.is_available() and distributed.is_initialized():
             distributed.destroy_process_group()
+        _end_ranks()
+
+
+def _end_ranks(patience: float = 10.0) -> None:
+    """Wait for the ranks that Lightning started, and end those that hang.
+
+    Lightning's observer of them is told to forget them: it would kill this process, and the rest
+    of a sweep with it, some seconds after a job whose ranks have failed.
+
+    Args:
+        patience: Seconds that a rank has, from when rank 0 is done.
+    """
+    for thread in threading.enumerate():
+        if thread.name != "child-process-observer":
+            continue
+        ranks: list[subprocess.Popen[bytes]] = getattr(thread, "_child_processes", [])
+        thread._child_processes = []  # type: ignore[attr-defined]
+        for rank in ranks:
+            try:
+                rank.wait(patience)
+            except subprocess.TimeoutExpired:
+                rank.kill()
+                rank.wait()
+
+
+@contextlib.contextmanager
+def as_this_program() -> Iterator[None]:
+    """Show this package as the program that runs, in a worker process of a launcher.
+
+    Lightning starts a job's ranks as ``python -m`` with the name of the module that runs, which in
+    such a process is the launcher's own.
+    """
+    before = sys.modules["__main__"]
+    program = types.ModuleType("__main__")
+    program.__spec__ = importlib.util.find_spec("lightning_transfer.__main__")
+    sys.modules["__main__"] = program
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = before
 
 
 class WithoutHydra:

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
+from lightning_transfer import jobs
+from lightning_transfer.arguments import UsageError
 from lightning_transfer.process import is_main_process
 
 log = logging.getLogger(__name__)
@@ -22,34 +25,40 @@ def fit(cfg: DictConfig) -> float | None:
     """Train the stages, score the rows, and write the run folder.
 
     Returns:
-        The transfer's score in the monitored metric; what a sweeper optimizes.
+        What a sweeper optimizes: the validation score of the weights that were kept, mean over the
+        seeds; without validation the transfer's test score. None for a job of a sweep that was
+        finished before and had none.
+
+    Raises:
+        lightning_transfer.jobs.Pruned: If the job lies behind the others of its sweep.
     """
-    from lightning_transfer.experiment import Experiment
     from lightning_transfer.runfolder import CONFIG, RunFolder
 
-    _quiet_libraries()
     config = _plain(cfg)
     rank = 0 if is_main_process() else 1
-    if config["resume"] and not _names_its_folder():
-        raise ValueError(
-            "resume=true needs the run folder to go on with: add hydra.run.dir=<folder>"
-        )
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not _names_its_folder():
-        raise ValueError(  # each would make one of its own, named by its own clock
-            "ranks that a launcher started need one folder for all: add hydra.run.dir=<folder>"
-        )
+    _check_named(config)
     folder = Path(HydraConfig.get().runtime.output_dir)
     with RunFolder.open(folder, config=config, resume=config["resume"], rank=rank) as run:
+        kept = jobs.read(folder) if _in_sweep() and run.resumed else None
+        if kept is not None and kept.finished and rank == 0:
+            return _again(kept)
+        from lightning_transfer.experiment import Experiment
+
+        _quiet_libraries()
         try:
-            experiment = Experiment(config, folder, resume=run.resumed)
+            again = f"hydra.sweep.dir={HydraConfig.get().sweep.dir}" if _in_sweep() else None
+            experiment = Experiment(config, folder, resume=run.resumed, again=again)
+            _add_pruning(experiment, folder)
             experiment.check()
         except Exception:
             if not run.resumed and rank == 0:  # nothing ran: the mended command may use the folder
                 (folder / CONFIG).unlink(missing_ok=True)
             raise
-        main = experiment.run().rows[-1]
-        measured = main.metrics.get(experiment.metric)
-        return None if measured is None else measured.mean
+        experiment.run()
+        metric, mode, score = experiment.ranking()
+        if _in_sweep() and rank == 0:
+            jobs.update(folder, status="done", metric=metric, mode=mode, values=score.values)
+        return score.mean
 
 
 def validate(cfg: DictConfig) -> dict[str, float]:
@@ -111,6 +120,64 @@ def list_(cfg: DictConfig) -> None:
     groups = _plain(cfg).get("groups", "all")
     wanted = listing.TITLES if groups == "all" else [groups] if isinstance(groups, str) else groups
     listing.render(listing.describe(_folders(loader), tuple(wanted)))
+
+
+def sweep_report(cfg: DictConfig) -> None:
+    """Print the table of a sweep."""
+    from lightning_transfer.sweep_table import SweepTable
+
+    try:
+        SweepTable.read(_plain(cfg)["dir"]).render()
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def _check_named(config: Mapping[str, Any]) -> None:
+    """Refuse runs that need a named folder and have none."""
+    if _names_its_folder():
+        return
+    if config["resume"]:
+        raise ValueError(
+            "resume=true needs the run folder to go on with: add hydra.run.dir=<folder>"
+        )
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError(  # each would make one of its own, named by its own clock
+            "ranks that a launcher started need one folder for all: add hydra.run.dir=<folder>"
+        )
+
+
+def _in_sweep() -> bool:
+    return str(HydraConfig.get().mode).endswith("MULTIRUN")
+
+
+def _again(kept: jobs.JobRecord) -> float | None:
+    """Give what a job that is finished gave before."""
+    log.info("%s before, and not run again", kept.status)
+    if kept.status == "pruned":
+        raise jobs.Pruned
+    return None if kept.score is None else kept.score.mean
+
+
+def _add_pruning(experiment: Any, folder: Path) -> None:
+    """Let the study of a sweep stop the job, if it has a pruner."""
+    hydra = HydraConfig.get()
+    trial, pruner = (OmegaConf.select(hydra.sweeper, key) for key in ("trial", "pruner"))
+    if trial is None or pruner is None:
+        return
+    from lightning_transfer import slots
+
+    spec = OmegaConf.to_container(pruner, resolve=True)
+    slots.check(spec, "pruner", where="hydra.sweeper.pruner")
+    experiment.add_callback(
+        "pruning",
+        {
+            "_target_": "lightning_transfer.callbacks.Pruning",
+            "journal": str(Path(hydra.runtime.cwd, hydra.sweep.dir, jobs.JOURNAL)),
+            "trial": trial,
+            "folder": str(folder),
+            "pruner": spec,
+        },
+    )
 
 
 def _score(cfg: DictConfig, split: Any) -> dict[str, float]:

@@ -149,6 +149,17 @@ def probe(path: str | os.PathLike[str], *, config: Mapping[str, Any], resume: bo
         RunFolder(folder, lock=handle).close()
 
 
+def hold(path: str | os.PathLike[str]) -> RunFolder:
+    """Take a folder's lock, whatever it holds; leaving the returned folder's block releases it.
+
+    Raises:
+        BlockingIOError: If another process holds it; the message names it.
+    """
+    folder = Path(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    return RunFolder(folder, lock=_lock(folder))
+
+
 def _check(folder: Path, config: Mapping[str, Any], resume: bool) -> bool:
     """Return whether the folder holds a run; raise if this one may not go on there."""
     stored = read_config(folder)

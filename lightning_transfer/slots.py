@@ -34,6 +34,7 @@ NESTED = (
     "lightning.pytorch.plugins.CheckpointIO",
     "lightning.pytorch.plugins.LayerSync",
     "torchmetrics.Metric",
+    "optuna.pruners.BasePruner",
 )
 """Base classes of what may be an argument of the object in a slot, beside our own classes."""
 
@@ -50,6 +51,8 @@ SLOTS: Mapping[str, tuple[str, ...]] = {
     "objective": ("torch.nn.Module",),
     "groups": ("lightning_transfer.optim.ParameterGroups",),
     "trainer": NESTED,
+    "sampler": ("optuna.samplers.BaseSampler",),
+    "pruner": ("optuna.pruners.BasePruner",),
     "hydra callback": ("hydra.experimental.callback.Callback",),
 }
 """Slot to the base classes of what belongs there; imported only when something is checked.

@@ -83,6 +83,23 @@ class Watch(pl.Callback):
                 raise Watch.error
 
 
+class Tally(pl.Callback):
+    """Writes a line for each process that trains: seed, rank, and the step it starts from.
+
+    Where it is told by the environment, it fails: ``TALLY_FAILS=seed,step``.
+    """
+
+    def on_train_start(self, trainer, pl_module):
+        seed = pl_module.position["seed"]
+        with open(os.environ["TALLY"], "a") as file:
+            file.write(f"{seed} {trainer.global_rank} {trainer.global_step}\n")
+
+    def on_train_batch_end(self, trainer, pl_module, *_):
+        here = f"{pl_module.position['seed']},{trainer.global_step}"
+        if os.environ.get("TALLY_FAILS") == here:
+            raise ValueError(f"seed and step {here}")
+
+
 class Drift(torch.nn.Module):
     """A toy objective: the mean square of the head's output layer."""
 

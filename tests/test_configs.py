@@ -12,10 +12,11 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from hydra import compose, initialize_config_module
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from torch import nn
 
-from lightning_transfer import listing, slots
+from lightning_transfer import listing, slots, sweepers
 from lightning_transfer.arguments import parse
 from lightning_transfer.labels import Labels
 from tests.tiny import HIDDEN, OwnBackbone
@@ -24,11 +25,12 @@ CONF = listing.conf_folder()
 FILES = [path.relative_to(CONF) for path in sorted(CONF.rglob("*.yaml"))]
 COMMANDS = [path.stem for path in FILES if path.parent == Path()]
 EXPERIMENTS = [path.stem for path in FILES if path.parent == Path("experiment")]
-LOGGING = Path("hydra/job_logging")
+LOGGING = {Path("hydra/job_logging"), Path("hydra/hydra_logging")}
+SWEEPS = {Path("sweep"), Path("hydra/sweeper")}  # these set Hydra's own part and no key of a run
 OPTIONS = [
     (str(path.parent), path.stem)
     for path in FILES
-    if path.parent not in (Path(), Path("experiment"), LOGGING)
+    if path.parent not in {Path(), Path("experiment"), *LOGGING, *SWEEPS}
 ]
 # Where an option of a group lies when it is composed alone, and the slot that it has to fit.
 SLOT_OF_KEY = {
@@ -115,7 +117,7 @@ def test_a_command_composes_and_fits_its_slots(name):
     assert not whole.hydra.job.chdir
     config = compose(name)
     missing = OmegaConf.missing_keys(config)
-    assert missing <= {"ckpt"}
+    assert missing <= {"ckpt", "dir"}
     check(plain(OmegaConf.masked_copy(config, [key for key in config if key not in missing])))
 
 
@@ -131,13 +133,27 @@ def test_an_experiment_composes_whole(name):
     assert "backbone" in checked
 
 
-@pytest.mark.parametrize("name", [path.stem for path in FILES if path.parent == LOGGING])
-def test_logging_composes_and_its_handlers_exist(name):
-    config = compose("fit", overrides=[f"hydra/job_logging={name}"], return_hydra_config=True)
-    logging = OmegaConf.to_container(config.hydra.job_logging)
+@pytest.mark.parametrize("path", [path for path in FILES if path.parent in LOGGING], ids=str)
+def test_logging_composes_and_its_handlers_exist(path):
+    override = f"{path.parent.as_posix()}={path.stem}"
+    config = compose("fit", overrides=[override], return_hydra_config=True)
+    logging = OmegaConf.to_container(config.hydra[path.parent.name])
     for handler in logging["handlers"].values():
         assert inspect.isclass(slots.locate(handler["class"]))
     assert logging["root"]["handlers"] == list(logging["handlers"])
+
+
+@pytest.mark.parametrize("name", [path.stem for path in FILES if path.parent == Path("sweep")])
+def test_a_sweep_names_a_sweeper_that_takes_its_arguments(name):
+    spec = compose("fit", overrides=[f"sweep={name}"], return_hydra_config=True).hydra.sweeper
+    own = {key: value for key, value in OmegaConf.to_container(spec).items() if key[:1] != "_"}
+    sweeper = getattr(sweepers, spec._target_.removeprefix("hydra_plugins.lightning_transfer."))
+    assert set(own) == set(inspect.signature(sweeper.__init__).parameters) - {"self"}
+    for part in ("sampler", "pruner"):
+        if own.get(part):
+            slots.check(own[part], part, where=part)
+            hydra.utils.instantiate(own[part])
+    assert plain(compose("fit", overrides=[f"sweep={name}"])) == plain(compose("fit"))
 
 
 def test_trainer_default_names_every_argument_of_the_trainer():
@@ -183,7 +199,7 @@ def test_the_first_line_says_what_a_config_is(path):
     assert what[0].isupper()
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if path.parent != LOGGING], ids=str)
+@pytest.mark.parametrize("path", [path for path in FILES if path.parent not in LOGGING], ids=str)
 def test_the_second_line_is_a_command_that_runs_with_this_config(path):
     command = header(path)[1]
     prefix = "python -m lightning_transfer "
@@ -191,9 +207,16 @@ def test_the_second_line_is_a_command_that_runs_with_this_config(path):
     line = parse(shlex.split(command.removeprefix(prefix)), COMMANDS)
     if line.command == "predict":  # a sentence, which the command line quotes for Hydra
         line = replace(line, overrides=tuple(o for o in line.overrides if " " not in o))
+    group, name = str(path.parent), path.stem
+    if path.parent in SWEEPS:
+        assert "--multirun" in line.flags
+        swept = OverridesParser.create().parse_overrides(list(line.overrides))
+        fixed = [str(o.input_line) for o in swept if not o.is_sweep_override()]
+        config = compose(line.command, overrides=fixed, return_hydra_config=True)
+        assert config.hydra.runtime.choices[group] == name
+        return
     config = compose(line.command, overrides=list(line.overrides))
     assert OmegaConf.missing_keys(config) == set()
-    group, name = str(path.parent), path.stem
     if group == ".":
         assert line.command == name
     elif group == "experiment":

@@ -89,6 +89,8 @@ MODEL = {"backbone", "heads", "tasks", "objectives", "optim", "pooling", "callba
         ("callbacks", {"backbone", "heads", "tasks", "objectives", "data", "stages"}),
         ("results", UNITS - {"files"}),
         ("curves", UNITS - {"files", "results"}),
+        ("jobs", UNITS - {"files", "results", "runfolder"}),
+        ("sweep_table", UNITS - {"files", "results", "runfolder", "jobs"}),
         ("slots", UNITS - {"hints"}),
         ("adapters", UNITS - {"hints"}),
         ("assets", UNITS),
@@ -103,13 +105,16 @@ def test_a_part_knows_no_more_than_it_has_to(part, forbidden):
     assert reached(part) & (forbidden - {part}) == set()
 
 
-def test_only_the_command_line_run_and_parts_know_hydra():
+KNOW_HYDRA = ("cli", "job", "parts", "run", "sweepers")
+
+
+def test_only_the_command_line_its_jobs_sweepers_run_and_parts_know_hydra():
     users = {
         name
         for name, tree in TREES.items()
         if {found.split(".")[0] for found in imports(tree)} & {"hydra", "omegaconf"}
     }
-    assert users == {f"{PACKAGE}.{name}" for name in ("cli", "run", "parts")}
+    assert users == {f"{PACKAGE}.{name}" for name in KNOW_HYDRA}
 
 
 def test_imports_are_absolute():
@@ -137,6 +142,7 @@ def test_an_import_does_nothing_but_import():
 
 LIGHT = (
     *("cli", "listing", "hints", "mistakes", "process", "arguments"),
+    *("job", "jobs", "sweep_table", "sweepers"),
     *("labels", "plan", "files", "results", "slots", "assets", "runfolder", "logs"),
 )
 HEAVY = {"torch", "lightning", "transformers", "torchmetrics", "datasets"}

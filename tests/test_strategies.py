@@ -58,7 +58,7 @@ MOVES = {
     "ulmfit": {0, 1, 2, 3},
     "chain_thaw": {0, 1, 2, 3},
     "l2_sp": {0, 1, 2, 3},
-    **dict.fromkeys(("lora", "ia3", "prefix", "bottleneck"), {3}),  # beside new weights
+    **{name: {3} for name in ("lora", "ia3", "prefix", "bottleneck")},  # beside new weights
 }
 
 

@@ -6,6 +6,7 @@ from lightning_transfer.callbacks.gradual_unfreezing import GradualUnfreezing
 from lightning_transfer.callbacks.mixout import Mixout
 from lightning_transfer.callbacks.phase import Phase, Plateau
 from lightning_transfer.callbacks.progress import StageProgress, StageProgressBar
+from lightning_transfer.callbacks.pruning import Pruning
 from lightning_transfer.callbacks.resume_point import ResumePoint
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Mixout",
     "Phase",
     "Plateau",
+    "Pruning",
     "ResumePoint",
     "StageProgress",
     "StageProgressBar",
