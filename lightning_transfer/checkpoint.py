@@ -118,7 +118,7 @@ def describe_task(
         tokens: A dataclass that says how texts were cut, such as ``data.Tokens``.
     """
     backbone, head = task.backbone, task.head
-    adapter = getattr(backbone, "applied_adapter", None)
+    adapter = getattr(backbone, "applied_adapter", None)  # as adapters.base.APPLIED
     return {
         "format": FORMAT,
         "task": type(task).__name__,

@@ -89,7 +89,7 @@ def native_form(backbone: nn.Module, head: nn.Module) -> tuple[Native | None, st
     native = NATIVE.get(model_type)
     adapter = applied(backbone)
     if adapter is not None and not isinstance(adapter, InPeft):
-        return None, f"neither transformers nor peft has a {name_of(adapter)}"
+        return None, f"plain transformers does not open a {name_of(adapter)}, nor does peft"
     if native is None:
         return None, f"model type {model_type!r} has no known classification form"
     if type(head) is not MLPHead:

@@ -117,6 +117,7 @@ def test_a_checkpoint_describes_the_task_whole(trained):
         "format": FORMAT,
         "task": "SequenceRegression",
         "labels": {"kind": "rating", "names": ["bad", "good"], "cutoffs": [0.0]},
+        "adapter": None,
         "head": {
             "class": "lightning_transfer.heads.mlp.MLPHead",
             "args": {"pooling": "cls", "activation": "tanh", "dropout": 0.2},

@@ -16,6 +16,9 @@ class Adapter(ABC):
     A subclass is a frozen dataclass of plain values: these are what a checkpoint says of it. The
     new modules stand inside the layers that they change, so that depths, layer-wise learning rates
     and replayed activations go on as before. The head is outside of the backbone, and trains.
+
+    In a script of your own: ``LoRA().apply(backbone)`` once the weights to start from are in it,
+    and for the Trainer the callback ``FrozenModes``, which turns off the dropout of what is frozen.
     """
 
     mergeable: ClassVar[bool] = False

@@ -1,6 +1,8 @@
 """What holds of every adapter, on every architecture that takes it."""
 
 import copy
+import subprocess
+import sys
 from functools import partial
 
 import lightning.pytorch as pl
@@ -387,9 +389,18 @@ def test_a_prefix_takes_no_positions_from_the_text():
     assert backbone(ids).shape == (1, 40, HIDDEN)
 
 
+def test_peft_is_imported_only_when_it_is_used():
+    modules = "lightning_transfer.adapters, lightning_transfer.loading, lightning_transfer.stages"
+    script = f"import sys, {modules}; print('peft' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "False"
+
+
 @pytest.mark.parametrize("adapter", [LoRA(), IA3()])
 def test_without_peft_the_mend_is_named(adapter, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "peft", None)
+    monkeypatch.setitem(sys.modules, "peft", None)
     backbone = make_backbone()
     with pytest.raises(ImportError, match=r"(LoRA|IA3) needs the peft library.*'\.\[peft\]'"):
         adapter.apply(backbone)
