@@ -150,7 +150,7 @@ def test_parts_work_under_lightning_cli(example, tiny_folder, snippets, monkeypa
     assert cli.model.head.args == {"pooling": "mean", "activation": "tanh", "dropout": 0.2}
     assert cli.trainer.global_step == 16  # 500 rows in batches of 32
     names = {group["name"] for group in cli.trainer.optimizers[0].param_groups}
-    assert {"head", "backbone"} <= names
+    assert {"head", "depth 0", "depth 1"} <= names
 
 
 @pytest.mark.parametrize("name", ["", "custom_head", "custom_domain"])
