@@ -84,14 +84,15 @@ def ranks_of_one_job() -> Iterator[None]:
         _end_ranks()
 
 
-def _end_ranks(patience: float = 10.0) -> None:
+PATIENCE = 10.0
+"""Seconds that the other ranks have to end, from when rank 0 is done."""
+
+
+def _end_ranks() -> None:
     """Wait for the ranks that Lightning started, and end those that hang.
 
     Lightning's observer of them is told to forget them: it would kill this process, and the rest
     of a sweep with it, some seconds after a job whose ranks have failed.
-
-    Args:
-        patience: Seconds that a rank has, from when rank 0 is done.
     """
     for thread in threading.enumerate():
         if thread.name != "child-process-observer":
@@ -100,7 +101,7 @@ def _end_ranks(patience: float = 10.0) -> None:
         thread._child_processes = []  # type: ignore[attr-defined]
         for rank in ranks:
             try:
-                rank.wait(patience)
+                rank.wait(PATIENCE)
             except subprocess.TimeoutExpired:
                 rank.kill()
                 rank.wait()

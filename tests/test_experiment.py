@@ -1,5 +1,6 @@
 """What an experiment writes down is what it did."""
 
+import json
 import logging
 import math
 
@@ -9,6 +10,7 @@ import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from lightning_transfer.data import Columns, Files, LabelSpec, Splits
+from lightning_transfer.experiment import Experiment
 from lightning_transfer.loading import load
 from tests.runs import Runs, Watch, results, rows_of, stage, transfer, weights, without_seconds
 
@@ -330,3 +332,24 @@ def test_a_stage_in_no_chain_is_told(runs, tmp_path, caplog):
         runs.fit(tmp_path, *stage("source", runs.news), *stage("target", runs.movies, epochs=1))
     assert "source" in caplog.text
     assert Watch.titles() == ["target-seed0"]
+
+
+def test_runs_are_ranked_by_the_validation_scores_of_the_weights_that_were_kept(runs, tmp_path):
+    own = stage("target", runs.movies, epochs=1)
+    experiment = Experiment(
+        runs.config(*own, "seeds=[0,1]", "logger=none"), tmp_path / "a", resume=False
+    )
+    experiment.run()
+    metric, mode, score = experiment.ranking()
+    assert (metric, mode) == ("val/pearson", "max")
+    fits = [tmp_path / f"a/stages/target-seed{seed}/fit.json" for seed in (0, 1)]
+    assert score.values == tuple(json.loads(fit.read_text())["best"] for fit in fits)
+
+
+def test_without_validation_runs_are_ranked_by_their_test_scores(runs, tmp_path):
+    own = [*stage("target", runs.movies, "keep=last", epochs=1), "logger=none"]
+    experiment = Experiment(runs.config(*own), tmp_path, resume=False)
+    experiment.run()
+    metric, mode, score = experiment.ranking()
+    assert (metric, mode) == ("pearson", "max")
+    assert score.mean == rows_of(results(tmp_path))["target"]["metrics"]["pearson"]["mean"]
