@@ -3,9 +3,9 @@
 python benchmarks/strategies.py
 
 The source stage is trained once. Then each strategy trains the target stage from it, with the same
-rows, epochs and seeds; only the learning rate is its own, chosen among a few by the validation
-rows of a seed that is not reported. Every run is a process of its own, one after another. A run
-folder that is there already is not run again, so that the script can be stopped and started.
+rows, epochs and seeds, and keeps the weights of the last step; only the learning rate is its own,
+chosen among a few by validation rows and a seed that is not reported. Every job is a process of its
+own. A job that is done already is not run again, so that the script can be stopped and started.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from scipy import stats
@@ -26,13 +27,16 @@ from lightning_transfer.checkpoint import read_checkpoint
 STRATEGIES = {
     "full": (3e-5, 1e-4),
     "frozen": (1e-3, 3e-3),
-    "last_two": (3e-5, 1e-4, 3e-4),
+    "last_two": (1e-4, 3e-4),
     "gradual": (3e-5, 1e-4),
     "ulmfit": (1e-4, 3e-4, 1e-3),
-    "chain_thaw": (3e-5, 1e-4, 3e-4),
-    "lora": (3e-4, 1e-3, 3e-3),
-    "bitfit": (3e-4, 1e-3, 3e-3),
+    "chain_thaw": (1e-4, 3e-4),
     "l2_sp": (3e-5, 1e-4),
+    "bitfit": (1e-3, 3e-3),
+    "lora": (1e-3, 3e-3),
+    "ia3": (3e-3, 1e-2),
+    "prefix": (1e-3, 5e-3),
+    "bottleneck": (3e-4, 1e-3),
 }
 """Strategy to the learning rates that it may choose from."""
 CHOOSING_SEED = 100
@@ -42,15 +46,17 @@ def main() -> None:
     """Run what is missing, and print the table."""
     options = _options()
     folder = options.folder.absolute()
+    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // options.jobs))
     source = _source(folder)
-    rows = []
-    for labels in options.labels:
-        for name in options.strategies:
-            rate = _choose(folder, source, name, options.labels[0], epochs=options.epochs)
-            run = folder / f"{name}-{labels}"
-            seconds = _target(run, source, name, labels, options, rate=rate)
-            rows.append({"strategy": name, "labels": labels, "lr": rate, **_measured(run, source)})
-            print(f"{name}, {labels} labels: {rows[-1]['pearson']:.3f} ({seconds:.0f} s)")
+    with ThreadPoolExecutor(options.jobs) as pool:
+        chosen = list(pool.map(lambda name: _choose(folder, source, name), options.strategies))
+        rates = dict(zip(options.strategies, chosen, strict=True))
+        sizes = [(128, name) for name in rates] + [(512, n) for n in rates if n in options.more]
+        runs = list(pool.map(lambda job: _target(folder, source, *job, rates[job[1]]), sizes))
+    rows = [
+        {"strategy": name, "labels": labels, "lr": rates[name], **_measured(run, source)}
+        for (labels, name), run in zip(sizes, runs, strict=True)
+    ]
     print(_table(rows))
     if options.json:
         options.json.write_text(json.dumps(rows, indent=2))
@@ -59,9 +65,8 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--strategies", nargs="+", default=list(STRATEGIES), choices=STRATEGIES)
-    parser.add_argument("--labels", nargs="+", type=int, default=[128, 512])
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--more", nargs="*", default=["full", "ulmfit"], help="with 512 labels too")
+    parser.add_argument("--jobs", type=int, default=2, help="at a time; they share the cores")
     parser.add_argument("--folder", type=Path, default=Path("outputs/strategies"))
     parser.add_argument("--json", type=Path, help="where to write the rows")
     return parser.parse_args()
@@ -73,35 +78,42 @@ def _source(folder: Path) -> Path:
     return folder / "source/stages/source-seed0/final.ckpt"
 
 
-def _choose(folder: Path, source: Path, name: str, labels: int, *, epochs: int) -> float:
+def _choose(folder: Path, source: Path, name: str) -> float:
     """Return the learning rate that validates best with a seed of its own."""
     best = {}
     for rate in STRATEGIES[name]:
         run = folder / "choosing" / f"{name}-{rate:g}"
-        words = _words(source, name, labels, rate=rate, epochs=epochs)
-        _fit(run, [*words, f"seeds=[{CHOOSING_SEED}]", "stages.target.data.splits.test=50"])
-        fitted = run / f"stages/target-seed{CHOOSING_SEED}/fit.json"
-        best[rate] = json.loads(fitted.read_text())["best"] or -math.inf
-    return max(best, key=lambda rate: best[rate])
+        words = [f"seeds=[{CHOOSING_SEED}]", "stages.target.data.splits={val: 1000, test: 50}"]
+        _fit(run, [*_words(source, name, 128, rate), *words])
+        logged = (run / f"stages/target-seed{CHOOSING_SEED}/metrics.csv").read_text().splitlines()
+        column = logged[0].split(",").index("val/pearson")
+        last = [line.split(",")[column] for line in logged[1:] if line.split(",")[column]][-1]
+        best[rate] = float(last)
+    rate = max(best, key=lambda rate: best[rate])
+    print(
+        f"{name}: " + ", ".join(f"{r:g} validates at {v:.3f}" for r, v in best.items()), flush=True
+    )
+    return rate
 
 
-def _target(
-    run: Path, source: Path, name: str, labels: int, options: argparse.Namespace, *, rate: float
-) -> float:
-    words = _words(source, name, labels, rate=rate, epochs=options.epochs)
-    seeds = ",".join(map(str, options.seeds))
-    _fit(run, [*words, f"seeds=[{seeds}]"])
-    return json.loads((run / "results.json").read_text())["rows"][-1]["seconds"]
+def _target(folder: Path, source: Path, labels: int, name: str, rate: float) -> Path:
+    """Train and test with five seeds, and return the run folder."""
+    run = folder / f"{name}-{labels}"
+    words = ["seeds=[0,1,2,3,4]", "stages.target.data.splits={val: 0, test: 2000}"]
+    _fit(run, [*_words(source, name, labels, rate), *words])
+    print(f"{name} with {labels} labels is done", flush=True)
+    return run
 
 
-def _words(source: Path, name: str, labels: int, *, rate: float, epochs: int) -> list[str]:
+def _words(source: Path, name: str, labels: int, rate: float) -> list[str]:
     return [
         "order=[target]",
         f"stages.target.init_from={source}",
         f"strategy@stages.target.strategy={name}",
         f"stages.target.data.train_size={labels}",
         f"stages.target.optimizer.lr={rate}",
-        f"stages.target.epochs={epochs}",
+        f"stages.target.epochs={10 if labels <= 128 else 5}",
+        "stages.target.keep=last",
     ]
 
 
@@ -143,7 +155,8 @@ def _moved(after: Path, before: Path) -> int:
     return sum(
         value.numel()
         for name, value in new.items()
-        if name.startswith(parts) and (name not in old or not value.equal(old[name]))
+        if name.startswith(parts)
+        and ((plain := name.replace(".base_layer.", ".")) not in old or not value.equal(old[plain]))
     )
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from lightning_transfer.adapters import IA3, Bottleneck, LoRA, PrefixTuning, merge
 from lightning_transfer.adapters.base import applied
-from lightning_transfer.callbacks import Freezing
+from lightning_transfer.callbacks import Freezing, GradualUnfreezing
 from lightning_transfer.optim import ParameterGroups, Recipe, depth_of_parameters
 from tests.adapters.cases import (
     ADAPTERS,
@@ -182,6 +182,28 @@ def test_freezing_by_depth_takes_adapters_along(adapter):
     top = {name for name in names(adapter, "bert") if ".layer.2." in name}
     assert trainable(task) == top | HEAD
     assert not any(module.training for m in task.backbone.layers[:3] for module in m.modules())
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_an_adapter_is_unfrozen_layer_by_layer_and_its_base_never(adapter):
+    seen = []
+
+    class Look(pl.Callback):
+        def on_train_batch_start(self, trainer, pl_module, *_):
+            layers = pl_module.backbone.layers[1:]
+            modes = [{part.training for part in layer.modules()} for layer in layers]
+            seen.append((trainable(pl_module), modes))
+
+    task = make_task("bert", adapter, recipe=RECIPE)
+    base = {n: v for n, v in state(task).items() if n not in names(adapter, "bert") | HEAD}
+    unfreezing = GradualUnfreezing("head > top 1 > all > head")
+    fit(task, unfreezing, Look(), max_epochs=4)
+    for step, top in zip(range(0, 12, 3), (3, 2, 0, 3), strict=True):
+        inside = {n for n in names(adapter, "bert") if int(n.split(".layer.")[1][0]) >= top}
+        assert seen[step] == (inside | HEAD, [{depth >= top} for depth in range(3)])
+    assert all(
+        torch.equal(value, base[name]) for name, value in state(task).items() if name in base
+    )
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)
