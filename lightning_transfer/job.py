@@ -57,7 +57,7 @@ class Job:
                 with contextlib.suppress(AttributeError):
                     error._reported = (os.getpid(), code)  # type: ignore[attr-defined]
                 # Not every error survives the way from one process to another.
-                failed = error if _sweep() is None else jobs.JobFailed(_line(error))
+                failed = error if _sweep() is None else jobs.JobFailed(_line(error), code)
         # Hydra says the same again on the way out; main puts the stream back.
         sys.stderr = WithoutHydra(sys.stderr)
         raise failed

@@ -94,7 +94,7 @@ def _placed(batch: Sequence[list[str]], sweep: Path) -> list[list[str]]:
             known.remove((own, name))  # of jobs that are alike each has its own
         used |= {int(name)} if name.isdigit() else set()
         again = [_RESUME] if (sweep / name / runfolder.CONFIG).is_file() else []
-        placed.append([*overrides, f"hydra.sweep.subdir={name}", *again])
+        placed.append([*overrides, f"hydra.sweep.subdir='{name}'", *again])
     return placed
 
 
