@@ -16,12 +16,13 @@ from hydra import compose, initialize_config_module
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
+from transformers import BertModel
 
 from lightning_transfer import experiment as whole
 from lightning_transfer.checkpoint import read_checkpoint
 from lightning_transfer.curves import plot_curves
 from lightning_transfer.experiment import Experiment
-from tests.conftest import make_rows
+from tests.conftest import make_rows, make_tokenizer, tiny_config
 
 SIZES = ("train_size=32", "batch_size=8", "splits.val=16", "splits.test=40")
 
@@ -199,10 +200,38 @@ class Runs:
             experiment.run()
         return results(folder)
 
+    def whole_and_cut(self, folder, *words, stop):
+        """Run twice, once cut off and resumed; return both runs' last weights, the whole's first.
+
+        Args:
+            folder: Holds ``whole`` and ``cut`` afterwards.
+            words: Overrides of a run whose one stage is ``target``.
+            stop: Where it is cut off: hook and optimizer step.
+        """
+        Watch.reset()
+        self.fit(folder / "whole", *words)
+        Watch.stop = ("target-seed0", *stop)
+        with pytest.raises(Stop):
+            self.fit(folder / "cut", *words)
+        Watch.reset()
+        self.fit(folder / "cut", *words, resume=True)
+        end = "stages/target-seed0/final.ckpt"
+        return weights(folder / "whole" / end), weights(folder / "cut" / end)
+
     def target(self, folder, *options, source=None, overrides=(), curves=False, **labels):
         """Run the target stage alone."""
         words = stage("target", source or self.movies, *options, **labels)
         return self.fit(folder, *words, *overrides, curves=curves)
+
+
+def still_model(folder):
+    """Save a model without dropout (ranks drop different units) and with lively outputs."""
+    torch.manual_seed(0)
+    dropouts = ("hidden_dropout_prob", "attention_probs_dropout_prob")
+    config = tiny_config(**dict.fromkeys(dropouts, 0.0), initializer_range=0.3)
+    BertModel(config).save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return folder
 
 
 def results(folder):

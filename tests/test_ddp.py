@@ -8,12 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import BertModel
 
-from tests.conftest import make_tokenizer, tiny_config
-from tests.runs import Runs, Watch, results, rows_of, transfer, weights
+from tests.runs import Runs, Watch, results, rows_of, still_model, transfer, weights
 
-NO_DROPOUT = ("hidden_dropout_prob", "attention_probs_dropout_prob")
 # Adam makes steps of rounding errors, where a gradient is 0 but for them.
 SGD = [
     f"{place}.{change}"
@@ -29,12 +26,7 @@ STILL = ["stages.target.head.dropout=0.0", "stages.source.head.dropout=0.0"]
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Runs of a model without dropout (ranks drop different units) and with lively outputs."""
-    folder = tmp_path_factory.mktemp("still")
-    torch.manual_seed(0)
-    config = tiny_config(**dict.fromkeys(NO_DROPOUT, 0.0), initializer_range=0.3)
-    BertModel(config).save_pretrained(folder)
-    make_tokenizer().save_pretrained(folder)
+    folder = still_model(tmp_path_factory.mktemp("still"))
     return Runs(folder, tmp_path_factory.mktemp("runs"))
 
 

@@ -8,12 +8,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import BertModel
 
 from lightning_transfer import listing
-from tests.conftest import make_tokenizer, tiny_config
-from tests.runs import Runs, Watch, left_behind, results, transfer, weights, without_seconds
-from tests.test_ddp import NO_DROPOUT, SGD, STILL, assert_close
+from tests.runs import (
+    Runs,
+    Watch,
+    left_behind,
+    results,
+    still_model,
+    transfer,
+    weights,
+    without_seconds,
+)
+from tests.test_ddp import SGD, STILL, assert_close
 
 ROOT = Path(__file__).parents[1]
 LAYERS = 2  # of the tiny model, embeddings aside
@@ -132,12 +139,7 @@ def test_killed_between_checkpoint_and_next_step(runs, whole, tmp_path, kills):
 
 @pytest.fixture(scope="module")
 def still(tmp_path_factory):
-    """Runs of a model without dropout: ranks drop different units."""
-    folder = tmp_path_factory.mktemp("still")
-    torch.manual_seed(0)
-    config = tiny_config(**dict.fromkeys(NO_DROPOUT, 0.0), initializer_range=0.3)
-    BertModel(config).save_pretrained(folder)
-    make_tokenizer().save_pretrained(folder)
+    folder = still_model(tmp_path_factory.mktemp("still"))
     return Runs(folder, tmp_path_factory.mktemp("still-runs"))
 
 

@@ -2,23 +2,16 @@
 
 import pytest
 import torch
-from transformers import BertModel
 
-from tests.conftest import make_tokenizer, tiny_config
-from tests.runs import Runs, Watch, transfer, weights
-from tests.test_ddp import NO_DROPOUT, SGD, STILL, launch
+from tests.runs import Runs, Watch, still_model, transfer, weights
+from tests.test_ddp import SGD, STILL, launch
 
 STRATEGIES = ("lora", "ia3", "prefix", "bottleneck", "bitfit")
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Runs of a model without dropout (ranks drop different units) and with lively outputs."""
-    folder = tmp_path_factory.mktemp("still")
-    torch.manual_seed(0)
-    config = tiny_config(**dict.fromkeys(NO_DROPOUT, 0.0), initializer_range=0.3)
-    BertModel(config).save_pretrained(folder)
-    make_tokenizer().save_pretrained(folder)
+    folder = still_model(tmp_path_factory.mktemp("still"))
     return Runs(folder, tmp_path_factory.mktemp("runs"))
 
 

@@ -9,7 +9,7 @@ from lightning_transfer.callbacks import Freezing, Mixout
 from lightning_transfer.heads import LinearHead
 from lightning_transfer.labels import Labels
 from lightning_transfer.tasks import SequenceRegression
-from tests.runs import Runs, Stop, Watch, stage, weights
+from tests.runs import Runs, Stop, stage
 from tests.tiny import HIDDEN, OwnBackbone, make_backbone, make_batch, make_loader, make_trainer
 
 
@@ -145,16 +145,7 @@ def test_a_run_cut_off_in_mid_epoch_ends_the_same(runs, tmp_path):
         "+callbacks@stages.target.callbacks=mixout",
         "resume_every=1",
     ]
-    Watch.reset()
-    runs.fit(tmp_path / "whole", *words)
-    Watch.stop = ("target-seed0", "batch", 6)
-    with pytest.raises(Stop):
-        runs.fit(tmp_path / "cut", *words)
-    Watch.reset()
-    runs.fit(tmp_path / "cut", *words, resume=True)
-    ours, theirs = (
-        weights(tmp_path / name / "stages/target-seed0/final.ckpt") for name in ("cut", "whole")
-    )
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    whole, cut = runs.whole_and_cut(tmp_path, *words, stop=("batch", 6))
+    assert all(torch.equal(cut[name], value) for name, value in whole.items())
     models = [(tmp_path / n / "model/model.safetensors").read_bytes() for n in ("cut", "whole")]
     assert models[0] == models[1]

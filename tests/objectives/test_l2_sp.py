@@ -7,7 +7,7 @@ from lightning_transfer.heads import LinearHead
 from lightning_transfer.labels import Labels
 from lightning_transfer.objectives import L2SP, Weighted
 from lightning_transfer.tasks import SequenceRegression
-from tests.runs import Runs, Stop, Watch, stage, weights
+from tests.runs import Runs, Watch, stage
 from tests.tiny import HIDDEN, OwnBackbone, make_loader, make_trainer
 
 BATCH = {"labels": torch.zeros(1)}
@@ -115,17 +115,12 @@ def test_a_run_cut_off_in_mid_epoch_ends_the_same(runs, tmp_path):
     """The pull is strong, so that another source would show."""
     option = "strategy.objectives.l2_sp.alpha=5.0"
     words = [*stage("target", runs.movies, option), STRATEGY, "resume_every=1"]
-    Watch.reset()
-    runs.fit(tmp_path / "whole", *words)
-    Watch.stop = ("target-seed0", "batch", 6)
-    with pytest.raises(Stop):
-        runs.fit(tmp_path / "cut", *words)
-    Watch.reset()
-    runs.fit(tmp_path / "cut", *words, resume=True)
-    folders = [tmp_path / name / "stages/target-seed0" for name in ("cut", "whole")]
-    ours, theirs = (weights(folder / "final.ckpt") for folder in folders)
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    assert "train/l2_sp" in (folders[1] / "metrics.csv").read_text().splitlines()[0]
+    whole, cut = runs.whole_and_cut(tmp_path, *words, stop=("batch", 6))
+    assert all(torch.equal(cut[name], value) for name, value in whole.items())
+    assert (
+        "train/l2_sp"
+        in (tmp_path / "whole/stages/target-seed0/metrics.csv").read_text().splitlines()[0]
+    )
 
 
 def test_the_stages_own_objective_is_stronger_than_the_strategys(runs, tmp_path):

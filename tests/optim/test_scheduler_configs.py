@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lightning_transfer.listing import conf_folder
-from tests.runs import Runs, Stop, Watch, stage, weights
+from tests.runs import Runs, stage
 
 NAMES = sorted(path.stem for path in (conf_folder() / "scheduler").glob("*.yaml"))
 
@@ -22,14 +22,5 @@ def test_a_run_cut_off_at_an_epochs_end_ends_the_same(runs, tmp_path, name):
         f"scheduler@stages.target.scheduler={name}",
         *(patience if name == "plateau" else []),
     ]
-    Watch.reset()
-    runs.fit(tmp_path / "whole", *words)
-    Watch.stop = ("target-seed0", "epoch", 8)
-    with pytest.raises(Stop):
-        runs.fit(tmp_path / "cut", *words)
-    Watch.reset()
-    runs.fit(tmp_path / "cut", *words, resume=True)
-    ours, theirs = (
-        weights(tmp_path / folder / "stages/target-seed0/final.ckpt") for folder in ("cut", "whole")
-    )
-    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    whole, cut = runs.whole_and_cut(tmp_path, *words, stop=("epoch", 8))
+    assert all(torch.equal(cut[name], value) for name, value in whole.items())
