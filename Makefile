@@ -18,8 +18,9 @@ $(VENV)/installed-dev: $(VENV)/installed
 demo: $(VENV)/installed
 	$(RUN) -m lightning_transfer fit +experiment=news_to_movies
 
+# A worker for each core; those of a file stay together, since they share what they build.
 test: $(VENV)/installed-dev
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n logical --maxprocesses 8 --dist loadfile
 
 lint: $(VENV)/installed-dev
 	$(RUN) -m ruff check .
