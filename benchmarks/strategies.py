@@ -84,6 +84,7 @@ def _choose(folder: Path, source: Path, name: str) -> float:
     for rate in STRATEGIES[name]:
         run = folder / "choosing" / f"{name}-{rate:g}"
         words = [f"seeds=[{CHOOSING_SEED}]", "stages.target.data.splits={val: 1000, test: 50}"]
+        words.append("trainer.check_val_every_n_epoch=10")  # which is the last
         _fit(run, [*_words(source, name, 128, rate), *words])
         logged = (run / f"stages/target-seed{CHOOSING_SEED}/metrics.csv").read_text().splitlines()
         column = logged[0].split(",").index("val/pearson")
