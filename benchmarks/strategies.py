@@ -26,19 +26,20 @@ from lightning_transfer.checkpoint import read_checkpoint
 
 STRATEGIES = {
     "full": (3e-5, 1e-4),
+    "ulmfit": (1e-4, 3e-4, 1e-3),
     "frozen": (1e-3, 3e-3),
     "last_two": (1e-4, 3e-4),
     "gradual": (3e-5, 1e-4),
-    "ulmfit": (1e-4, 3e-4, 1e-3),
-    "chain_thaw": (1e-4, 3e-4),
-    "l2_sp": (3e-5, 1e-4),
-    "bitfit": (1e-3, 3e-3),
+    "chain_thaw": (1e-4,),
+    "l2_sp": (3e-5,),
+    "bitfit": (1e-3,),
     "lora": (1e-3, 3e-3),
-    "ia3": (3e-3, 1e-2),
-    "prefix": (1e-3, 5e-3),
-    "bottleneck": (3e-4, 1e-3),
+    "ia3": (5e-3,),
+    "prefix": (5e-3,),
+    "bottleneck": (1e-3,),
 }
-"""Strategy to the learning rates that it may choose from."""
+"""Strategy to the learning rates that it may choose from; one alone is not chosen."""
+SEEDS = 5
 CHOOSING_SEED = 100
 
 
@@ -51,8 +52,16 @@ def main() -> None:
     with ThreadPoolExecutor(options.jobs) as pool:
         chosen = list(pool.map(lambda name: _choose(folder, source, name), options.strategies))
         rates = dict(zip(options.strategies, chosen, strict=True))
-        sizes = [(128, name) for name in rates] + [(512, n) for n in rates if n in options.more]
-        runs = list(pool.map(lambda job: _target(folder, source, *job, rates[job[1]]), sizes))
+        more = [name for name in rates if name in options.more]
+        sizes = [(labels, name) for labels in (128, 512) for name in more]
+        sizes += [(128, name) for name in rates if name not in more]
+
+        def target(job: tuple[int, str]) -> Path:
+            labels, name = job
+            count = SEEDS if name in more else options.seeds
+            return _target(folder, source, labels, name, rates[name], count=count)
+
+        runs = list(pool.map(target, sizes))
     rows = [
         {"strategy": name, "labels": labels, "lr": rates[name], **_measured(run, source)}
         for (labels, name), run in zip(sizes, runs, strict=True)
@@ -65,8 +74,11 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--strategies", nargs="+", default=list(STRATEGIES), choices=STRATEGIES)
-    parser.add_argument("--more", nargs="*", default=["full", "ulmfit"], help="with 512 labels too")
-    parser.add_argument("--jobs", type=int, default=2, help="at a time; they share the cores")
+    parser.add_argument(
+        "--more", nargs="*", default=["full", "ulmfit"], help="with 5 seeds, and 512 labels too"
+    )
+    parser.add_argument("--seeds", type=int, default=3, help="of the others")
+    parser.add_argument("--jobs", type=int, default=1, help="at a time; they share the cores")
     parser.add_argument("--folder", type=Path, default=Path("outputs/strategies"))
     parser.add_argument("--json", type=Path, help="where to write the rows")
     return parser.parse_args()
@@ -80,6 +92,8 @@ def _source(folder: Path) -> Path:
 
 def _choose(folder: Path, source: Path, name: str) -> float:
     """Return the learning rate that validates best with a seed of its own."""
+    if len(STRATEGIES[name]) == 1:
+        return STRATEGIES[name][0]
     best = {}
     for rate in STRATEGIES[name]:
         run = folder / "choosing" / f"{name}-{rate:g}"
@@ -97,10 +111,11 @@ def _choose(folder: Path, source: Path, name: str) -> float:
     return rate
 
 
-def _target(folder: Path, source: Path, labels: int, name: str, rate: float) -> Path:
-    """Train and test with five seeds, and return the run folder."""
+def _target(folder: Path, source: Path, labels: int, name: str, rate: float, *, count: int) -> Path:
+    """Train and test with some seeds, and return the run folder."""
     run = folder / f"{name}-{labels}"
-    words = ["seeds=[0,1,2,3,4]", "stages.target.data.splits={val: 0, test: 2000}"]
+    seeds = ",".join(map(str, range(count)))
+    words = [f"seeds=[{seeds}]", "stages.target.data.splits={val: 0, test: 2000}"]
     _fit(run, [*_words(source, name, labels, rate), *words])
     print(f"{name} with {labels} labels is done", flush=True)
     return run
@@ -124,9 +139,9 @@ def _fit(run: Path, words: Sequence[str]) -> None:
         return
     shutil.rmtree(run, ignore_errors=True)
     command = [sys.executable, "-m", "lightning_transfer", "fit", "+experiment=news_to_movies"]
-    own = ["controls={}", "gain.over=null", f"hydra.run.dir={run}"]
+    own = ["~controls.zero_shot", "~controls.no_source", "gain.over=null", f"hydra.run.dir={run}"]
     run.parent.mkdir(parents=True, exist_ok=True)
-    with run.with_suffix(".out").open("w") as out:
+    with run.with_name(f"{run.name}.out").open("w") as out:
         process = subprocess.Popen([*command, *own, *words], stdout=out, stderr=out)
         _, status, used = os.wait4(process.pid, 0)
     if status:
@@ -181,7 +196,7 @@ def _table(rows: Sequence[dict]) -> str:
 def _difference(row: dict, full: Sequence[float] | None) -> str:
     if full is None or row["strategy"] == "full":
         return ""
-    pairs = [ours - theirs for ours, theirs in zip(row["values"], full, strict=True)]
+    pairs = [ours - theirs for ours, theirs in zip(row["values"], full, strict=False)]
     mean = statistics.fmean(pairs)
     half = stats.t.ppf(0.975, len(pairs) - 1) * statistics.stdev(pairs) / math.sqrt(len(pairs))
     return f"{mean:+.3f} [{mean - half:+.3f}, {mean + half:+.3f}]"
