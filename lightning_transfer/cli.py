@@ -205,7 +205,10 @@ class _Composer:
                 if isinstance(error, UsageError) or not mistakes.is_of_config(error):
                     raise
                 raise UsageError(mistakes.explain(error, overrides, self)) from error
-            if len(configs) == 1 and (wrong := mistakes.appended(overrides, self)):
+            if len(configs) > 1:
+                continue
+            wrong = mistakes.appended(overrides, self) or mistakes.emptied(overrides, self)
+            if wrong:
                 raise UsageError(wrong)
         for config in configs:
             _check_config(config, line, sweeps=sweeps)

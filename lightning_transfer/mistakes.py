@@ -123,6 +123,24 @@ def appended(overrides: Sequence[str], composer: Composer) -> str:
     return ""
 
 
+def emptied(overrides: Sequence[str], composer: Composer) -> str:
+    """Return what is wrong with ``key={}`` overrides that take nothing away, or nothing.
+
+    Hydra merges mappings, so an empty one leaves all that was there.
+    """
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if value.replace(" ", "") != "{}" or key.startswith(("+", "~", "hydra.")):
+            continue
+        there: Any = composer.plain([o for o in overrides if o != override])
+        for part in key.split("."):
+            there = there.get(part) if isinstance(there, dict) else None
+        if there and isinstance(there, dict):
+            away = " ".join(f"'~{key}.{name}'" for name in there)
+            return f"{override} takes nothing away, since mappings are merged; write {away}"
+    return ""
+
+
 def tidy(error: BaseException) -> str:
     """Return an error's message without Hydra's and OmegaConf's trimmings."""
     text = str(error) if str(error) or error.__cause__ is None else str(error.__cause__)

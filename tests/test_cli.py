@@ -315,6 +315,10 @@ def test_tab_completion(calls, typed, expected, monkeypatch, capsys):
         (["fit", "experiment=mine"], "use +experiment=mine (options: mine)"),
         (["fit", "+experiment=mien"], "no option 'mien' in group 'experiment' (+experiment=mien)"),
         (
+            ["fit", "trainer={}"],
+            "trainer={} takes nothing away, since mappings are merged; write '~trainer.max_epochs'",
+        ),
+        (
             ["fit", "+experimant=mine"],
             "'experimant' in '+experimant=mine'; did you mean +experiment",
         ),

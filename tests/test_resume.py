@@ -287,7 +287,8 @@ def test_a_mistake_leaves_the_folder_free(runs, tmp_path, capsys):
 
 
 @pytest.mark.usefixtures("cache")
-def test_resume_without_a_folder_is_told(runs, capsys):
+def test_resume_without_a_folder_is_told(runs, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where Hydra makes a folder for its log
     assert main([*short(runs, "x")[:-1], "resume=true"]) != 0
     assert "hydra.run.dir" in capsys.readouterr().err
 
