@@ -26,10 +26,10 @@ from lightning_transfer.checkpoint import read_checkpoint
 
 STRATEGIES = {
     "full": (3e-5, 1e-4),
-    "ulmfit": (1e-4, 3e-4, 1e-3),
+    "ulmfit": (3e-5, 1e-4, 3e-4, 1e-3),
     "frozen": (1e-3, 3e-3),
     "last_two": (1e-4, 3e-4),
-    "gradual": (3e-5, 1e-4),
+    "gradual": (1e-5, 3e-5, 1e-4),
     "chain_thaw": (1e-4,),
     "l2_sp": (3e-5,),
     "bitfit": (1e-3,),
