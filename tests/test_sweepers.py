@@ -286,11 +286,14 @@ TWO = ("trainer.devices=2", "trainer.strategy=ddp")
 
 @pytest.mark.slow
 def test_jobs_with_two_ranks_train_only_themselves(runs):
-    done = launch(runs, "seed=0,1", *TWO)
+    """Lightning's choice for two devices is ddp; what trains changes after the first of 2 steps."""
+    gradual = "strategy@stages.target.strategy=gradual"
+    done = launch(runs, "seed=0,1", "trainer.devices=2", gradual)
     assert done.returncode == 0, done.stderr
     assert tally() == ["0 0 0", "0 1 0", "1 0 0", "1 1 0"]
     assert statuses() == {"0": "done", "1": "done"}
     assert done.stdout.count("Run folder:") == 2
+    assert [done.stderr.count(f"phase {n} of 3 trains") for n in (1, 2)] == [2, 2]
     assert "INFO" not in done.stderr
 
 
