@@ -86,6 +86,7 @@ def test_a_sweep_started_again_does_only_what_is_not_done(sweep, capsys):
     assert "sweep · 3 jobs" in again
 
 
+@pytest.mark.slow
 def test_jobs_are_known_by_their_overrides_when_a_sweep_is_widened(sweep):
     assert sweep("-m", "seed=0,1") == 0
     values = {row["seed"]: row["value"] for row in table()}
@@ -95,6 +96,7 @@ def test_jobs_are_known_by_their_overrides_when_a_sweep_is_widened(sweep):
     assert {r["seed"]: r["value"] for r in table() if r["seed"] != "2"} == values
 
 
+@pytest.mark.slow
 def test_jobs_that_are_alike_have_folders_of_their_own(sweep):
     assert sweep("-m", "seed=0,0") == 0
     assert statuses() == {"0": "done", "1": "done"}
@@ -103,12 +105,14 @@ def test_jobs_that_are_alike_have_folders_of_their_own(sweep):
     assert statuses() == {"0": "done", "1": "done"}
 
 
+@pytest.mark.slow
 def test_a_failed_job_stops_no_later_batch(sweep):
     Watch.stop, Watch.error = ("target-seed0", "batch", 1), ValueError("no luck")
     assert sweep("-m", "seed=0,1", "hydra.sweeper.max_batch_size=1") == 1
     assert statuses() == {"0": "failed", "1": "done"}
 
 
+@pytest.mark.slow
 def test_ctrl_c_shows_the_table_and_the_sweep_goes_on_later(sweep, capsys):
     Watch.stop, Watch.error = ("target-seed1", "batch", 2), KeyboardInterrupt
     assert sweep("-m", "seed=0,1,2") == 130
@@ -129,6 +133,7 @@ def test_two_sweeps_never_share_a_folder(sweep, capsys):
     assert statuses() == {}
 
 
+@pytest.mark.slow
 def test_a_changed_default_is_no_reason_to_lose_a_finished_job(sweep, capsys, monkeypatch):
     assert sweep("-m", "seed=0,1") == 0
     plain = run._plain
@@ -198,6 +203,7 @@ def trials_of(folder):
     return optuna.load_study(study_name=jobs.STUDY, storage=storage).trials
 
 
+@pytest.mark.slow
 def test_a_random_sweep_takes_up_the_trial_it_was_stopped_in(sweep):
     own = ["sweep=random", "seed=range(0,3)", "stages.target.head.dropout=interval(0,0.5)"]
     own += ["hydra.sweeper.n_trials=2", "hydra.sweeper.sampler.seed=1"]

@@ -17,6 +17,8 @@ from lightning_transfer.cli import main
 from lightning_transfer.loading import load
 from tests.runs import Runs, Stop, Watch, transfer, weights, without_seconds
 
+pytestmark = pytest.mark.slow  # whole runs
+
 STRATEGIES = ("lora", "ia3", "prefix", "bottleneck", "bitfit")
 SOURCE, TARGET = "source-seed0", "source-seed0/target-seed0"
 # Random numbers of its own, where an adapter can draw them.

@@ -24,6 +24,8 @@ from lightning_transfer.tasks import SequenceClassification, SequenceRegression
 from tests.runs import Runs, Stop, Watch, stage, transfer, weights
 from tests.tiny import HIDDEN, OwnBackbone, make_loader, make_trainer
 
+pytestmark = pytest.mark.slow  # whole runs
+
 DECAY = 0.7
 AVERAGES = {"ema": ("callbacks.ema.decay=0.7",), "swa": ()}
 averages = pytest.mark.parametrize("name", AVERAGES)

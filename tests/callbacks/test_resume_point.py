@@ -155,7 +155,13 @@ UNFREEZING = {
 }
 
 
-@pytest.fixture(scope="module", params=UNFREEZING)
+SLOW = ("plateaus", "chain-thaw")  # a run for each of the steps, once more
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in UNFREEZING],
+)
 def unfreezing(request, tmp_path_factory, reviews):
     """Phases of a schedule, and the uninterrupted run under it."""
     phases = UNFREEZING[request.param]
