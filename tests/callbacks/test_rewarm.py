@@ -140,6 +140,10 @@ def test_warm_ups_that_are_over_can_share_a_group():
     rewarm.start(pair[:1], 0)
     rewarm.start(pair[1:], 2)
     rewarm.attach([optimizer], now=lambda: 5)
+    for parameter in pair:
+        parameter.grad = torch.ones(1)
+    optimizer.step()
+    assert [parameter.item() for parameter in pair] == [0.0, 0.0]  # a whole step at rate 1
 
 
 def test_a_closure_that_fails_leaves_the_rate_alone():
