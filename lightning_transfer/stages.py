@@ -126,9 +126,8 @@ class StageRunner:
         """
         path = self.config["stages"][run.stage].get("init_from")
         start = None if path is None else read_weights(path)
-        shared = (
-            start is None and build_adapter(self.config, run.stage) is None
-        )  # adapters change a backbone
+        adapter = build_adapter(self.config, run.stage)
+        shared = start is None and adapter is None  # an adapter changes its backbone
         if shared and self._pretrained is None:
             self._pretrained = self._backbone(None)
         backbone = self._pretrained if shared else self._backbone(start)
@@ -217,10 +216,8 @@ class StageRunner:
         head = build(settings["head"], "head", f"{where}.head")
         if not isinstance(head, nn.Module):
             head = head(backbone.hidden_size, labels.num_outputs)
-        adapter, before = (
-            build_adapter(self.config, run.stage),
-            run.before and build_adapter(self.config, run.before.stage),
-        )
+        adapter = build_adapter(self.config, run.stage)
+        before = run.before and build_adapter(self.config, run.before.stage)
         parts = {"label_map": settings.get("label_map"), "adapter": adapter, "before": before}
         handed = hand_over(start, backbone, head, labels, **parts)
         recipe = build_recipe(

@@ -102,6 +102,7 @@ class GradualUnfreezing(Callback):
         thaw(pl_module)
         if trainer.global_step == 0:  # a resumed run's starts come with its checkpoint
             self._starts = []
+        self._rewarm = Rewarm(self.rewarm)  # steps of an earlier fit mean nothing in this one
 
     def check(self, pl_module: LightningModule) -> None:
         """Raise what is wrong with the phases or the layers of a module.
@@ -217,7 +218,7 @@ class GradualUnfreezing(Callback):
         assert self._trainable is not None  # since on_fit_start
         phase = self._plan[self.phase]
         depths = phase.depths(self._found.count)
-        frozen = {name for name, _ in pl_module.named_parameters()} - self._trains(self.phase)
+        frozen = self._trainable.names - self._trains(self.phase)
         modules = [m for depth, m in enumerate(self._found.modules) if depth not in depths]
         if self._trainable.freeze(frozen, modules):
             wrap_again(trainer)

@@ -582,6 +582,29 @@ def test_rewarming_goes_on_after_a_resume(tmp_path):
     assert resumed.applied[0][0] / resumed.applied[0][-1] == pytest.approx(0.4, rel=1e-3)
 
 
+def test_a_callback_that_is_used_again_forgets_earlier_warm_ups():
+    """The head is frozen and warms up again, which the next fit's first steps must not."""
+    phases = [
+        {"from_depth": 3},
+        {"from_depth": 0, "outside": False, "at_step": 4},
+        {"from_depth": 0, "at_step": 8},
+    ]
+    callback, seen = GradualUnfreezing(phases, rewarm=3), [Applied(), Applied()]
+    module = Plain(a_group_a_depth)
+    for applied in seen:
+        fit(module, callback, callbacks=[applied])
+    ramp = [0.1] * 4 + [0] * 4 + [0.025, 0.05, 0.075, 0.1]
+    for applied in seen:
+        assert [step[-1] for step in applied.applied] == pytest.approx(ramp, rel=1e-3)
+
+
+def test_a_frozen_module_of_the_users_keeps_its_train_mode():
+    module = Plain()
+    module.teacher = nn.Sequential(nn.Linear(2, 2), nn.Dropout()).requires_grad_(False)
+    watch, _ = fit(module, GradualUnfreezing(THREE))
+    assert all({"teacher", "teacher.0", "teacher.1"} <= modes for modes in watch.training)
+
+
 def test_rewarming_needs_a_group_for_each_depth():
     callback = GradualUnfreezing(THREE, rewarm=2)
     with pytest.raises(ValueError, match=r"rewarm=2 needs .* phase 3 unfreezes a part of group 0"):
