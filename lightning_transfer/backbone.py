@@ -152,6 +152,12 @@ class Backbone(nn.Module):
         """Width of the features."""
         return int(self.config.hidden_size)
 
+    @property
+    def token_embeddings(self) -> nn.Embedding | None:
+        """The table of token embeddings, to which a language model's head is tied."""
+        table = self.model.get_input_embeddings()
+        return table if isinstance(table, nn.Embedding) else None
+
     @cached_property
     def max_tokens(self) -> int | None:
         """How many tokens the table of positions has room for; None without such a table."""

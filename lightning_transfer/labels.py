@@ -3,9 +3,9 @@
 import bisect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-Kind = Literal["rating", "single", "multi"]
+Kind = Literal["rating", "single", "multi", "tokens"]
 
 
 @dataclass(frozen=True)
@@ -16,10 +16,11 @@ class Labels:
     transfer, so an id never leaves this object: data, head, checkpoint and predictions speak names.
 
     Args:
-        kind: ``rating`` (one real output), ``single`` (one class of several) or ``multi`` (any
-            number of the classes).
+        kind: ``rating`` (one real output), ``single`` (one class of several), ``multi`` (any
+            number of the classes) or ``tokens`` (no label: the text itself is to be guessed).
         names: Class names in output order. For a rating they are optional and name the bands that
-            ``cutoffs`` cut the scale into.
+            ``cutoffs`` cut the scale into. For tokens they are optional and name what the second
+            part of a pair may be to the first.
         cutoffs: Ascending band limits of a rating, one fewer than ``names``, in units of the
             rating. A value equal to a cut-off lies in the band below it.
 
@@ -40,15 +41,16 @@ class Labels:
         """Check the names against the kind and the cut-offs."""
         object.__setattr__(self, "names", tuple(str(name) for name in self.names))
         object.__setattr__(self, "cutoffs", tuple(float(cut) for cut in self.cutoffs))
-        if self.kind not in ("rating", "single", "multi"):
-            raise ValueError(f"label kind must be rating, single or multi, got {self.kind!r}")
+        if self.kind not in get_args(Kind):
+            kinds = ", ".join(get_args(Kind))
+            raise ValueError(f"label kind must be one of {kinds}, got {self.kind!r}")
         if len(set(self.names)) != len(self.names):
             raise ValueError(f"label names must differ, got {list(self.names)}")
         if self.kind == "rating":
             self._check_bands()
         elif self.cutoffs:
             raise ValueError(f"only a rating has cut-offs, got {self.cutoffs} for {self.kind!r}")
-        elif len(self.names) < (2 if self.kind == "single" else 1):
+        elif len(self.names) < {"single": 2, "multi": 1, "tokens": 0}[self.kind]:
             raise ValueError(f"{self.kind!r} labels need more names, got {list(self.names)}")
 
     def _check_bands(self) -> None:
@@ -62,7 +64,7 @@ class Labels:
 
     @property
     def num_outputs(self) -> int:
-        """Width of the head's output."""
+        """Width of the head's output; of tokens, without that of the vocabulary."""
         return 1 if self.kind == "rating" else len(self.names)
 
     def index(self, name: str) -> int:
@@ -135,6 +137,8 @@ def match_outputs(
                 f"label_map cannot join {old.kind!r} labels to {new.kind!r} labels; drop label_map"
             )
         return [0] if old.kind == new.kind else None
+    if old.kind == "tokens" and not label_map and {*old.names} != {*new.names}:
+        return None  # a head with another part
     renamed: dict[str, int] = {}
     for position, name in enumerate(old.names):
         goal = label_map.get(name, name)
@@ -145,7 +149,7 @@ def match_outputs(
             )
         renamed[goal] = position
     shared = [name for name in new.names if name in renamed]
-    if not shared:
+    if not shared and new.names:
         return None
     if not label_map and (len(shared) < len(new.names) or len(shared) < len(old.names)):
         raise ValueError(

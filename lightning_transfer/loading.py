@@ -4,6 +4,7 @@ import json
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,10 @@ from lightning_transfer.backbone import Backbone, resolve_source
 from lightning_transfer.checkpoint import FORMAT, KEY, read_checkpoint, write_tokenizer
 from lightning_transfer.data import Tokens
 from lightning_transfer.export import DESCRIPTION, HEAD_FILE, MODEL_FILE, NATIVE
+from lightning_transfer.heads.making import HeadFactory, make_head
 from lightning_transfer.labels import Labels
 from lightning_transfer.tasks import TransferModule
 
-HeadFactory = Callable[[int, int], nn.Module]
 # The only classes a checkpoint may name; anything else has to be passed in by the caller.
 _TASKS = {name: getattr(tasks, name) for name in tasks.__all__ if name != "TransferModule"}
 _HEADS = {f"{getattr(heads, n).__module__}.{n}": getattr(heads, n) for n in heads.__all__}
@@ -142,6 +143,21 @@ def load_tokenizer(name: str | Path, *, trust_remote_code: bool = False) -> PreT
     return AutoTokenizer.from_pretrained(resolve_source(name), trust_remote_code=trust_remote_code)
 
 
+def check_vocabulary(tokenizer: PreTrainedTokenizerBase, backbone: nn.Module) -> None:
+    """Raise if a tokenizer gives ids that the backbone's table of embeddings has no row for.
+
+    Raises:
+        ValueError: If there are fewer rows than tokens.
+    """
+    table = getattr(backbone, "token_embeddings", None)
+    rows = table.num_embeddings if isinstance(table, nn.Embedding) else None
+    if rows is not None and rows < len(tokenizer):
+        raise ValueError(
+            f"the tokenizer has {len(tokenizer):,} tokens and the backbone embeddings for "
+            f"{rows:,}; set tokenizer.vocab_size or backbone.config.vocab_size"
+        )
+
+
 def same_tokenizer(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase | None) -> bool:
     """Whether two tokenizers give every text the same ids, cutting and padding aside."""
     if one is other or other is None:
@@ -239,20 +255,8 @@ def _build(
         head_class, arguments = described["head"]["class"], described["head"]["args"]
         if head_class not in _HEADS:
             raise ValueError(f"the head of {where} is your own class {head_class}: pass head=")
-        built = _HEADS[head_class](_hidden_size(backbone), labels.num_outputs, **arguments)
-    else:
-        built = head(_hidden_size(backbone), labels.num_outputs)
-    return task_class(backbone, built, labels=labels)
-
-
-def _hidden_size(backbone: nn.Module) -> int:
-    size = getattr(backbone, "hidden_size", None)
-    if not isinstance(size, int):
-        raise ValueError(
-            f"{type(backbone).__name__} shows no `hidden_size`, the width of its features; got "
-            f"{size!r}"
-        )
-    return size
+        head = partial(_HEADS[head_class], **arguments)
+    return task_class(backbone, make_head(head, backbone, labels.num_outputs), labels=labels)
 
 
 def _tokenizer_from(files: Mapping[str, Tensor] | None) -> PreTrainedTokenizerBase | None:

@@ -63,7 +63,7 @@ class Predictor:
 
     Raises:
         RuntimeError: If torch knows no such device.
-        ValueError: If ``batch_size`` is below 1.
+        ValueError: If ``batch_size`` is below 1, or the task has no labels to predict.
     """
 
     def __init__(
@@ -78,6 +78,12 @@ class Predictor:
         """See the class."""
         if batch_size < 1:
             raise ValueError(f"batch_size must be >= 1, got {batch_size}")
+        if task.labels.kind == "tokens":
+            raise ValueError(
+                f"a {type(task).__name__} has learned text without labels, and has none to give; "
+                "train a stage with labels from it (stages.target.init_from=<this folder>), or "
+                "open its model folder with transformers' AutoModelForMaskedLM"
+            )
         limit = getattr(task.backbone, "max_tokens", None)
         if limit is not None and limit < tokens.max_length:
             said = "max_length=%d is more than the model has positions for; texts are cut to %d"

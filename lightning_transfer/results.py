@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 Verdict = Literal["positive", "not significant", "negative"]
 Interval = tuple[float, float] | tuple[None, None]
 
-LOWER_IS_BETTER = frozenset({"loss", "mse", "rmse", "mae", "perplexity"})
+LOWER_IS_BETTER = frozenset(
+    {"loss", "mlm_loss", "unigram_loss", "mse", "rmse", "mae", "perplexity"}
+)
 
 
 @functools.cache

@@ -50,6 +50,7 @@ SLOTS: Mapping[str, tuple[str, ...]] = {
     "logger": ("lightning.pytorch.loggers.Logger",),
     "objective": ("torch.nn.Module",),
     "groups": ("lightning_transfer.optim.ParameterGroups",),
+    "tokenizer": ("lightning_transfer.data.TokenizerTrainer",),
     "trainer": NESTED,
     "sampler": ("optuna.samplers.BaseSampler",),
     "pruner": ("optuna.pruners.BasePruner",),

@@ -27,8 +27,16 @@ from lightning_transfer.data import TextDataModule
 from lightning_transfer.files import atomic_write
 from lightning_transfer.fitting import Fitted, Keeping, fit_task
 from lightning_transfer.handover import hand_over
+from lightning_transfer.heads.making import make_head
 from lightning_transfer.labels import Labels
-from lightning_transfer.loading import Weights, load, load_tokenizer, read_weights, same_tokenizer
+from lightning_transfer.loading import (
+    Loaded,
+    Weights,
+    check_vocabulary,
+    load,
+    read_weights,
+    same_tokenizer,
+)
 from lightning_transfer.loggers import RunName, finish, kept_id, logger_arguments
 from lightning_transfer.optim import check_recipe
 from lightning_transfer.parts import (
@@ -44,6 +52,7 @@ from lightning_transfer.plan import StageRun
 from lightning_transfer.results import LOWER_IS_BETTER
 from lightning_transfer.scoring import Tested, score
 from lightning_transfer.tasks import TransferModule
+from lightning_transfer.tokenizing import resolve_tokenizer
 from lightning_transfer.training import (
     Patience,
     clippable,
@@ -54,6 +63,8 @@ from lightning_transfer.training import (
 )
 
 log = logging.getLogger(__name__)
+
+BEFORE = "before.json"
 
 
 class StageRunner:
@@ -111,6 +122,7 @@ class StageRunner:
         log.info(
             "%s: %s training rows, from %s; %s", run.title, f"{data.n_train:,}", origin, handed
         )
+        self._test_before(run, task, data)
         fitted = self._train(run, task, data)
         if is_rank_zero():
             atomic_write(record, json.dumps(asdict(fitted), indent=2))
@@ -145,7 +157,9 @@ class StageRunner:
                     callback.check(task)
                 except ValueError as error:
                     raise ValueError(f"{where}: {error}") from error
-        return task, self._tokenizer(start)
+        tokenizer = self._tokenizer(start)
+        check_vocabulary(tokenizer, backbone)
+        return task, tokenizer
 
     def monitor(self, stage: str) -> str:
         """Return the validation metric that picks a stage's best weights, such as ``val/r2``."""
@@ -154,8 +168,10 @@ class StageRunner:
 
     def mode(self, stage: str) -> str:
         """Return ``max`` or ``min``: which way the monitored metric is better."""
-        metric = self.monitor(stage).rpartition("/")[2]
-        return "min" if metric in LOWER_IS_BETTER else self._task_class(stage).mode
+        monitor, own = self.monitor(stage), self._task_class(stage)
+        if monitor == own.monitor:
+            return own.mode
+        return "min" if monitor.rpartition("/")[2] in LOWER_IS_BETTER else "max"
 
     def metric(self, stage: str) -> str:
         """Return the test metric that a stage is judged by: the monitored one, or the task's own.
@@ -180,14 +196,7 @@ class StageRunner:
     def _tokenizer(self, start: Weights | None) -> Any:
         if start is not None and start.tokenizer is not None:
             return start.tokenizer
-        name = self.config.get("tokenizer") or self.config["backbone"].get("name")
-        if name is None:
-            raise ValueError(
-                "a backbone of your own needs to know its tokenizer: set "
-                "tokenizer=<folder, hub id or asset:name>"
-            )
-        trust = bool(self.config["backbone"].get("trust_remote_code", False))
-        return load_tokenizer(name, trust_remote_code=trust)
+        return resolve_tokenizer(self.config, self.data)
 
     def data(self, stage: str, seed: int, tokenizer: Any = None) -> TextDataModule:
         """Return a stage's data, read and tokenized once for all runs of the stage.
@@ -215,7 +224,7 @@ class StageRunner:
         settings, arguments = self.config["stages"][run.stage], self._arguments(run.stage)
         head = build(settings["head"], "head", f"{where}.head")
         if not isinstance(head, nn.Module):
-            head = head(backbone.hidden_size, labels.num_outputs)
+            head = make_head(head, backbone, labels.num_outputs)
         adapter = build_adapter(self.config, run.stage)
         before = run.before and build_adapter(self.config, run.before.stage)
         parts = {"label_map": settings.get("label_map"), "adapter": adapter, "before": before}
@@ -340,6 +349,18 @@ class StageRunner:
                 self._tested[run, on] = self._test(run, on, record)
         return self._tested[run, on]
 
+    def _test_before(self, run: StageRun, task: TransferModule, data: TextDataModule) -> None:
+        """Score the weights that a stage starts from, if its task is judged by what changes."""
+        record = self.folder / run.folder / BEFORE
+        if not task.before or not data.n_test or record.is_file():
+            return
+        start = Loaded(task, data.tokenizer, data.tokens, None)
+        arguments = self._arguments()
+        metrics, _ = score(start, data, "test", arguments=arguments, folder=self.folder)
+        if is_rank_zero():
+            found = {f"{name}_before": metrics[name] for name in task.before}
+            atomic_write(record, json.dumps(found, indent=2))
+
     def _test(self, run: StageRun, on: str, record: Path) -> Tested:
         loaded = load(self.folder / self.fit(run).checkpoint, **own_parts(self.config, run.stage))
         data = self.data(on, run.seed, loaded.tokenizer)
@@ -353,6 +374,8 @@ class StageRunner:
             folder=self.folder,
             callbacks=self._bar(title),
         )
+        if run.stage == on and (before := self.folder / run.folder / BEFORE).is_file():
+            metrics |= json.loads(before.read_text())
         tested = Tested(metrics, rows, time.monotonic() - started)
         log.info("%s: %s", title, ", ".join(f"{k} {v:.3f}" for k, v in metrics.items()))
         if is_rank_zero():

@@ -1,38 +1,50 @@
-"""Text with labels: one Lightning DataModule for each domain."""
+"""Text with labels: one Lightning DataModule for each domain; and raw text to pretrain on."""
 
 from lightning_transfer.data.batching import LengthBatchSampler
 from lightning_transfer.data.bbc_topics import BbcTopics
+from lightning_transfer.data.block_spec import BlockSpec
 from lightning_transfer.data.columns import Columns
+from lightning_transfer.data.domain_documents import DomainDocuments
 from lightning_transfer.data.encoding import encode_batches
+from lightning_transfer.data.file_documents import FileDocuments
 from lightning_transfer.data.files import Files
 from lightning_transfer.data.hub_data import HubData
 from lightning_transfer.data.imdb import Imdb
 from lightning_transfer.data.label_spec import LabelSpec
 from lightning_transfer.data.loader import ResumableLoader
+from lightning_transfer.data.masking import Masking
 from lightning_transfer.data.movie_snippets import MovieSnippets
 from lightning_transfer.data.news import News
 from lightning_transfer.data.products import Products
+from lightning_transfer.data.raw_text import RawText
 from lightning_transfer.data.rotten_tomatoes import RottenTomatoes
 from lightning_transfer.data.splits import Splits
 from lightning_transfer.data.text_data_module import TextDataModule
+from lightning_transfer.data.tokenizer_trainer import TokenizerTrainer
 from lightning_transfer.data.tokens import Tokens
 from lightning_transfer.data.tweets import Tweets
 
 __all__ = [
     "BbcTopics",
+    "BlockSpec",
     "Columns",
+    "DomainDocuments",
+    "FileDocuments",
     "Files",
     "HubData",
     "Imdb",
     "LabelSpec",
     "LengthBatchSampler",
+    "Masking",
     "MovieSnippets",
     "News",
     "Products",
+    "RawText",
     "ResumableLoader",
     "RottenTomatoes",
     "Splits",
     "TextDataModule",
+    "TokenizerTrainer",
     "Tokens",
     "Tweets",
     "encode_batches",

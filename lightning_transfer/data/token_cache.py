@@ -64,7 +64,7 @@ def fingerprint(
 ) -> str:
     """Return the hash of everything that the token ids follow from."""
     state = hashlib.sha256(f"{_FORMAT} {tokens!r} {len(texts)} {pairs is not None}".encode())
-    state.update(_tokenizer_content(tokenizer))
+    state.update(tokenizer_content(tokenizer))
     for column in (texts, pairs or ()):
         for text in column:
             content = text.encode()
@@ -73,7 +73,8 @@ def fingerprint(
     return state.hexdigest()
 
 
-def _tokenizer_content(tokenizer: PreTrainedTokenizerBase) -> bytes:
+def tokenizer_content(tokenizer: PreTrainedTokenizerBase) -> bytes:
+    """Return all of a tokenizer that its ids follow from."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
         content = json.loads(backend.to_str())

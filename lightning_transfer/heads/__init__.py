@@ -5,7 +5,8 @@ takes token features (batch, seq, hidden) and the attention mask (batch, seq). C
 ``nn.Linear`` ``out`` and its rows can be carried over by label name.
 """
 
+from lightning_transfer.heads.language_model import LanguageModelHead
 from lightning_transfer.heads.linear import LinearHead
 from lightning_transfer.heads.mlp import MLPHead
 
-__all__ = ["LinearHead", "MLPHead"]
+__all__ = ["LanguageModelHead", "LinearHead", "MLPHead"]

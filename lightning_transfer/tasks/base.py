@@ -40,6 +40,8 @@ class TransferModule(LightningModule):
 
     monitor: ClassVar[str]
     mode: ClassVar[str] = "max"
+    # Test metrics that are also taken before the first step, since they are judged by their fall.
+    before: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,

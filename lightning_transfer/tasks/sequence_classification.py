@@ -92,8 +92,9 @@ class SequenceClassification(TransferModule):
                     "mcc": MultilabelMatthewsCorrCoef(count),
                 }
             )
+        given = "ratings" if self.labels.kind == "rating" else "text without labels"
         raise ValueError(
-            "SequenceClassification needs labels that are classes, got ratings; "
+            f"SequenceClassification needs labels that are classes, got {given}; "
             "use task=sequence_regression, or data.label.kind=bands"
         )
 

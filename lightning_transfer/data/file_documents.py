@@ -1,0 +1,151 @@
+"""The user's own text as documents, streamed from files of any size."""
+
+import hashlib
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, get_args
+
+from lightning_transfer.data.documents import Document
+from lightning_transfer.data.reading import ROW, SUFFIXES, read_batches
+from lightning_transfer.data.rows import text_fault
+
+Unit = Literal["blank_line", "line", "file"]
+_MAX_CHARS = 1 << 22  # a longer document is cut here, or it would have to fit into memory
+
+
+class FileDocuments:
+    r"""Documents from ``.txt``, ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet`` files.
+
+    Never more than one document of a text file, or one batch of rows of a table, is in memory. A
+    document of more than 4 million characters goes on as another one.
+
+    Args:
+        source: A file, or a folder whose files of these formats are taken in the order of their
+            names.
+        column: Of a table: the column of the text.
+        group: Of a table: the column that says which documents belong together; ``None``: none.
+        unit: Where a document of a ``.txt`` ends: at a ``blank_line``, at the end of each ``line``
+            or at the end of the ``file``.
+        encoding: Of the files; ``None``: UTF-8 for ``.txt``, detected for tables.
+        on_bad_row: ``error``, or ``skip`` to leave out rows of a table without a text.
+
+    Raises:
+        ValueError: If ``unit`` or ``on_bad_row`` is not one of those allowed.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "book.txt"
+        >>> _ = path.write_text("One.\nStill one.\n\nTwo.\n")
+        >>> [document.text for document in FileDocuments(path)]
+        ['One.\nStill one.', 'Two.']
+    """
+
+    def __init__(
+        self,
+        source: str | Path,
+        *,
+        column: str = "text",
+        group: str | None = None,
+        unit: Unit = "blank_line",
+        encoding: str | None = None,
+        on_bad_row: str = "error",
+    ) -> None:
+        """See the class."""
+        if unit not in get_args(Unit):
+            raise ValueError(f"unit must be one of {', '.join(get_args(Unit))}, got {unit!r}")
+        if on_bad_row not in ("error", "skip"):
+            raise ValueError(f"on_bad_row must be error or skip, got {on_bad_row!r}")
+        self.source = source
+        self.column = column
+        self.group = group
+        self.unit: Unit = unit
+        self.encoding = encoding
+        self.on_bad_row = on_bad_row
+
+    @property
+    def where(self) -> str:
+        """Name of the file or folder."""
+        return Path(self.source).name
+
+    def digest(self) -> str:
+        """Return a hash of the files' bytes and of how they are read."""
+        options = (self.column, self.group, self.unit, self.encoding, self.on_bad_row)
+        state = hashlib.sha256(repr(options).encode())
+        for path in self._paths():
+            with path.open("rb") as file:
+                content = hashlib.file_digest(file, "sha256").digest()
+            state.update(path.suffix.lower().encode() + content)
+        return state.hexdigest()
+
+    def __iter__(self) -> Iterator[Document]:
+        """Yield the documents of all files.
+
+        Raises:
+            FileNotFoundError: If there is no such file, or the folder holds none.
+            ValueError: If a file is of another encoding, a column is missing or a row is bad.
+        """
+        for path in self._paths():
+            if path.suffix.lower() == ".txt":
+                yield from self._of_text(path)
+            else:
+                yield from self._of_table(path)
+
+    def _paths(self) -> list[Path]:
+        path = Path(self.source).expanduser()
+        if path.is_file():
+            return [path]
+        allowed = ", ".join(SUFFIXES)
+        if not path.is_dir():
+            raise FileNotFoundError(
+                f"no file or folder {path}; set documents.source to a file ({allowed}) or a folder"
+            )
+        found = sorted(p for p in path.iterdir() if p.is_file() and p.suffix.lower() in SUFFIXES)
+        if not found:
+            raise FileNotFoundError(f"the folder {path} holds none of {allowed}")
+        return found
+
+    def _of_text(self, path: Path) -> Iterator[Document]:
+        lines: list[str] = []
+        size = 0
+        with path.open(encoding=self.encoding or "utf-8-sig") as file:
+            try:
+                while line := file.readline(_MAX_CHARS):
+                    ends = self.unit == "line" or (self.unit == "blank_line" and not line.strip())
+                    lines.append(line)
+                    size += len(line)
+                    if ends or size >= _MAX_CHARS:
+                        yield from _document(lines)
+                        lines, size = [], 0
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{path.name}: {error}; set documents.encoding") from None
+        yield from _document(lines)
+
+    def _of_table(self, path: Path) -> Iterator[Document]:
+        batches = read_batches(path, encoding=self.encoding, on_bad_row=self.on_bad_row)
+        first = next(batches, [])
+        there = dict.fromkeys(itertools.chain.from_iterable(first))
+        for column in (self.column, self.group):
+            if column is not None and column not in there:
+                names = ", ".join(name for name in there if name != ROW)
+                raise ValueError(
+                    f"{path.name}: no column {column!r}, it has {names}; set documents.column or "
+                    "documents.group"
+                )
+        for row in itertools.chain(first, itertools.chain.from_iterable(batches)):
+            text = row.get(self.column)
+            if fault := text_fault(text):
+                if self.on_bad_row == "error":
+                    raise ValueError(
+                        f"{row[ROW]}, column {self.column!r}: {fault}; mend the data or set "
+                        "documents.on_bad_row=skip"
+                    )
+                continue
+            group = None if self.group is None else row.get(self.group)
+            yield Document(str(text), None if group in (None, "") else str(group))
+
+
+def _document(lines: list[str]) -> Iterator[Document]:
+    text = "".join(lines).strip()
+    if text_fault(text) is None:
+        yield Document(text)

@@ -1,0 +1,301 @@
+"""Text without labels as batches to pretrain on."""
+
+import hashlib
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from torch.utils.data import DataLoader
+from transformers import PreTrainedTokenizerBase
+
+from lightning_transfer.data.batching import LengthBatchSampler
+from lightning_transfer.data.block_spec import BlockSpec
+from lightning_transfer.data.blocks import Blocks
+from lightning_transfer.data.document_index import DocumentIndex, cached_index
+from lightning_transfer.data.document_tokens import DocumentTokens, cached_documents
+from lightning_transfer.data.documents import Documents
+from lightning_transfer.data.frame import Frame
+from lightning_transfer.data.loader import ResumableLoader
+from lightning_transfer.data.masking import Masker, Masking
+from lightning_transfer.data.pretraining_split import (
+    PretrainingCollate,
+    PretrainingSplit,
+    RowSource,
+)
+from lightning_transfer.data.sentence_pairs import NEXT, SentencePairs
+from lightning_transfer.data.splits import Splits, check_size, count_of
+from lightning_transfer.data.splitter import SPLITS
+from lightning_transfer.data.tokens import Tokens
+from lightning_transfer.labels import Labels
+
+log = logging.getLogger(__name__)
+
+_BERT = Masking()
+
+
+class RawText(LightningDataModule):
+    """Documents, split, tokenized once and cut into rows with something to guess in them.
+
+    Text and tokens stay on disk, so the documents may be larger than memory. A document lies in one
+    split. Training rows are masked anew in each epoch, evaluation rows always alike, whatever the
+    seed of the run. As with :class:`TextDataModule`, set ``tokenizer`` before the loaders are asked
+    for and ``seed`` for another draw, and training can be resumed in mid-epoch.
+
+    Args:
+        documents: Where the text comes from.
+        exclude: Sources by name; a document that holds one of their texts is left out, so that the
+            test rows of a later stage stay unseen (see :class:`Overlap`).
+        blocks: Length of the rows, and how documents fill them.
+        masking: Which tokens are to be guessed; None: every token, from those before it.
+        train_size: Training documents to use: a count (int) or a fraction (float), drawn with
+            ``seed``; None: all.
+        splits: How many documents are held back for validation and test, and their seed.
+        batch_size: Rows per device and batch.
+
+    Raises:
+        ValueError: If a size is out of range.
+    """
+
+    def __init__(
+        self,
+        documents: Documents,
+        *,
+        exclude: Mapping[str, Documents] | None = None,
+        blocks: BlockSpec | None = None,
+        masking: Masking | None = _BERT,
+        train_size: int | float | None = None,
+        splits: Splits | None = None,
+        batch_size: int = 32,
+    ) -> None:
+        """See the class."""
+        super().__init__()
+        if train_size is not None:
+            check_size(train_size, "train_size")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be >= 1, got {batch_size}")
+        self.documents = documents
+        self.exclude = dict(exclude or {})
+        self.blocks = blocks or BlockSpec()
+        self.masking = masking
+        self.train_size = train_size
+        self.splits = splits or Splits(val=0.02, test=0.02)
+        self.batch_size = batch_size
+        self.tokens = Tokens(max_length=self.blocks.length)
+        self.tokenizer: PreTrainedTokenizerBase | None = None
+        self.seed = 0
+        self.allow_zero_length_dataloader_with_multiple_devices = True
+        self._loader: ResumableLoader | None = None
+        self._place: dict[str, int] | None = None  # of a run that is resumed
+        self._index: tuple[DocumentIndex, Mapping[str, np.ndarray]] | None = None
+        self._table: tuple[PreTrainedTokenizerBase, DocumentTokens] | None = None
+        self._rows: dict[tuple[str, int], RowSource] = {}  # of split and seed
+        self._unigram: tuple[int, np.ndarray] | None = None  # a seed and what it drew
+
+    @property
+    def where(self) -> str:
+        """Name of the text in messages."""
+        return self.documents.where
+
+    @property
+    def labels(self) -> Labels:
+        """The label contract: no label but what the second part of a pair is to the first."""
+        return Labels("tokens", NEXT if self.blocks.packing == "pairs" else ())
+
+    @property
+    def n_train(self) -> int:
+        """Training rows of an epoch."""
+        return len(self.rows("train"))
+
+    @property
+    def n_val(self) -> int:
+        """Validation rows."""
+        return len(self.rows("validation"))
+
+    @property
+    def n_test(self) -> int:
+        """Test rows."""
+        return len(self.rows("test"))
+
+    def training_texts(self) -> Iterator[str]:
+        """Yield the training documents one by one, to train a tokenizer on."""
+        wanted = np.zeros(len(self._load()[0]), dtype=bool)
+        wanted[self._positions("train")] = True
+        for document, is_wanted in zip(self.documents, wanted, strict=True):
+            if is_wanted:
+                yield document.text
+
+    def training_digest(self) -> str:
+        """Return a hash of all that the training texts follow from."""
+        index = self._load()[0]
+        state = hashlib.sha256(index.keys.tobytes())
+        state.update(np.sort(self._positions("train")).tobytes())
+        return state.hexdigest()
+
+    def rows(self, split: str) -> RowSource:
+        """Return the rows of ``train``, ``validation`` or ``test``.
+
+        Raises:
+            RuntimeError: If there is no tokenizer yet.
+            ValueError: If there is no such split, or its documents make no rows.
+        """
+        if split not in SPLITS:
+            raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+        tokenizer = self._need_tokenizer()
+        tokens = self._tokenize(tokenizer)
+        key = (split, self.seed if split == "train" else 0)
+        if key not in self._rows:
+            self._rows[key] = self._make_rows(tokens, self._positions(split), tokenizer)
+        return self._rows[key]
+
+    @property
+    def unigram(self) -> np.ndarray:
+        """Log-probability of each token id in the training text, float32 ``(vocabulary,)``.
+
+        Each token counts once more than it occurs, so that none is impossible.
+        """
+        if self._unigram is None or self._unigram[0] != self.seed:
+            tokenizer = self._need_tokenizer()
+            counts = self._tokenize(tokenizer).counts(self._positions("train"), len(tokenizer)) + 1
+            self._unigram = (self.seed, np.log(counts / counts.sum()).astype(np.float32))
+        return self._unigram[1]
+
+    def prepare_data(self) -> None:
+        """Read and tokenize into the cache; Lightning calls it on one process only."""
+        self._load()
+        if self.tokenizer is not None:
+            self._tokenize(self.tokenizer)
+
+    def setup(self, stage: str) -> None:
+        """Split and tokenize; does nothing that is done already.
+
+        Args:
+            stage: ``fit``, ``validate``, ``test`` or ``predict``. It only decides which split must
+                not be empty.
+
+        Raises:
+            ValueError: If there is no document in it, or the documents make no rows.
+        """
+        split = {"fit": "train", "validate": "validation"}.get(stage, "test")
+        empty = not len(self._positions(split))
+        if empty or (self.tokenizer is not None and not len(self.rows(split))):
+            what = "documents" if empty else "rows"
+            raise ValueError(
+                f"{self.where}: no {split} {what}; give more text, or change train_size, "
+                "splits.val or splits.test"
+            )
+
+    def train_dataloader(self) -> ResumableLoader:
+        """Return the training batches: shuffled, resumable in mid-epoch, masked anew each epoch."""
+        overfit = getattr(self.trainer, "overfit_batches", 0)
+        split, sampler = self._loader_parts("train", shuffle=not overfit)
+        self._loader = ResumableLoader(split, sampler, collate_fn=self._collate())
+        if self._place is not None:
+            self._loader.load_state_dict(self._place)
+            self._place = None
+        return self._loader
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return how far the training batches are; Lightning puts it into checkpoints."""
+        return {} if self._loader is None else {"train": self._loader.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep the place for the next training loader; see :class:`TextDataModule`."""
+        self._place = state_dict.get("train")
+
+    def val_dataloader(self) -> DataLoader | list[Any]:
+        """Return the validation batches; none without validation rows."""
+        return self._evaluation_loader("validation")
+
+    def test_dataloader(self) -> DataLoader | list[Any]:
+        """Return the test batches; none without test rows."""
+        return self._evaluation_loader("test")
+
+    def _load(self) -> tuple[DocumentIndex, Mapping[str, np.ndarray]]:
+        if self._index is None:
+            index = cached_index(self.documents, exclude=self.exclude)
+            split = index.split(self.splits)
+            sizes = ", ".join(f"{len(split[name]):,} {name}" for name in SPLITS)
+            rank_zero_only(log.info)("%s: %s documents", self.where, sizes)
+            self._index = (index, split)
+        return self._index
+
+    def _positions(self, split: str) -> np.ndarray:
+        index, splits = self._load()
+        documents = splits[split]
+        if split != "train" or self.train_size is None:
+            return documents
+        count = count_of(self.train_size, len(documents))
+        if count > len(documents):
+            raise ValueError(
+                f"train_size={self.train_size} asks for more than the {len(documents)} training "
+                f"documents of {self.where}; lower train_size, splits.val or splits.test"
+            )
+        return index.draw(documents, count, seed=self.seed)
+
+    def _need_tokenizer(self) -> PreTrainedTokenizerBase:
+        if self.tokenizer is None:
+            raise RuntimeError("no tokenizer: set data.tokenizer before fit, validate or test")
+        return self.tokenizer
+
+    def _tokenize(self, tokenizer: PreTrainedTokenizerBase) -> DocumentTokens:
+        if self._table is None or self._table[0] is not tokenizer:
+            table = cached_documents(
+                self.documents,
+                self._load()[0].excluded,
+                tokenizer=tokenizer,
+                sentences=self.blocks.packing == "pairs",
+            )
+            self._table, self._rows, self._unigram = (tokenizer, table), {}, None
+        return self._table[1]
+
+    def _make_rows(
+        self, tokens: DocumentTokens, documents: np.ndarray, tokenizer: PreTrainedTokenizerBase
+    ) -> RowSource:
+        length, packing = self.blocks.length, self.blocks.packing
+        frame = Frame.of(tokenizer, parts=2 if packing == "pairs" else 1)
+        if packing == "pairs":
+            return SentencePairs(tokens, documents, frame=frame, length=length)
+        ends = (tokenizer.sep_token_id, tokenizer.eos_token_id)
+        separator = next((token for token in ends if token is not None), None)
+        return Blocks(
+            tokens, documents, frame=frame, length=length, packing=packing, separator=separator
+        )
+
+    def _collate(self, *, unigram: np.ndarray | None = None) -> PretrainingCollate:
+        tokenizer = self._need_tokenizer()
+        ids = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+        return PretrainingCollate(next(i for i in ids if i is not None), unigram=unigram)
+
+    def _loader_parts(
+        self, split: str, *, shuffle: bool
+    ) -> tuple[PretrainingSplit, LengthBatchSampler]:
+        tokenizer, rows = self._need_tokenizer(), self.rows(split)
+        sampler = LengthBatchSampler(
+            rows.lengths,
+            self.batch_size,
+            seed=self.seed,
+            shuffle=shuffle,
+            rank=self.trainer.global_rank if self.trainer else 0,
+            world_size=self.trainer.world_size if self.trainer else 1,
+        )
+        masker = None if self.masking is None else Masker(self.masking, tokenizer)
+        trains = split == "train"
+        seed = self.seed if trains else self.splits.seed
+        draws = sampler if trains else None
+        return PretrainingSplit(rows, masker, seed=seed, sampler=draws), sampler
+
+    def _evaluation_loader(self, split: str) -> DataLoader | list[Any]:
+        rows, batches = self._loader_parts(split, shuffle=False)
+        if not len(rows):
+            return []
+        return DataLoader(
+            rows,
+            batch_sampler=batches,
+            collate_fn=self._collate(unigram=self.unigram),
+            # Its own: or each evaluation would draw from the generator that dropout draws from.
+            generator=torch.Generator(),
+        )

@@ -1,0 +1,152 @@
+"""A tokenizer trained on the spot, for models that start from nothing."""
+
+import hashlib
+import json
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import trainers as training
+from transformers import PreTrainedTokenizerFast
+
+from lightning_transfer.assets import cache_dir
+from lightning_transfer.files import TEMP_PREFIX
+
+log = logging.getLogger(__name__)
+
+Kind = Literal["wordpiece", "bpe", "unigram"]
+_SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+class TokenizerTrainer:
+    """Trains a WordPiece, byte-level BPE or Unigram tokenizer with BERT's special tokens.
+
+    Args:
+        kind: ``wordpiece``, ``bpe`` or ``unigram``.
+        vocab_size: Tokens at most, special ones included; a small text may give fewer.
+        lowercase: Whether case and accents are taken away.
+        min_frequency: How often a pair must occur to become a token (not for ``unigram``).
+        stage: The stage on whose training text it is trained; None: the first of ``order``.
+
+    Raises:
+        ValueError: If the kind is unknown or a number out of its range.
+    """
+
+    def __init__(
+        self,
+        kind: Kind = "wordpiece",
+        *,
+        vocab_size: int = 8000,
+        lowercase: bool = True,
+        min_frequency: int = 2,
+        stage: str | None = None,
+    ) -> None:
+        """See the class."""
+        if kind not in get_args(Kind):
+            raise ValueError(
+                f"tokenizer.kind must be one of {', '.join(get_args(Kind))}, got {kind!r}"
+            )
+        if vocab_size <= len(_SPECIAL):
+            raise ValueError(
+                f"tokenizer.vocab_size must be > {len(_SPECIAL)}, the special tokens, got "
+                f"{vocab_size}"
+            )
+        if min_frequency < 1:
+            raise ValueError(f"tokenizer.min_frequency must be >= 1, got {min_frequency}")
+        self.kind: Kind = kind
+        self.vocab_size = vocab_size
+        self.lowercase = lowercase
+        self.min_frequency = min_frequency
+        self.stage = stage
+
+    def train(self, texts: Iterable[str]) -> PreTrainedTokenizerFast:
+        """Train on texts, which are gone through once and never held in memory.
+
+        Raises:
+            ValueError: If the texts hold nothing to learn from.
+        """
+        tokenizer = self._untrained()
+        tokenizer.train_from_iterator(texts, self._trainer())
+        if tokenizer.get_vocab_size() <= len(_SPECIAL):
+            raise ValueError("the tokenizer has learned no token: its training text is empty")
+        cls, sep = (tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]"))
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A [SEP]",
+            pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+            special_tokens=[("[CLS]", cls), ("[SEP]", sep)],
+        )
+        return PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer,
+            model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+            pad_token="[PAD]",
+            unk_token="[UNK]",
+            cls_token="[CLS]",
+            sep_token="[SEP]",
+            mask_token="[MASK]",
+        )
+
+    def cached(self, texts: Iterable[str], digest: str) -> Path:
+        """Return a folder with the tokenizer, trained if it is not there yet.
+
+        Args:
+            texts: What to train on; only looked at if the folder is not there.
+            digest: A hash of all that the texts follow from.
+        """
+        told = [self.kind, self.vocab_size, self.lowercase, self.min_frequency, digest]
+        name = hashlib.sha256(json.dumps(told).encode()).hexdigest()
+        folder = cache_dir() / "tokenizers" / name
+        if folder.is_dir():
+            return folder
+        log.info("training a %s tokenizer of %s tokens", self.kind, f"{self.vocab_size:,}")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temp = Path(tempfile.mkdtemp(prefix=TEMP_PREFIX, dir=folder.parent))
+        try:
+            self.train(texts).save_pretrained(temp)
+            try:
+                temp.rename(folder)
+            except OSError:  # another process was faster, and has trained the same
+                if not folder.is_dir():
+                    raise
+        finally:
+            shutil.rmtree(temp, ignore_errors=True)
+        return folder
+
+    def _untrained(self) -> Tokenizer:
+        if self.kind == "wordpiece":
+            tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+            tokenizer.normalizer = normalizers.BertNormalizer(lowercase=self.lowercase)
+            tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+            tokenizer.decoder = decoders.WordPiece()
+            return tokenizer
+        steps: list[normalizers.Normalizer] = [normalizers.NFKC()]
+        if self.lowercase:
+            steps += [normalizers.NFD(), normalizers.StripAccents(), normalizers.Lowercase()]
+        if self.kind == "bpe":
+            tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))
+            tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+            tokenizer.decoder = decoders.ByteLevel()
+        else:
+            tokenizer = Tokenizer(models.Unigram())
+            tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+            tokenizer.decoder = decoders.Metaspace()
+        tokenizer.normalizer = normalizers.Sequence(steps)
+        return tokenizer
+
+    def _trainer(self) -> training.Trainer:
+        shared: dict[str, Any] = {
+            "vocab_size": self.vocab_size,
+            "special_tokens": _SPECIAL,
+            "show_progress": False,
+        }
+        if self.kind == "wordpiece":
+            return training.WordPieceTrainer(min_frequency=self.min_frequency, **shared)
+        if self.kind == "bpe":
+            alphabet = pre_tokenizers.ByteLevel.alphabet()
+            return training.BpeTrainer(
+                min_frequency=self.min_frequency, initial_alphabet=alphabet, **shared
+            )
+        return training.UnigramTrainer(unk_token="[UNK]", **shared)

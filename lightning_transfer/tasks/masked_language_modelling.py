@@ -1,0 +1,159 @@
+"""BERT's pretraining: masked tokens, and whether two texts belong together."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import MeanMetric, Metric, MetricCollection
+
+from lightning_transfer.heads import LanguageModelHead
+from lightning_transfer.labels import Labels
+from lightning_transfer.objectives import Weighted
+from lightning_transfer.optim import Recipe
+from lightning_transfer.tasks.base import Batch, TransferModule
+from lightning_transfer.tasks.token_metrics import Perplexity
+
+_IGNORED = -100  # a position whose token is not to be guessed
+
+
+@dataclass(frozen=True)
+class Guesses:
+    """What the model says of a batch.
+
+    Args:
+        tokens: Logits of the tokens to guess, float (targets, vocabulary), row by row.
+        pairs: Logits of what the second parts are to the first, float (batch, classes), or None.
+        pair_labels: What they are, int64 (batch,), or None.
+    """
+
+    tokens: Tensor
+    pairs: Tensor | None = None
+    pair_labels: Tensor | None = None
+
+
+class MaskedLanguageModelling(TransferModule):
+    """Guess masked tokens and, with pairs of texts, whether the second follows the first.
+
+    Devlin et al., BERT, arXiv:1810.04805; both losses are means and are added, as there. The logits
+    over the vocabulary are computed for the masked positions alone. Over the text of a domain or of
+    a task, this is adaptive pretraining (Gururangan et al., arXiv:2004.10964).
+
+    Metrics are ``mlm_loss`` (mean over the masked tokens, in nats), its ``perplexity``,
+    ``mlm_accuracy``, ``unigram_loss`` (of a model that knows how frequent tokens are and no more;
+    undefined if the batches do not say it) and, with pairs, ``nsp_accuracy``.
+
+    Args:
+        backbone: See :class:`TransferModule`; shows its table of ``token_embeddings``.
+        head: A :class:`LanguageModelHead`.
+        labels: Of kind ``tokens``; with names, the texts are pairs.
+        recipe: See :class:`TransferModule`.
+        objectives: See :class:`TransferModule`.
+
+    Raises:
+        ValueError: If the labels are not of that kind, the head is another, or the backbone shows
+            no embeddings.
+    """
+
+    monitor = "val/perplexity"
+    mode = "min"
+    before = ("mlm_loss", "perplexity")
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        head: nn.Module,
+        *,
+        labels: Labels,
+        recipe: Recipe | None = None,
+        objectives: Mapping[str, Weighted] | None = None,
+    ) -> None:
+        """See the class."""
+        if not isinstance(head, LanguageModelHead):
+            raise ValueError(
+                "MaskedLanguageModelling needs a head over the vocabulary, got "
+                f"{type(head).__name__}; set head=language_model"
+            )
+        if not isinstance(getattr(backbone, "token_embeddings", None), nn.Embedding):
+            raise ValueError(
+                f"{type(backbone).__name__} shows no `token_embeddings`, the nn.Embedding that the "
+                "head is tied to"
+            )
+        super().__init__(backbone, head, labels=labels, recipe=recipe, objectives=objectives)
+        self.head: LanguageModelHead
+
+    def build_metrics(self) -> MetricCollection:
+        """Return loss, perplexity and accuracy of the masked tokens, and accuracy of the pairs."""
+        if self.labels.kind != "tokens":
+            raise ValueError(
+                "MaskedLanguageModelling needs text without labels, got labels of kind "
+                f"{self.labels.kind!r}; use data=imdb_text or text_files"
+            )
+        metrics: dict[str, Metric | MetricCollection] = {
+            "mlm_loss": MeanMetric(),
+            "perplexity": Perplexity(),
+            "mlm_accuracy": MeanMetric(),
+            "unigram_loss": MeanMetric(nan_strategy="disable"),
+        }
+        if self.labels.names:
+            metrics["nsp_accuracy"] = MeanMetric()
+        return MetricCollection(metrics, compute_groups=False)
+
+    def setup(self, stage: str) -> None:
+        """Let a new head begin with the tokens' frequencies, if the data tell them."""
+        super().setup(stage)
+        unigram = getattr(getattr(self.trainer, "datamodule", None), "unigram", None)
+        if unigram is not None and self.head.is_new:
+            self.head.start_from(torch.as_tensor(unigram))
+
+    def forward(self, batch: Batch) -> Guesses:  # type: ignore[override]
+        """Guess the tokens at the positions of a batch that have a label.
+
+        Without ``labels`` (int64 (batch, seq), -100 where nothing is to be guessed) each position
+        of a text is guessed.
+        """
+        mask = batch["attention_mask"]
+        extra = {name: batch[name] for name in self._extras if name in batch}
+        hidden = self.backbone(batch["input_ids"], mask, **extra)  # (batch, seq, hidden)
+        hidden = hidden.to(self.head.bias.dtype)
+        wanted = batch["labels"] != _IGNORED if "labels" in batch else mask.bool()
+        table = self.backbone.token_embeddings
+        assert isinstance(table, nn.Embedding)
+        tokens = self.head.tokens(hidden[wanted], table.weight)  # (targets, vocabulary)
+        if not self.labels.names:
+            return Guesses(tokens)
+        return Guesses(tokens, self.head(hidden, mask), batch.get("pair_labels"))
+
+    def loss(self, logits: Guesses, targets: Tensor) -> Tensor:  # type: ignore[override]
+        """Return the loss of the tokens plus that of the pairs.
+
+        Args:
+            logits: What the model says.
+            targets: Token ids, int64 (batch, seq), -100 where nothing is to be guessed.
+        """
+        cross_entropy = nn.functional.cross_entropy
+        loss = cross_entropy(logits.tokens, targets[targets != _IGNORED])
+        if logits.pairs is None or logits.pair_labels is None:
+            return loss
+        return loss + cross_entropy(logits.pairs, logits.pair_labels)
+
+    def _evaluate(self, batch: Batch, metrics: MetricCollection, name: str) -> None:
+        guesses, targets = self(batch), batch["labels"]
+        wanted = targets[targets != _IGNORED]
+        losses = nn.functional.cross_entropy(guesses.tokens.float(), wanted, reduction="none")
+        metrics["mlm_loss"].update(losses)
+        metrics["perplexity"].update(losses)
+        metrics["mlm_accuracy"].update((guesses.tokens.argmax(-1) == wanted).float())
+        metrics["unigram_loss"].update(batch.get("unigram_loss", losses.new_tensor(torch.nan)))
+        if guesses.pairs is not None:
+            hits = guesses.pairs.argmax(-1) == batch["pair_labels"]
+            metrics["nsp_accuracy"].update(hits.float())
+        size = len(targets)
+        loss = self.loss(guesses, targets)
+        self.log(name, loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=size)
+        self.log_dict(metrics, on_step=False, on_epoch=True, batch_size=size)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """Return ``index`` int64 (batch,) and ``logits`` float32 (targets, vocabulary)."""
+        return {"index": batch["index"], "logits": self(batch).tokens.float()}
