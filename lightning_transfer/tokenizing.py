@@ -49,4 +49,4 @@ def _trained(
             f"tokenizer.stage={stage!r} has data of {type(data).__name__}, and a tokenizer is "
             "trained on raw text; name a stage with such data (data=text_files)"
         )
-    return trainer.cached(data.training_texts(), data.training_digest())
+    return trainer.cached(data.training_texts, data.training_digest())

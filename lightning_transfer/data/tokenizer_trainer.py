@@ -5,7 +5,7 @@ import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -63,16 +63,21 @@ class TokenizerTrainer:
         self.min_frequency = min_frequency
         self.stage = stage
 
-    def train(self, texts: Iterable[str]) -> PreTrainedTokenizerFast:
-        """Train on texts, which are gone through once and never held in memory.
+    def train(self, texts: Callable[[], Iterable[str]]) -> PreTrainedTokenizerFast:
+        """Train on texts, which are never held in memory; the same texts give the same tokenizer.
+
+        Args:
+            texts: Yields them; called twice for WordPiece.
 
         Raises:
             ValueError: If the texts hold nothing to learn from.
         """
         tokenizer = self._untrained()
-        tokenizer.train_from_iterator(texts, self._trainer())
+        pieces = _pieces(tokenizer, texts()) if self.kind == "wordpiece" else []
+        tokenizer.train_from_iterator(texts(), self._trainer(pieces))
         if tokenizer.get_vocab_size() <= len(_SPECIAL):
             raise ValueError("the tokenizer has learned no token: its training text is empty")
+        tokenizer = _in_order(tokenizer)
         cls, sep = (tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]"))
         tokenizer.post_processor = processors.TemplateProcessing(
             single="[CLS] $A [SEP]",
@@ -89,11 +94,11 @@ class TokenizerTrainer:
             mask_token="[MASK]",
         )
 
-    def cached(self, texts: Iterable[str], digest: str) -> Path:
+    def cached(self, texts: Callable[[], Iterable[str]], digest: str) -> Path:
         """Return a folder with the tokenizer, trained if it is not there yet.
 
         Args:
-            texts: What to train on; only looked at if the folder is not there.
+            texts: As in :meth:`train`; only called if the folder is not there.
             digest: A hash of all that the texts follow from.
         """
         told = [self.kind, self.vocab_size, self.lowercase, self.min_frequency, digest]
@@ -136,10 +141,10 @@ class TokenizerTrainer:
         tokenizer.normalizer = normalizers.Sequence(steps)
         return tokenizer
 
-    def _trainer(self) -> training.Trainer:
+    def _trainer(self, pieces: list[str]) -> training.Trainer:
         shared: dict[str, Any] = {
             "vocab_size": self.vocab_size,
-            "special_tokens": _SPECIAL,
+            "special_tokens": [*_SPECIAL, *pieces],
             "show_progress": False,
         }
         if self.kind == "wordpiece":
@@ -150,3 +155,37 @@ class TokenizerTrainer:
                 min_frequency=self.min_frequency, initial_alphabet=alphabet, **shared
             )
         return training.UnigramTrainer(unk_token="[UNK]", **shared)
+
+
+def _pieces(tokenizer: Tokenizer, texts: Iterable[str]) -> list[str]:
+    """Return the characters of all words, those inside a word marked by ``##``.
+
+    Named to the trainer, they have settled numbers. By itself it numbers them in another order
+    each time, and of two pairs that occur equally often it joins the one with the lower numbers.
+    """
+    found: set[str] = set()
+    for text in texts:
+        plain = tokenizer.normalizer.normalize_str(text)
+        for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(plain):
+            found.add(word[0])
+            found.update(f"##{letter}" for letter in word[1:])
+    return sorted(found)
+
+
+def _in_order(tokenizer: Tokenizer) -> Tokenizer:
+    """Number the tokens by their spelling, behind the special ones.
+
+    The trainers of WordPiece and Unigram number them in another order each time, and a model's
+    weights belong to the numbers. Those of BPE are settled, and its merges speak of them.
+    """
+    content = json.loads(tokenizer.to_str())
+    content["added_tokens"] = [t for t in content["added_tokens"] if t["content"] in _SPECIAL]
+    model = content["model"]
+    known = set(_SPECIAL)
+    if model["type"] == "WordPiece":
+        learned = sorted(set(model["vocab"]) - known)
+        model["vocab"] = {token: number for number, token in enumerate([*_SPECIAL, *learned])}
+    elif model["type"] == "Unigram":
+        special = model["vocab"][: len(_SPECIAL)]
+        model["vocab"] = [*special, *sorted(model["vocab"][len(_SPECIAL) :])]
+    return Tokenizer.from_str(json.dumps(content))
