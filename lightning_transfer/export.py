@@ -13,7 +13,18 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForMaskedLM,
+    AutoModelForPreTraining,
+    AutoModelForSequenceClassification,
+    PreTrainedTokenizerBase,
+)
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED_LM_CLASSES,
+)
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_PRETRAINING_MAPPING_NAMES as PRETRAINING_CLASSES,
+)
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES as NATIVE_CLASSES,
 )
@@ -27,7 +38,9 @@ from lightning_transfer.checkpoint import describe_task
 from lightning_transfer.files import TEMP_PREFIX
 from lightning_transfer.heads import MLPHead
 from lightning_transfer.labels import Labels
+from lightning_transfer.native_lm import NATIVE_LM, NativeLM
 from lightning_transfer.tasks import TransferModule
+from lightning_transfer.tasks.masked_language_modelling import Guesses
 
 log = logging.getLogger(__name__)
 
@@ -76,20 +89,37 @@ NATIVE: dict[str, Native] = {
 }
 
 
-def native_form(backbone: nn.Module, head: nn.Module) -> tuple[Native | None, str]:
+def native_of(described: Mapping[str, Any]) -> Native | NativeLM:
+    """Return how transformers stores the model of a description that says that it does."""
+    forms: Mapping[str, Native | NativeLM] = NATIVE
+    if described["labels"]["kind"] == "tokens":
+        forms = NATIVE_LM
+    return forms[described["backbone"]["model_type"]]
+
+
+def native_form(
+    backbone: nn.Module, head: nn.Module, labels: Labels
+) -> tuple[Native | NativeLM | None, str]:
     """Return how transformers stores this model, or None and the reason why it cannot.
 
     Args:
         backbone: A :class:`Backbone`; for a module of the user's own there is no such form.
         head: Any head.
+        labels: What the head's outputs are.
     """
     if type(backbone) is not Backbone:
         return None, f"{type(backbone).__name__} is not a Hugging Face model"
     model_type = backbone.config.model_type
-    native = NATIVE.get(model_type)
     adapter = applied(backbone)
     if adapter is not None and not isinstance(adapter, InPeft):
         return None, f"plain transformers does not open a {name_of(adapter)}, nor does peft"
+    if labels.kind == "tokens":
+        lm = NATIVE_LM.get(model_type)
+        if lm is None:
+            return None, f"model type {model_type!r} has no known masked language model"
+        objection = lm.objection(backbone.config, head)
+        return (None, objection) if objection else (lm, "")
+    native = NATIVE.get(model_type)
     if native is None:
         return None, f"model type {model_type!r} has no known classification form"
     if type(head) is not MLPHead:
@@ -117,8 +147,10 @@ def export(
 
     Where transformers has the same architecture with the same head, the folder loads with
     ``AutoModelForSequenceClassification.from_pretrained`` and gives the same logits; this is
-    checked before the folder takes its place. Otherwise it holds the backbone for ``AutoModel``,
-    the head beside it, and :func:`lightning_transfer.loading.load` opens both.
+    checked before the folder takes its place. A masked language model loads with
+    ``AutoModelForMaskedLM`` (``AutoModelForPreTraining`` if it judges pairs too). Otherwise
+    it holds the backbone for ``AutoModel``, the head beside it, and
+    :func:`lightning_transfer.loading.load` opens both.
 
     An adapter is merged into the weights of the folder, and not into those of the task. With
     ``merge=False`` of LoRA and IA3 the folder holds the base weights, with the trained head, and
@@ -150,7 +182,7 @@ def export(
     if adapter is not None and adapter.mergeable and adapter.merge:
         backbone, adapter = copy.deepcopy(backbone), None
         merge(backbone)
-    native, reason = native_form(backbone, task.head)
+    native, reason = native_form(backbone, task.head, task.labels)
     folder.parent.mkdir(parents=True, exist_ok=True)
     temp = Path(tempfile.mkdtemp(prefix=TEMP_PREFIX, dir=folder.parent))
     try:
@@ -200,10 +232,16 @@ def _write_parts(backbone: Backbone, head: nn.Module, folder: Path) -> None:
     _save(head.state_dict(), folder / HEAD_FILE)
 
 
-def _write_native(backbone: Backbone, task: TransferModule, native: Native, folder: Path) -> None:
+def _write_native(
+    backbone: Backbone, task: TransferModule, native: Native | NativeLM, folder: Path
+) -> None:
     config = copy.deepcopy(backbone.config)
-    config.architectures = [NATIVE_CLASSES[config.model_type]]
-    _write_labels(config, task.labels)
+    classes = NATIVE_CLASSES
+    if task.labels.kind == "tokens":
+        classes = PRETRAINING_CLASSES if task.labels.names else MASKED_LM_CLASSES
+    else:
+        _write_labels(config, task.labels)
+    config.architectures = [classes[config.model_type]]
     config.save_pretrained(folder)
     base = base_state(backbone, applied(backbone))
     state = {f"backbone.model.{name}": value for name, value in base.items()}
@@ -232,7 +270,10 @@ def _write_labels(config: Any, labels: Labels) -> None:
 @torch.no_grad()
 def _verify(task: TransferModule, folder: Path, adapter: Adapter | None) -> None:
     """Load the folder as a stranger would, and compare."""
-    model = AutoModelForSequenceClassification.from_pretrained(folder, use_safetensors=True)
+    auto = AutoModelForSequenceClassification
+    if task.labels.kind == "tokens":
+        auto = AutoModelForPreTraining if task.labels.names else AutoModelForMaskedLM
+    model = auto.from_pretrained(folder, use_safetensors=True)
     if adapter is not None:
         model = need_peft(name_of(adapter)).PeftModel.from_pretrained(model, folder / PEFT_FOLDER)
     vocabulary = int(model.config.vocab_size)
@@ -241,8 +282,17 @@ def _verify(task: TransferModule, folder: Path, adapter: Adapter | None) -> None
     device = next(task.parameters()).device
     with evaluating(task):
         batch = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
-        ours = task(batch).float().cpu()
-    theirs = model.eval()(input_ids=ids, attention_mask=mask).logits.float()
+        ours = task(batch)
+    found = model.eval()(input_ids=ids, attention_mask=mask)
+    pairs = [(ours, getattr(found, "logits", None))]
+    if isinstance(ours, Guesses):
+        inside = mask.bool()
+        logits = found.prediction_logits if task.labels.names else found.logits
+        pairs = [(ours.tokens, logits[inside])]
+        if ours.pairs is not None:
+            pairs.append((ours.pairs, found.seq_relationship_logits))
+    ours = torch.cat([own.float().cpu().flatten() for own, _ in pairs])
+    theirs = torch.cat([other.float().flatten() for _, other in pairs])
     worst = (ours - theirs).abs().max().item()
     coarse = max(torch.finfo(p.dtype).eps for p in task.parameters())  # 16 bits agree in few digits
     if not worst <= max(1e-5, 8 * coarse) * max(1.0, ours.abs().max().item()):

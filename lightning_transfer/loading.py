@@ -19,7 +19,7 @@ from lightning_transfer.adapters import Adapter
 from lightning_transfer.backbone import Backbone, resolve_source
 from lightning_transfer.checkpoint import FORMAT, KEY, read_checkpoint, write_tokenizer
 from lightning_transfer.data import Tokens
-from lightning_transfer.export import DESCRIPTION, HEAD_FILE, MODEL_FILE, NATIVE
+from lightning_transfer.export import DESCRIPTION, HEAD_FILE, MODEL_FILE, native_of
 from lightning_transfer.heads.making import HeadFactory, make_head
 from lightning_transfer.labels import Labels
 from lightning_transfer.tasks import TransferModule
@@ -188,7 +188,7 @@ def _read_folder(folder: Path) -> Weights:
     described = _read_description(folder)
     stored = _read_tensors(folder / MODEL_FILE)
     if described["native"]:
-        native = NATIVE[described["backbone"]["model_type"]]
+        native = native_of(described)
         ours: Callable[[str], str] = native.ours
         head = {}
     else:

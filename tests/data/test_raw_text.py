@@ -43,9 +43,7 @@ def test_blocks_hold_every_token_once_and_in_order(tokenizer, packing, length):
     tokens = table(tokenizer, Listed(*stories(5), "film", *stories(2, seed=4)))
     documents = np.array([3, 0, 5, 6])
     frame = Frame.of(tokenizer, parts=1)
-    blocks = Blocks(
-        tokens, documents, frame=frame, length=length, packing=packing, separator=SEP
-    )
+    blocks = Blocks(tokens, documents, frame=frame, length=length, packing=packing, separator=SEP)
     rows = [blocks.row(i, random())["input_ids"] for i in range(len(blocks))]
     assert [len(row) for row in rows] == blocks.lengths.tolist()
     assert max(blocks.lengths) <= length
@@ -310,9 +308,9 @@ def test_what_cannot_be_trained_on_is_told(tokenizer):
         raw(tokenizer, splits=Splits(val=0, test=1)).setup("validate")
     with pytest.raises(ValueError, match="listed has no documents"):
         RawText(Listed()).setup("fit")
-    with pytest.raises(ValueError, match="blocks.packing must be one of packed, cut, pairs, got"):
+    with pytest.raises(ValueError, match=r"blocks.packing must be one of packed, cut, pairs, got"):
         BlockSpec(packing="loose")
-    with pytest.raises(RuntimeError, match="no tokenizer: set data.tokenizer"):
+    with pytest.raises(RuntimeError, match=r"no tokenizer: set data.tokenizer"):
         RawText(Listed(*stories(9))).train_dataloader()
 
 

@@ -21,8 +21,9 @@ def test_a_trained_tokenizer_is_whole(kind, tmp_path):
     assert tokenizer.unk_token_id not in ids
     assert tokenizer.decode(ids, skip_special_tokens=True).split() == "good film a plot".split()
     tokenizer.save_pretrained(tmp_path)
-    assert load_tokenizer(tmp_path)("very good film")["input_ids"] == (
-        tokenizer("very good film")["input_ids"]
+    assert (
+        load_tokenizer(tmp_path)("very good film")["input_ids"]
+        == (tokenizer("very good film")["input_ids"])
     )
 
 

@@ -1,0 +1,289 @@
+import math
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModelForMaskedLM, AutoModelForPreTraining, BertForPreTraining
+
+from lightning_transfer.backbone import Backbone
+from lightning_transfer.data import BlockSpec, RawText, Splits
+from lightning_transfer.export import export
+from lightning_transfer.handover import hand_over
+from lightning_transfer.heads import LanguageModelHead, LinearHead
+from lightning_transfer.heads.making import make_head
+from lightning_transfer.labels import Labels, match_outputs
+from lightning_transfer.loading import check_vocabulary, load, read_weights
+from lightning_transfer.optim import ParameterGroups, Recipe
+from lightning_transfer.predict import Predictor
+from lightning_transfer.tasks import MaskedLanguageModelling
+from tests.conftest import WORDS, make_tokenizer
+from tests.data.test_documents import Listed, stories
+from tests.tiny import HIDDEN, VOCABULARY, OwnBackbone, make_backbone, make_inputs, make_trainer
+
+TOKENS = Labels("tokens")
+PAIRS = Labels("tokens", ("next", "other"))
+
+
+def make_task(name="bert", labels=TOKENS, seed=0, eps=1e-12, **changes):
+    backbone = make_backbone(name, seed=seed, **changes)
+
+    def factory(*sizes, vocabulary):
+        return LanguageModelHead(*sizes, vocabulary=vocabulary, norm_eps=eps)
+
+    head = make_head(factory, backbone, labels.num_outputs)
+    task = MaskedLanguageModelling(backbone, head, labels=labels)
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return task.eval()
+
+
+def make_batch(labels=TOKENS):
+    ids, mask = make_inputs()
+    targets = torch.full_like(ids, -100)
+    for row, place in ((0, 1), (0, 5), (1, 2), (2, 3)):
+        targets[row, place] = ids[row, place]
+    batch = {"input_ids": ids, "attention_mask": mask, "labels": targets}
+    if labels.names:
+        batch |= {"pair_labels": torch.tensor([0, 1, 1]), "token_type_ids": mask * 0}
+    return {**batch, "index": torch.arange(3)}
+
+
+def data(tokenizer, packing="packed", seed=0):
+    module = RawText(
+        Listed(*stories(24, seed=seed)),
+        blocks=BlockSpec(24, packing),
+        splits=Splits(val=4, test=4),
+        batch_size=8,
+    )
+    tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
+    module.tokenizer = tokenizer
+    return module
+
+
+def their_model(task):
+    """Transformers' own pretraining model with the same weights."""
+    config = task.backbone.config
+    model = BertForPreTraining(config).eval()
+    model.bert.load_state_dict(task.backbone.model.state_dict(), strict=False)
+    head, theirs = task.head, model.cls.predictions
+    theirs.transform.dense.load_state_dict(head.transform.state_dict())
+    theirs.transform.LayerNorm.load_state_dict(head.norm.state_dict())
+    theirs.decoder.bias.data.copy_(head.bias)
+    model.bert.pooler.dense.load_state_dict(head.dense.state_dict())
+    model.cls.seq_relationship.load_state_dict(head.out.state_dict())
+    return model
+
+
+def test_the_loss_is_that_of_transformers_own_pretraining():
+    task, batch = make_task(labels=PAIRS), make_batch(PAIRS)
+    theirs = their_model(task)(
+        input_ids=batch["input_ids"],
+        attention_mask=batch["attention_mask"],
+        token_type_ids=batch["token_type_ids"],
+        labels=batch["labels"],
+        next_sentence_label=batch["pair_labels"],
+    )
+    guesses = task(batch)
+    assert torch.allclose(task.loss(guesses, batch["labels"]), theirs.loss, atol=1e-5)
+    wanted = batch["labels"] != -100
+    assert torch.allclose(guesses.tokens, theirs.prediction_logits[wanted], atol=1e-5)
+    assert torch.allclose(guesses.pairs, theirs.seq_relationship_logits, atol=1e-5)
+
+
+def test_logits_are_computed_for_masked_positions_alone():
+    task, batch = make_task(), make_batch()
+    assert task(batch).tokens.shape == (4, VOCABULARY)
+    whole = task({k: v for k, v in batch.items() if k != "labels"}).tokens
+    assert whole.shape == (17, VOCABULARY)
+    places = (batch["labels"] != -100)[batch["attention_mask"].bool()]
+    assert torch.allclose(whole[places], task(batch).tokens)
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "electra", "deberta-v2"])
+def test_the_head_is_tied_to_the_embeddings(name):
+    task, batch = make_task(name), make_batch()
+    names = {key for key, _ in task.named_parameters() if key.startswith("head.")}
+    assert not any(name.startswith(("head.dense", "head.out")) for name in names)
+    table = task.backbone.token_embeddings.weight
+    task.loss(task(batch), batch["labels"]).backward()
+    unseen = [t for t in range(VOCABULARY) if t not in batch["input_ids"].unique()]
+    assert (table.grad[unseen].abs().sum(1) > 0).all()  # through the output alone
+    assert sum(p is table for p in task.parameters()) == 1
+
+
+def test_a_step_on_tokens_and_pairs_reaches_every_parameter():
+    task, batch = make_task(labels=PAIRS), make_batch(PAIRS)
+    task.loss(task(batch), batch["labels"]).backward()
+    without = [name for name, p in task.named_parameters() if p.grad is None]
+    assert without == []
+
+
+@pytest.mark.parametrize("packing", ["packed", "pairs"])
+def test_metrics_are_means_over_the_masked_tokens(tokenizer, packing):
+    module = data(tokenizer, packing)
+    task = make_task(labels=module.labels, max_position_embeddings=40)
+    [values] = make_trainer().test(task, datamodule=module, verbose=False)
+    losses, hits, unigram, pairs = [], [], [], []
+    with torch.no_grad():
+        for batch in module.test_dataloader():
+            guesses = task(batch)
+            wanted = batch["labels"][batch["labels"] != -100]
+            losses += nn.functional.cross_entropy(guesses.tokens, wanted, reduction="none").tolist()
+            hits += (guesses.tokens.argmax(-1) == wanted).tolist()
+            unigram += batch["unigram_loss"].tolist()
+            if packing == "pairs":
+                pairs += (guesses.pairs.argmax(-1) == batch["pair_labels"]).tolist()
+    mean = sum(losses) / len(losses)
+    assert values["test/mlm_loss"] == pytest.approx(mean, 1e-4)
+    assert values["test/perplexity"] == pytest.approx(math.exp(mean), 1e-4)
+    assert values["test/mlm_accuracy"] == pytest.approx(sum(hits) / len(hits), 1e-4)
+    assert values["test/unigram_loss"] == pytest.approx(sum(unigram) / len(unigram), 1e-4)
+    assert ("test/nsp_accuracy" in values) == (packing == "pairs")
+    if pairs:
+        assert values["test/nsp_accuracy"] == pytest.approx(sum(pairs) / len(pairs), 1e-4)
+
+
+def test_a_new_head_begins_with_the_frequencies_and_a_trained_one_goes_on(tokenizer):
+    module = data(tokenizer)
+    backbone = make_backbone(vocab_size=VOCABULARY + 5)  # more rows than tokens
+    head = LanguageModelHead(HIDDEN, 0, vocabulary=(VOCABULARY + 5, HIDDEN))
+    task = MaskedLanguageModelling(backbone, head, labels=TOKENS)
+    make_trainer().validate(task, datamodule=module, verbose=False)
+    expected = torch.from_numpy(module.unigram)
+    assert torch.equal(head.bias[: len(tokenizer)], expected)
+    assert (head.bias[len(tokenizer) :] == expected.min()).all()
+    with torch.no_grad():
+        head.bias.fill_(0.5)
+    make_trainer().validate(task, datamodule=module, verbose=False)
+    assert (head.bias == 0.5).all()
+
+
+def test_training_makes_the_loss_fall_below_the_unigram_baseline(tokenizer):
+    module = RawText(
+        Listed(*(f"{word} film is very good. The plot is {word}." * 6 for word in WORDS[:20])),
+        blocks=BlockSpec(24),
+        splits=Splits(val=2, test=2),
+        batch_size=8,
+    )
+    module.tokenizer = tokenizer
+    task = make_task()
+    task.recipe = Recipe(partial(torch.optim.AdamW, lr=1e-2), groups=ParameterGroups(1.0))
+    make_trainer(max_epochs=8).fit(task, datamodule=module)
+    [values] = make_trainer().test(task, datamodule=module, verbose=False)
+    assert values["test/mlm_loss"] < values["test/unigram_loss"] - 0.3
+
+
+def checkpoint(folder, tokenizer, packing="packed", **changes):
+    module = data(tokenizer, packing)
+    task = make_task(labels=module.labels, **changes)
+    trainer = make_trainer(max_steps=2)
+    trainer.fit(task, datamodule=module)
+    path = folder / "last.ckpt"
+    trainer.save_checkpoint(path, weights_only=True)
+    return path, task.eval()
+
+
+@pytest.mark.parametrize("packing", ["packed", "pairs"])
+def test_a_checkpoint_gives_the_same_guesses(tmp_path, tokenizer, packing):
+    path, task = checkpoint(tmp_path, tokenizer, packing)
+    loaded = load(path).task
+    batch = make_batch(task.labels)
+    assert type(loaded) is MaskedLanguageModelling
+    assert torch.equal(loaded(batch).tokens, task(batch).tokens)
+    if packing == "pairs":
+        assert torch.equal(loaded(batch).pairs, task(batch).pairs)
+
+
+def test_the_backbone_is_handed_on_and_the_head_to_those_that_learn_the_same(tmp_path, tokenizer):
+    path, task = checkpoint(tmp_path, tokenizer)
+    start = read_weights(path)
+    moods = Labels("single", ("good", "bad"))
+    backbone, head = make_backbone(seed=9), LinearHead(HIDDEN, 2)
+    assert "new head" in hand_over(start, backbone, head, moods)
+    for name, value in task.backbone.state_dict().items():
+        assert torch.equal(backbone.state_dict()[name], value), name
+    same = make_task(seed=9)
+    assert "head kept" in hand_over(start, same.backbone, same.head, TOKENS)
+    assert torch.equal(same.head.bias, task.head.bias)
+    paired = make_task(seed=9, labels=PAIRS)
+    assert "new head" in hand_over(start, paired.backbone, paired.head, PAIRS)
+
+
+def test_labels_of_text_match_no_others():
+    assert match_outputs(TOKENS, TOKENS) == []
+    assert match_outputs(PAIRS, PAIRS) == [0, 1]
+    assert match_outputs(TOKENS, PAIRS) is match_outputs(PAIRS, TOKENS) is None
+    assert match_outputs(PAIRS, Labels("single", ("next", "other"))) is None
+    assert match_outputs(Labels("rating"), TOKENS) is None
+    assert (TOKENS.num_outputs, PAIRS.num_outputs) == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("bert", {}),
+        ("bert", {"labels": PAIRS}),
+        ("roberta", {"eps": 1e-12}),
+        ("distilbert", {}),
+        ("mpnet", {}),
+    ],
+)
+def test_transformers_opens_the_model_folder_with_the_same_logits(tmp_path, name, changes):
+    task = make_task(name, **changes)
+    assert export(task, make_tokenizer(), tmp_path / "model")
+    batch = {k: v for k, v in make_batch().items() if k in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        ours = task(batch)
+        theirs = AutoModelForMaskedLM.from_pretrained(tmp_path / "model").eval()(**batch)
+    inside = batch["attention_mask"].bool()
+    assert torch.allclose(ours.tokens, theirs.logits[inside], atol=1e-5)
+    again = load(tmp_path / "model").task
+    with torch.no_grad():
+        assert torch.equal(again(batch).tokens, ours.tokens)
+    if task.labels.names:
+        model = AutoModelForPreTraining.from_pretrained(tmp_path / "model").eval()
+        with torch.no_grad():
+            assert torch.allclose(ours.pairs, model(**batch).seq_relationship_logits, atol=1e-5)
+
+
+def test_what_transformers_does_not_have_is_kept_apart(tmp_path):
+    task = make_task("electra")
+    assert not export(task, make_tokenizer(), tmp_path / "model")
+    batch = make_batch()
+    assert torch.equal(load(tmp_path / "model").task(batch).tokens, task(batch).tokens)
+    assert not export(make_task(eps=1e-3), make_tokenizer(), tmp_path / "eps")
+
+
+def test_there_is_nothing_to_predict():
+    with pytest.raises(ValueError, match="a MaskedLanguageModelling has learned text without lab"):
+        Predictor(make_task(), make_tokenizer(), None)
+
+
+def test_what_does_not_go_together_is_told():
+    backbone = make_backbone()
+    with pytest.raises(ValueError, match="needs a head over the vocabulary, got LinearHead; set"):
+        MaskedLanguageModelling(backbone, LinearHead(HIDDEN, 1), labels=TOKENS)
+    head = LanguageModelHead(HIDDEN, 0, vocabulary=(VOCABULARY, HIDDEN))
+    with pytest.raises(ValueError, match="needs text without labels, got labels of kind 'rating'"):
+        MaskedLanguageModelling(backbone, head, labels=Labels("rating"))
+    with pytest.raises(ValueError, match="OwnBackbone shows no `token_embeddings`"):
+        MaskedLanguageModelling(OwnBackbone(), head, labels=TOKENS)
+    with pytest.raises(ValueError, match="OwnBackbone shows no `token_embeddings`"):
+        make_head(LanguageModelHead, OwnBackbone(), 0)
+    with pytest.raises(ValueError, match="this head judges no pairs"):
+        head(torch.zeros(1, 2, HIDDEN))
+
+
+def test_a_tokenizer_with_more_tokens_than_embeddings_is_told(tokenizer):
+    check_vocabulary(tokenizer, make_backbone())
+    with pytest.raises(ValueError, match="the tokenizer has 33 tokens and the backbone embeddings"):
+        check_vocabulary(tokenizer, make_backbone(vocab_size=20))
+
+
+def test_a_pretrained_pooler_goes_to_the_pairs(tiny_bert):
+    backbone = Backbone(tiny_bert)
+    head = make_head(LanguageModelHead, backbone, 2)
+    hand_over(None, backbone, head, PAIRS)
+    assert torch.equal(head.dense.weight, backbone.pooler_state["weight"])
