@@ -270,7 +270,7 @@ def _write_labels(config: Any, labels: Labels) -> None:
 @torch.no_grad()
 def _verify(task: TransferModule, folder: Path, adapter: Adapter | None) -> None:
     """Load the folder as a stranger would, and compare."""
-    auto = AutoModelForSequenceClassification
+    auto: Any = AutoModelForSequenceClassification
     if task.labels.kind == "tokens":
         auto = AutoModelForPreTraining if task.labels.names else AutoModelForMaskedLM
     model = auto.from_pretrained(folder, use_safetensors=True)
@@ -284,13 +284,13 @@ def _verify(task: TransferModule, folder: Path, adapter: Adapter | None) -> None
         batch = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
         ours = task(batch)
     found = model.eval()(input_ids=ids, attention_mask=mask)
-    pairs = [(ours, getattr(found, "logits", None))]
     if isinstance(ours, Guesses):
-        inside = mask.bool()
         logits = found.prediction_logits if task.labels.names else found.logits
-        pairs = [(ours.tokens, logits[inside])]
+        pairs = [(ours.tokens, logits[mask.bool()])]
         if ours.pairs is not None:
             pairs.append((ours.pairs, found.seq_relationship_logits))
+    else:
+        pairs = [(ours, found.logits)]
     ours = torch.cat([own.float().cpu().flatten() for own, _ in pairs])
     theirs = torch.cat([other.float().flatten() for _, other in pairs])
     worst = (ours - theirs).abs().max().item()

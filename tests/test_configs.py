@@ -18,8 +18,10 @@ from torch import nn
 
 from lightning_transfer import listing, slots, sweepers
 from lightning_transfer.arguments import parse
+from lightning_transfer.data import RawText
+from lightning_transfer.heads.making import make_head
 from lightning_transfer.labels import Labels
-from tests.tiny import HIDDEN, OwnBackbone
+from tests.tiny import OwnBackbone
 
 CONF = listing.conf_folder()
 FILES = [path.relative_to(CONF) for path in sorted(CONF.rglob("*.yaml"))]
@@ -40,6 +42,7 @@ SLOT_OF_KEY = {
     r"data": "data",
     r"task": "task",
     r"head": "head",
+    r"tokenizer": "tokenizer",
     r"optimizer": "optimizer",
     r"scheduler": "scheduler",
     r"strategy\.groups": "groups",
@@ -243,8 +246,13 @@ def test_a_domain_is_built_as_its_class_would_be(name):
     assert type(data).__name__ == spec["_target_"].rpartition(".")[2]
     if name in ("files", "hub"):  # these have no label of their own
         return
-    own = type(data)()
-    for part in ("columns", "label", "splits", "tokens", "batch_size", "on_bad_row", "source"):
+    if isinstance(data, RawText):
+        own = RawText(data.documents)
+        parts = ("blocks", "masking", "train_size", "splits", "tokens", "batch_size")
+    else:
+        own = type(data)()
+        parts = ("columns", "label", "splits", "tokens", "batch_size", "on_bad_row", "source")
+    for part in parts:
         assert getattr(data, part) == getattr(own, part), part
 
 
@@ -256,12 +264,17 @@ def test_parts_go_together_whichever_are_chosen(task, head, scheduler, strategy)
     def build(group, name):
         return hydra.utils.instantiate(alone(group, name)[group], _convert_="all")
 
-    labels = Labels("rating") if "regression" in task else Labels("single", ("a", "b"))
+    if (task == "masked_language_modelling") != (head == "language_model"):
+        pytest.skip("a language model has a head of its own")
+    labels = {
+        "sequence_regression": Labels("rating"),
+        "masked_language_modelling": Labels("tokens", ("next", "other")),
+    }.get(task, Labels("single", ("a", "b")))
     parts = build("strategy", strategy)
     backbone = OwnBackbone()
-    built = build("task", task)(
-        backbone, build("head", head)(HIDDEN, labels.num_outputs), labels=labels
-    )
+    backbone.token_embeddings = backbone.table
+    made = make_head(build("head", head), backbone, labels.num_outputs)
+    built = build("task", task)(backbone, made, labels=labels)
     optimizer = build("optimizer", "adamw")(parts["groups"](built, backbone))
     make = build("scheduler", scheduler)
     takes_steps = "total_steps" in inspect.signature(make).parameters

@@ -147,7 +147,7 @@ def test_a_backbone_of_the_users_own_has_no_model_folder(tokenizer, tmp_path):
         task = SequenceClassification(backbone, MLPHead(HIDDEN, 3), labels=SINGLE)
         with pytest.raises(ValueError, match=f"{name}.* is not a Hugging Face model; keep the che"):
             export(task, tokenizer, tmp_path / "model")
-        assert native_form(backbone, task.head)[0] is None
+        assert native_form(backbone, task.head, task.labels)[0] is None
     assert list(tmp_path.iterdir()) == []
 
 

@@ -43,7 +43,7 @@ class FileDocuments:
 
     def __init__(
         self,
-        source: str | Path,
+        source: str | Path | None = None,
         *,
         column: str = "text",
         group: str | None = None,
@@ -66,7 +66,7 @@ class FileDocuments:
     @property
     def where(self) -> str:
         """Name of the file or folder."""
-        return Path(self.source).name
+        return "no file" if self.source is None else Path(self.source).name
 
     def digest(self) -> str:
         """Return a hash of the files' bytes and of how they are read."""
@@ -82,7 +82,7 @@ class FileDocuments:
         """Yield the documents of all files.
 
         Raises:
-            FileNotFoundError: If there is no such file, or the folder holds none.
+            FileNotFoundError: If there is no source or no such file, or the folder is empty.
             ValueError: If a file is of another encoding, a column is missing or a row is bad.
         """
         for path in self._paths():
@@ -92,10 +92,14 @@ class FileDocuments:
                 yield from self._of_table(path)
 
     def _paths(self) -> list[Path]:
+        allowed = ", ".join(SUFFIXES)
+        if self.source is None:
+            raise FileNotFoundError(
+                f"no file given; set documents.source to a file ({allowed}) or a folder of files"
+            )
         path = Path(self.source).expanduser()
         if path.is_file():
             return [path]
-        allowed = ", ".join(SUFFIXES)
         if not path.is_dir():
             raise FileNotFoundError(
                 f"no file or folder {path}; set documents.source to a file ({allowed}) or a folder"

@@ -161,14 +161,15 @@ def test_a_new_head_begins_with_the_frequencies_and_a_trained_one_goes_on(tokeni
 
 
 def test_training_makes_the_loss_fall_below_the_unigram_baseline(tokenizer):
+    texts = [" ".join([word] * count) for word in WORDS for count in (12, 14, 16)]
     module = RawText(
-        Listed(*(f"{word} film is very good. The plot is {word}." * 6 for word in WORDS[:20])),
-        blocks=BlockSpec(24),
-        splits=Splits(val=2, test=2),
+        Listed(*texts),  # a masked word is any of its neighbours
+        blocks=BlockSpec(20, "cut"),
+        splits=Splits(val=4, test=16),
         batch_size=8,
     )
     module.tokenizer = tokenizer
-    task = make_task()
+    task = make_task(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     task.recipe = Recipe(partial(torch.optim.AdamW, lr=1e-2), groups=ParameterGroups(1.0))
     make_trainer(max_epochs=8).fit(task, datamodule=module)
     [values] = make_trainer().test(task, datamodule=module, verbose=False)
