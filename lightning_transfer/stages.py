@@ -117,7 +117,9 @@ class StageRunner:
         data.prepare_data()
         data.setup("fit")
         task, handed = self._task(run, data.labels, start, self._backbone(start))
-        before = f"stage {run.before.stage}" if run.before else "the pretrained backbone"
+        named = "name" in self.config["backbone"]
+        begin = "the pretrained backbone" if named else "the backbone as it is built"
+        before = f"stage {run.before.stage}" if run.before else begin
         origin = self.config["stages"][run.stage].get("init_from") or before
         log.info(
             "%s: %s training rows, from %s; %s", run.title, f"{data.n_train:,}", origin, handed

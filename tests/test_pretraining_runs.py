@@ -71,6 +71,7 @@ def whole(runs, tmp_path_factory):
     return folder, list(Watch.started)
 
 
+@pytest.mark.slow
 def test_pretraining_is_one_more_stage_with_its_own_row(whole):
     folder, started = whole
     rows = rows_of(json.loads((folder / "results.json").read_text()))
@@ -92,6 +93,7 @@ def test_pretraining_is_one_more_stage_with_its_own_row(whole):
     assert "pearson" in rows["transfer"]["metrics"]
 
 
+@pytest.mark.slow
 def test_the_loss_before_is_that_of_the_weights_that_the_stage_starts_from(whole):
     folder, _ = whole
     found = json.loads((folder / "stages/adapt-seed0/before.json").read_text())
@@ -102,6 +104,7 @@ def test_the_loss_before_is_that_of_the_weights_that_the_stage_starts_from(whole
     assert found["mlm_loss_before"] == pytest.approx(own["unigram_loss"]["mean"], abs=0.6)
 
 
+@pytest.mark.slow
 def test_the_next_stage_starts_from_the_adapted_backbone(whole):
     folder, started = whole
     final = weights(folder / "stages/adapt-seed0/final.ckpt")
@@ -113,6 +116,7 @@ def test_the_next_stage_starts_from_the_adapted_backbone(whole):
     assert "head.bias" not in begun
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packing", ["packed", "pairs"])
 def test_a_run_that_is_cut_off_in_mid_epoch_ends_with_the_same_weights(runs, tmp_path, packing):
     words = [*pretraining(runs, "target", packing), "resume_every=1"]
