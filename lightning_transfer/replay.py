@@ -19,17 +19,22 @@ class Stack:
     """The layers of a model from the input up, with means to run a part of them.
 
     The model's own forward runs, with known outputs in place of its lower layers or a stop below
-    its upper ones. Masks, relative positions and final norms so stay its business, and a replay is
-    exact without a line of architecture here. Depth 0 is the output of the embeddings, depth k
-    that of layer k - 1, each just what the layer above is fed with.
+    its upper ones. Masks and final norms so stay its business, and a replay is exact with next to
+    nothing of architecture here. Depth 0 is the output of the embeddings, depth k that of layer
+    k - 1, each just what the layer above is fed with.
 
     Args:
         layers: The layers.
-        embeddings: The module whose output the lowest layer is fed with.
+        embeddings: Modules through which the tokens come to the lowest layer.
+        positions: Modules whose output is added to one of them.
+        last: The module whose output is that of the highest depth; the last layer by default. The
+            decoder of an encoder-decoder is fed with the whole encoder's, norms included.
     """
 
     layers: Sequence[nn.Module]
-    embeddings: nn.Module
+    embeddings: Sequence[nn.Module]
+    positions: Sequence[nn.Module] = ()
+    last: nn.Module | None = None
 
     @property
     def top(self) -> int:
@@ -59,9 +64,10 @@ class Stack:
             hidden: Its output, float (batch, seq, hidden).
             entries: How long a tuple the layers give, as from :meth:`entries`.
         """
-        output = (hidden, *[None] * (entries - 1)) if entries else hidden
+        output = (hidden, *_beside(self.layers[0], hidden, entries - 1)) if entries else hidden
         known: list[tuple[nn.Module, Any]] = [
-            (self.embeddings, hidden),
+            *((module, hidden) for module in self.embeddings),
+            *((module, hidden.new_zeros(())) for module in self.positions),
             *((layer, output) for layer in self.layers[:depth]),
         ]
         hook = None
@@ -104,8 +110,9 @@ class Stack:
             for depth in set(depths) - {self.top}
         ]
         if highest == self.top:
+            last = self.layers[-1] if self.last is None else self.last
             hooks.append(
-                self.layers[-1].register_forward_hook(
+                last.register_forward_hook(
                     lambda _, args, output: keep(
                         highest, output if torch.is_tensor(output) else output[0]
                     )
@@ -118,6 +125,21 @@ class Stack:
         finally:
             for hook in hooks:
                 hook.remove()
+
+
+def _beside(lowest: nn.Module, hidden: Tensor, count: int) -> list[Tensor | None]:
+    """Return what the layers hand on beside hidden states, as their neighbours above use it.
+
+    T5 computes the bias of relative positions in its lowest layer alone, and the others take it
+    from there; it depends on the length, and on weights of that layer.
+    """
+    rest: list[Tensor | None] = [None] * count
+    for module in lowest.modules():
+        if count and getattr(module, "has_relative_attention_bias", False):
+            length = hidden.shape[1]
+            rest[0] = module.compute_bias(length, length, device=hidden.device)  # type: ignore
+            break  # (1, heads, seq, seq)
+    return rest
 
 
 def _first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:

@@ -79,22 +79,26 @@ def test_no_two_parts_import_each_other():
     assert [one for one in GRAPH if one in reached(one)] == []
 
 
-MODEL = {"backbone", "heads", "tasks", "objectives", "optim", "pooling", "callbacks"}
+BACKBONE = {"backbone", "architectures", "pretrained", "replay"}
+MODEL = BACKBONE | {"heads", "tasks", "objectives", "optim", "pooling", "callbacks"}
 
 
 @pytest.mark.parametrize(
     ("part", "forbidden"),
     [
         ("data", MODEL | {"checkpoint", "loading", "export", "stages"}),
-        ("callbacks", {"backbone", "heads", "tasks", "objectives", "data", "stages"}),
+        ("callbacks", BACKBONE | {"heads", "tasks", "objectives", "data", "stages"}),
         ("results", UNITS - {"files"}),
         ("curves", UNITS - {"files", "results"}),
         ("jobs", UNITS - {"files", "results", "runfolder"}),
         ("sweep_table", UNITS - {"files", "results", "runfolder", "jobs"}),
         ("slots", UNITS - {"hints"}),
         ("adapters", UNITS - {"hints"}),
+        ("architectures", UNITS - {"replay"}),
+        ("pretrained", UNITS - {"assets"}),
+        ("replay", UNITS),
         ("assets", UNITS),
-        ("checkpoint", UNITS - {"backbone", "assets", "files", "labels"}),
+        ("checkpoint", UNITS - BACKBONE - {"assets", "files", "labels"}),
         ("files", UNITS),
         ("labels", UNITS),
         ("pooling", UNITS),
