@@ -244,7 +244,8 @@ def take_lm_head(model: PreTrainedModel, writer: Side) -> dict[str, Tensor] | No
     Their names are those below ``decoder``. A weight that is tied to the embeddings is in it too.
     """
     decoder = model.get_submodule("decoder")
-    base, taken = model.get_submodule(writer.root), {}
+    base = model.get_submodule(writer.root)
+    taken: dict[str, Tensor] = {}
     for name, part in list(decoder.named_children()):
         if base is not decoder and part is not base:
             taken |= {f"{name}.{key}": value for key, value in _kept(part).items()}

@@ -343,9 +343,10 @@ class Backbone(nn.Module):
         if hidden is None:
             return nullcontext()
         reader, stack = self._reader, self._stack
-        if reader.training and getattr(reader, "layerdrop", 0):
+        dropped = getattr(reader, "layerdrop", 0) if reader.training else 0
+        if dropped:
             raise ValueError(
-                f"a layerdrop of {reader.layerdrop} leaves out layers at random, the one that a "
+                f"a layerdrop of {dropped} leaves out layers at random, the one that a "
                 "replay begins with too; set encoder_layerdrop=0 in the model's config"
             )
         if self._entries is None:

@@ -57,15 +57,15 @@ class PrefixTuning(Adapter):
     ModernBERT. Here transformers' attention interface is extended instead: the prefix lies inside
     its layer, takes no position and works wherever the attention goes through that interface (BERT,
     RoBERTa, DistilBERT, ELECTRA, ModernBERT …). DeBERTa, MPNet and RemBERT have an attention of
-    their own, and are refused. A prefix cannot be merged: a model folder holds it in a file of its
-    own, which plain transformers does not read.
+    their own, and are refused, and so are models with a decoder. A prefix cannot be merged: a
+    model folder holds it in a file of its own, which plain transformers does not read.
 
     Args:
         length: Keys and values a layer, >= 1.
 
     Raises:
         ValueError: If the length is out of its range, or, when it is applied, the backbone's
-            attention is its own or neither ``sdpa`` nor ``eager``.
+            attention is its own, or causal, or neither ``sdpa`` nor ``eager``.
 
     Example:
         >>> PrefixTuning(length=5).args
@@ -94,6 +94,12 @@ class PrefixTuning(Adapter):
                 f"{kind} computes attention on its own, so no prefix can be put before it; "
                 "use strategy lora, ia3 or bottleneck, or a model such as BERT, RoBERTa, "
                 "DistilBERT, ELECTRA or ModernBERT"
+            )
+        if any(getattr(module, "is_causal", False) for module in found):
+            raise ValueError(
+                f"{type(root_of(backbone)).__name__} has causal attention, and its first "
+                "tokens would not see the whole prefix; use strategy lora or ia3, or an encoder "
+                "such as BERT, RoBERTa, DistilBERT, ELECTRA or ModernBERT"
             )
         implementation = found[0].config._attn_implementation
         if implementation not in _KNOWN:
