@@ -176,6 +176,17 @@ class TextDataModule(LightningDataModule):
         """Training rows of each class; of each band for a rating, empty without bands."""
         return self._load().label_counts(self._positions("train"))
 
+    @property
+    def token_table(self) -> TokenTable:
+        """Tokens of all rows, whatever their split; ``row`` in a batch counts in it.
+
+        Raises:
+            RuntimeError: If nothing has been tokenized for the present tokenizer.
+        """
+        if self._table is None or self._table[0] is not self.tokenizer:
+            raise RuntimeError("no tokens yet: set data.tokenizer, then call setup()")
+        return self._table[1]
+
     def rows(self, split: str) -> Dataset:
         """Return ``text``, ``label`` (the target) and ``row`` of a split's rows.
 

@@ -12,7 +12,7 @@ from lightning_transfer.data.token_table import TokenTable
 
 
 class TokenizedSplit(Dataset[Any]):
-    """Rows of one split: token ids, target, and the position in the split.
+    """Rows of one split: token ids, target, and the position in the split and in the table.
 
     Args:
         table: Tokens of the whole data set.
@@ -43,7 +43,7 @@ class TokenizedSplit(Dataset[Any]):
             return [self[position] for position in index]
         row = self.positions[index]
         labels = {} if self.targets is None else {"labels": self.targets[row]}
-        return {**self.table.row(row), **labels, "index": index}
+        return {**self.table.row(row), **labels, "index": index, "row": row}
 
 
 class Collate:
@@ -65,7 +65,8 @@ class Collate:
         Returns:
             ``input_ids``, ``attention_mask`` (1 on tokens, 0 on padding) and, if the rows have
             them, ``token_type_ids``: int64 ``(batch, seq)``. ``labels``, if the rows have them: as
-            :meth:`Rows.tensor_targets` says, ``(batch, ...)``. ``index``: int64 ``(batch,)``.
+            :meth:`Rows.tensor_targets` says, ``(batch, ...)``. ``index``, the rows' positions in
+            the split, and ``row``, those in the whole :class:`TokenTable`: int64 ``(batch,)``.
         """
         shape = (len(rows), max(1, *(len(row["input_ids"]) for row in rows)))
         names = [name for name in ("input_ids", "token_type_ids") if name in rows[0]]
@@ -79,5 +80,6 @@ class Collate:
         tensors = {name: torch.from_numpy(array) for name, array in batch.items()}
         if "labels" in rows[0]:
             tensors["labels"] = torch.from_numpy(np.stack([row["labels"] for row in rows]))
-        tensors["index"] = torch.tensor([row["index"] for row in rows])
+        for number in ("index", "row"):
+            tensors[number] = torch.tensor([int(row[number]) for row in rows])
         return tensors

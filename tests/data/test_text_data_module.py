@@ -1,3 +1,4 @@
+import copy
 import logging
 import math
 import random
@@ -102,6 +103,40 @@ def test_evaluation_has_each_row_once_and_predict_the_test_rows(rated, tokenizer
         assert sorted(index.tolist()) == list(range(count))
     index = torch.cat([batch["index"] for batch in data.predict_dataloader()])
     assert sorted(index.tolist()) == list(range(40))
+
+
+def test_row_is_the_place_in_the_whole_table(rated, tokenizer):
+    data = rated(label=BANDS, batch_size=8)
+    data.tokenizer = tokenizer
+    data.setup("fit")
+    loaders = (
+        data.train_dataloader(),
+        data.val_dataloader(),
+        data.test_dataloader(),
+        data.predict_dataloader(),
+    )
+    rows = [[row for batch in loader for row in batch["row"].tolist()] for loader in loaders]
+    assert sorted([*rows[0], *rows[1], *rows[2]]) == list(range(200))
+    assert rows[3] == rows[2]
+    for batch in loaders[0]:
+        assert batch["row"].dtype == torch.int64
+        for ids, mask, row in zip(
+            batch["input_ids"], batch["attention_mask"], batch["row"].tolist(), strict=True
+        ):
+            assert ids[mask == 1].tolist() == data.token_table.row(row)["input_ids"].tolist()
+
+
+def test_the_token_table_follows_the_tokenizer(rated, tokenizer):
+    data = rated(label=BANDS)
+    message = r"no tokens yet: set data.tokenizer, then call setup\(\)"
+    with pytest.raises(RuntimeError, match=message):
+        _ = data.token_table
+    data.tokenizer = tokenizer
+    data.setup("fit")
+    assert len(data.token_table) == 200
+    data.tokenizer = copy.deepcopy(tokenizer)
+    with pytest.raises(RuntimeError, match=message):
+        _ = data.token_table
 
 
 def test_setup_is_done_once(rated, tokenizer, monkeypatch):
