@@ -92,13 +92,15 @@ MODEL = {"backbone", "heads", "tasks", "objectives", "optim", "pooling", "callba
         ("jobs", UNITS - {"files", "results", "runfolder"}),
         ("sweep_table", UNITS - {"files", "results", "runfolder", "jobs"}),
         ("slots", UNITS - {"hints"}),
+        ("activations", UNITS - {"files"}),
         ("adapters", UNITS - {"hints"}),
         ("assets", UNITS),
-        ("checkpoint", UNITS - {"backbone", "assets", "files", "labels"}),
+        ("checkpoint", UNITS - {"backbone", "replay", "assets", "files", "labels"}),
         ("files", UNITS),
         ("labels", UNITS),
         ("pooling", UNITS),
         ("plan", UNITS),
+        ("replay", UNITS),
     ],
 )
 def test_a_part_knows_no_more_than_it_has_to(part, forbidden):

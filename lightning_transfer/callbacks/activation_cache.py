@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import BaseFinetuning
+from torch import nn
 
 from lightning_transfer.activations import Replayer, Shelf
 from lightning_transfer.activations.replayer import Replays, Tokens
@@ -57,7 +58,7 @@ class ActivationCache(Callback):
         dtype: ``float32``, ``bfloat16`` or ``float16`` on disk; None: as they are computed, which
             is exact. Half the bits need half the room.
         folder: Where the stores lie; None: ``activations`` in the cache folder.
-        backbone: Attribute path of the backbone in the LightningModule.
+        backbone: Attribute of the LightningModule that is the backbone.
 
     Raises:
         ValueError: If an argument is out of its range or, at the start of the fit, a callback that
@@ -167,7 +168,11 @@ class ActivationCache(Callback):
         return sorted(other for other in found if 1 <= other < depth)
 
     def _make(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> Replayer | None:
-        backbone = dict(pl_module.named_modules()).get(self.backbone)
+        backbone = getattr(pl_module, self.backbone, None)
+        parameters = backbone.parameters() if isinstance(backbone, nn.Module) else iter(())
+        first = next(parameters, None)
+        if trainer.state.fn == "fit" and (first is None or first.requires_grad):
+            return None  # nothing is frozen, so nobody misses the store
         data = trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(backbone, Replays):
             self._leave(trainer, f"{self.backbone} has no outputs_of and replayable")
