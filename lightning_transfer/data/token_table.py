@@ -76,6 +76,17 @@ class TokenTable:
             inputs["token_type_ids"] = self.token_type_ids[span]
         return inputs
 
+    def take(self, positions: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the model inputs of several rows end to end, ``(tokens,)``, and ``lengths``."""
+        lengths = self.starts[positions + 1] - self.starts[positions]  # (rows,)
+        # Where a row begins here, taken from where it begins in the table.
+        shifts = self.starts[positions] - (np.cumsum(lengths) - lengths)
+        places = np.arange(lengths.sum()) + np.repeat(shifts, lengths)  # (tokens,)
+        inputs = {"input_ids": self.input_ids[places], "lengths": lengths}
+        if self.token_type_ids is not None:
+            inputs["token_type_ids"] = self.token_type_ids[places]
+        return inputs
+
     def write(self, path: Path) -> None:
         """Write the table to ``path`` as an Arrow file."""
         starts = pa.array(self.starts, pa.int64())
