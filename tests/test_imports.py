@@ -93,6 +93,7 @@ MODEL = BACKBONE | {"heads", "tasks", "objectives", "optim", "pooling", "callbac
         ("jobs", UNITS - {"files", "results", "runfolder"}),
         ("sweep_table", UNITS - {"files", "results", "runfolder", "jobs"}),
         ("slots", UNITS - {"hints"}),
+        ("activations", UNITS - {"files"}),
         ("adapters", UNITS - {"hints"}),
         ("architectures", UNITS - {"replay"}),
         ("pretrained", UNITS - {"assets"}),

@@ -18,7 +18,7 @@ from lightning_transfer.optim import Recipe
 
 Batch = Mapping[str, Any]
 # What a backbone is given beside ids and mask, where the batch has it and the backbone takes it.
-_EXTRAS = ("token_type_ids",)
+_EXTRAS = ("token_type_ids", "from_depth", "hidden")
 _STARTS = f"{KEY}_starts"  # what objectives remember, in resume points
 
 
@@ -78,7 +78,11 @@ class TransferModule(LightningModule):
         raise NotImplementedError
 
     def forward(self, batch: Batch) -> Tensor:
-        """Compute outputs, float (batch, num_outputs), of a tokenized batch."""
+        """Compute outputs, float (batch, num_outputs), of a tokenized batch.
+
+        With ``hidden``, float (batch, seq, hidden), and ``from_depth`` in the batch, as
+        :class:`callbacks.ActivationCache` puts them there, only what lies above runs.
+        """
         extra = {name: batch[name] for name in self._extras if name in batch}
         hidden = self.backbone(batch["input_ids"], batch["attention_mask"], **extra)
         # A backbone may be kept in 16 bits below a head that is not.
