@@ -92,12 +92,12 @@ class Embeddings(nn.ModuleList):
         """See the class."""
         super().__init__(parts)
         dropouts = [part for part in encoder.children() if isinstance(part, nn.Dropout)]
-        self._followers = (encoder, *dropouts)  # a tuple: they are no parts of this module
+        self.followers = (encoder, *dropouts)  # a tuple: they are no parts of this module
 
     def train(self, mode: bool = True) -> "Embeddings":
         """Set the mode of the embeddings and of the encoder itself, not of its layers."""
         super().train(mode)
-        for follower in self._followers:
+        for follower in self.followers:
             follower.training = mode
         return self
 

@@ -178,6 +178,11 @@ class Backbone(nn.Module):
         return self._stack.top
 
     @property
+    def replay_size(self) -> int:
+        """Width of the outputs that can be replayed; an encoder may be wider than its decoder."""
+        return int(self._reader.config.hidden_size)  # type: ignore
+
+    @property
     def _stack(self) -> Stack:
         return replayable_stack(self.model, self._anatomy)
 

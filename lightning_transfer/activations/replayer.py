@@ -28,8 +28,8 @@ class Replays(Protocol):
         ...
 
     @property
-    def hidden_size(self) -> int:
-        """Width of the hidden states."""
+    def replay_size(self) -> int:
+        """Width of the outputs of the depths up to ``replayable``."""
         ...
 
     @property
@@ -190,7 +190,7 @@ class Replayer:
         return self.shelf.open(
             key,
             self._table.starts,
-            hidden_size=self._backbone.hidden_size,
+            hidden_size=self._backbone.replay_size,
             dtype=self._dtype_of(depth),
             about={"depth": depth, "tokens": self._table.fingerprint, "context": self._context},
         )

@@ -48,9 +48,11 @@ class ActivationCache(Callback):
     Works on a single device and under DDP, for an encoder and for the encoder of an
     encoder-decoder.
 
-    It needs a backbone with ``outputs_of`` and ``replayable`` (such as :class:`Backbone`) and a
-    DataModule with ``token_table``; without them, or if the disk is full, one line says why, and
-    training goes on without it. Put it behind callbacks that freeze.
+    It needs a backbone with ``outputs_of``, ``replayable`` and ``replay_size`` (such as
+    :class:`Backbone`) and a DataModule with ``token_table``; without them, or if the disk is full,
+    one line says why, and training goes on without it. A ``LightningModule`` of your own passes
+    ``hidden`` and ``from_depth`` on to the backbone where the batch has them. Put it behind
+    callbacks that freeze.
 
     Args:
         limit_gb: Size of all stores together in GB (10^9 bytes), > 0. The store that was opened
@@ -175,7 +177,7 @@ class ActivationCache(Callback):
             return None  # nothing is frozen, so nobody misses the store
         data = trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(backbone, Replays):
-            self._leave(trainer, f"{self.backbone} has no outputs_of and replayable")
+            self._leave(trainer, f"{self.backbone} has no outputs_of, replayable and replay_size")
             return None
         if not isinstance(data, HasTokens):
             self._leave(trainer, "the DataModule has no token_table")

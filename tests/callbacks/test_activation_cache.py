@@ -241,7 +241,7 @@ def own_backbone():
     ("task", "data", "why"),
     [
         (make_task, Bare, "the DataModule has no token_table"),
-        (own_backbone, reviews, "backbone has no outputs_of and replayable"),
+        (own_backbone, reviews, "backbone has no outputs_of, replayable and replay_size"),
     ],
 )
 def test_where_it_cannot_work_one_line_says_why(task, data, why, caplog):
