@@ -318,7 +318,7 @@ class Backbone(nn.Module):
             )
         if hidden is None and from_depth:
             raise ValueError(f"from_depth={from_depth} needs hidden, the output of that depth")
-        if not 0 <= from_depth <= self.replayable:
+        if hidden is not None and not 0 <= from_depth <= self.replayable:
             raise ValueError(f"from_depth must be in 0..{self.replayable}, got {from_depth}")
 
     def _check_target(self, target_ids: Tensor | None) -> None:
@@ -327,7 +327,7 @@ class Backbone(nn.Module):
         if target_ids is None and self.is_encoder_decoder:
             raise ValueError(
                 f"{name} is an encoder-decoder and needs decoder_input_ids, which this task does "
-                "not give; choose an encoder, such as asset:minilm"
+                "not give; choose an encoder, such as backbone.name=asset:minilm"
             )
         if target_ids is not None and not self.is_encoder_decoder:
             raise ValueError(
