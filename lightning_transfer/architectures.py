@@ -76,28 +76,36 @@ class Anatomy:
     causal: bool = False
 
 
-class Embeddings(nn.ModuleList):
-    """Depth 0 of an encoder-decoder, with the encoder's own dropout.
+class Parts(nn.ModuleList):
+    """One depth made of several modules; its mode is theirs, whoever sets it.
 
     An encoder such as BART's drops out what it reads by a mode of its own, and T5's by a module
     that it has in common with its last norm. Were they to follow no depth, the output of frozen
-    layers would be another one each time.
+    layers would be another one each time: they follow the embeddings.
 
     Args:
-        parts: All embeddings.
-        encoder: The module that reads them.
+        parts: The modules.
+        followers: Modules that take their mode, and no more, from this depth.
     """
 
-    def __init__(self, parts: Iterable[nn.Module], encoder: nn.Module) -> None:
+    def __init__(self, parts: Iterable[nn.Module], followers: Iterable[nn.Module] = ()) -> None:
         """See the class."""
         super().__init__(parts)
-        dropouts = [part for part in encoder.children() if isinstance(part, nn.Dropout)]
-        self.followers = (encoder, *dropouts)  # a tuple: they are no parts of this module
+        self._followers = tuple(followers)  # a tuple: they are no parts of this module
 
-    def train(self, mode: bool = True) -> "Embeddings":
-        """Set the mode of the embeddings and of the encoder itself, not of its layers."""
+    @property
+    def training(self) -> bool:
+        """Whether anything in here is in train mode."""
+        return any(module.training for module in (*self, *self._followers))
+
+    @training.setter
+    def training(self, mode: bool) -> None:
+        """Leave it to the parts: this list is made anew each time, and they stay."""
+
+    def train(self, mode: bool = True) -> "Parts":
+        """Set the mode of the parts, and of the followers themselves."""
         super().train(mode)
-        for follower in self.followers:
+        for follower in self._followers:
             follower.training = mode
         return self
 
@@ -195,11 +203,13 @@ def layers_by_depth(model: nn.Module, anatomy: Anatomy) -> list[nn.Module]:
     if writer is None:
         return [_one([part(path) for path in reader.embeddings]), *below, top]
     paths = (*anatomy.shared, *reader.embeddings, *writer.embeddings)
-    embeddings = Embeddings([part(path) for path in paths], part(reader.root))
+    encoder = part(reader.root)
+    dropouts = [module for module in encoder.children() if isinstance(module, nn.Dropout)]
+    embeddings = Parts([part(path) for path in paths], [encoder, *dropouts])
     first, *above = _list(model, writer.stack)
     bridge = [] if anatomy.bridge is None else [part(anatomy.bridge)]
-    encoder = [*below, _one([top, *map(part, reader.norms)])]
-    return [embeddings, *encoder, _one([*bridge, first]), *above]
+    top = _one([top, *map(part, reader.norms)])
+    return [embeddings, *below, top, _one([*bridge, first]), *above]
 
 
 def replayable_stack(model: nn.Module, anatomy: Anatomy) -> Stack:
@@ -220,7 +230,7 @@ def _list(model: nn.Module, path: str) -> list[nn.Module]:
 
 
 def _one(parts: list[nn.Module]) -> nn.Module:
-    return parts[0] if len(parts) == 1 else nn.ModuleList(parts)
+    return parts[0] if len(parts) == 1 else Parts(parts)
 
 
 def take_pooler(model: nn.Module) -> dict[str, Tensor] | None:

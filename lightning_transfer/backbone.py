@@ -156,6 +156,11 @@ class Backbone(nn.Module):
         side = self._anatomy.writer or self._anatomy.reader
         return int(self._part(side.root).config.hidden_size)  # type: ignore
 
+    @property
+    def replay_size(self) -> int:
+        """Width of what is replayed: the encoder's, where there is one."""
+        return int(self._reader.config.hidden_size)  # type: ignore
+
     @cached_property
     def max_tokens(self) -> int | None:
         """How many tokens the table of positions has room for; None without such a table."""
@@ -318,7 +323,7 @@ class Backbone(nn.Module):
             )
         if hidden is None and from_depth:
             raise ValueError(f"from_depth={from_depth} needs hidden, the output of that depth")
-        if not 0 <= from_depth <= self.replayable:
+        if hidden is not None and not 0 <= from_depth <= self.replayable:
             raise ValueError(f"from_depth must be in 0..{self.replayable}, got {from_depth}")
 
     def _check_target(self, target_ids: Tensor | None) -> None:
@@ -327,7 +332,7 @@ class Backbone(nn.Module):
         if target_ids is None and self.is_encoder_decoder:
             raise ValueError(
                 f"{name} is an encoder-decoder and needs decoder_input_ids, which this task does "
-                "not give; choose an encoder, such as asset:minilm"
+                "not give; choose an encoder, such as backbone.name=asset:minilm"
             )
         if target_ids is not None and not self.is_encoder_decoder:
             raise ValueError(

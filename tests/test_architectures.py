@@ -72,6 +72,7 @@ def test_features_are_those_of_transformers(name):
     rows, length = batch.get("decoder_input_ids", batch["input_ids"]).shape
     assert features.shape == (rows, length, width)
     assert backbone.hidden_size == width
+    assert backbone.replay_size == HIDDEN
     assert backbone.is_encoder_decoder == (name in SEQ2SEQ)
 
 
@@ -157,6 +158,22 @@ def test_the_encoders_own_dropout_follows_the_embeddings(name):
         assert not encoder.dropout.training
     backbone.layers[0].train()
     assert all(module.training for module in backbone.modules())
+
+
+@pytest.mark.parametrize("name", [*CONFIGS, *CAUSAL, *SEQ2SEQ])
+def test_a_depth_is_in_eval_mode_as_soon_as_all_of_it_is(name):
+    """The same for everyone who looks at the layers, whenever they did first."""
+    backbone, _ = make_model(name)
+    seen = backbone.layers
+    for depth in range(len(seen)):
+        assert all(layer.training for layer in seen[depth:])
+        backbone.layers[depth].eval()
+        modules = [module for layer in seen[: depth + 1] for module in layer.modules()]
+        assert not any(module.training for module in modules)
+    backbone.train()
+    assert all(layer.training for layer in seen)
+    backbone.eval()
+    assert not any(layer.training for layer in seen)
 
 
 def test_the_head_of_a_decoder_is_taken_off_and_kept():

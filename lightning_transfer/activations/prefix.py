@@ -17,7 +17,7 @@ class Prefix:
     def __init__(self, layers: Sequence[nn.Module]) -> None:
         """See the class."""
         self._layers = list(layers)
-        self._modules = [_with_modes(layer) for layer in layers]
+        self._modules = [list(layer.modules()) for layer in layers]
         self._parameters = [list(layer.parameters()) for layer in layers]
         self._tensors = [[*layer.parameters(), *layer.buffers()] for layer in layers]
 
@@ -63,12 +63,6 @@ class Prefix:
                 state.update(flat.view(torch.uint8).numpy().data)
             found.append(state.hexdigest())
         return found
-
-
-def _with_modes(layer: nn.Module) -> list[nn.Module]:
-    """Return the modules whose mode matters: lists are made anew whenever they are asked for."""
-    followers = getattr(layer, "followers", ())
-    return [m for m in (*layer.modules(), *followers) if not isinstance(m, nn.ModuleList)]
 
 
 def _named_tensors(layer: nn.Module) -> Iterator[tuple[str, Tensor]]:
