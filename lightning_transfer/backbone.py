@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from lightning_transfer import assets
+from lightning_transfer import assets, kernels
 
 # What turns ids into the first layer's input, in order; ELECTRA and RemBERT widen their embeddings.
 _EMBEDDINGS = ("embeddings", "embeddings_project", "encoder.embedding_hidden_mapping_in")
@@ -40,7 +40,8 @@ class Backbone(nn.Module):
     speak of depths; this class is the one place that knows where an architecture keeps them.
     It is in train mode from the start, although ``from_pretrained`` of transformers returns eval
     mode and Lightning keeps what it finds. A pretrained pooler is taken off the stack (see
-    ``pooler_state``): it belongs to a head.
+    ``pooler_state``): it belongs to a head. On a CPU it trains with the dropout and the attention
+    of :mod:`lightning_transfer.kernels`.
 
     Args:
         model: A ``PreTrainedModel`` with one stack of layers and no task head.
@@ -66,9 +67,15 @@ class Backbone(nn.Module):
         self._embedding_paths = [path for path in _EMBEDDINGS if path in modules]
         self._beside_paths = [path for path in beside if path in modules]
         self.pooler_state: dict[str, Tensor] | None = _take_pooler(model)
+        kernels.install(model)
         self.model = model
         self._entries: int | None = None
         self.train()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Come out of a pickle, maybe in a process that has built no backbone yet."""
+        super().__setstate__(state)
+        kernels.register()
 
     @classmethod
     def from_pretrained(
