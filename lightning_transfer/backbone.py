@@ -1,8 +1,8 @@
 """A pretrained language model as an ordered stack of layers."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cached_property, partial
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedMode
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from lightning_transfer import assets, kernels
+from lightning_transfer.modes import evaluating
+from lightning_transfer.replay import Stack
 
 # What turns ids into the first layer's input, in order; ELECTRA and RemBERT widen their embeddings.
 _EMBEDDINGS = ("embeddings", "embeddings_project", "encoder.embedding_hidden_mapping_in")
@@ -174,13 +176,18 @@ class Backbone(nn.Module):
         paths = (*self._embedding_paths, *self._beside_paths)
         found = [self.model.get_submodule(path) for path in paths]
         embeddings = found[0] if len(found) == 1 else nn.ModuleList(found)
-        return [embeddings, *self._stack]
+        return [embeddings, *self._stack.layers]
 
     @property
-    def _stack(self) -> nn.ModuleList:
-        stack = self.model.get_submodule(self._stack_path)
-        assert isinstance(stack, nn.ModuleList)  # as _find_stack found it
-        return stack
+    def replayable(self) -> int:
+        """The highest depth whose output can be replayed."""
+        return self._stack.top
+
+    @property
+    def _stack(self) -> Stack:
+        layers = self.model.get_submodule(self._stack_path)
+        assert isinstance(layers, nn.ModuleList)  # as _find_stack found it
+        return Stack(list(layers), self.model.get_submodule(self._embedding_paths[-1]))
 
     def forward(
         self,
@@ -190,6 +197,7 @@ class Backbone(nn.Module):
         token_type_ids: Tensor | None = None,
         from_depth: int = 0,
         hidden: Tensor | None = None,
+        first_token: bool = False,
     ) -> Tensor:
         """Compute token features, all the way or from the middle.
 
@@ -200,87 +208,96 @@ class Backbone(nn.Module):
             from_depth: With ``hidden``: the depth whose output ``hidden`` is, just as the layer
                 above is fed with it; only what lies above runs, and it equals the full pass
                 exactly.
-            hidden: Features to go on from, float (batch, seq, hidden).
+            hidden: Features to go on from, float (batch, seq, hidden); where ``first_token`` is
+                asked for, those of the highest depth may be (batch, 1, hidden).
+            first_token: Whether only the first token's features are wanted; the top layer then
+                computes no others, where :func:`kernels.first_token_only` knows how.
 
         Returns:
-            Features of the last layer, float (batch, seq, hidden).
+            Features of the last layer, float (batch, seq, hidden), or (batch, 1, hidden).
 
         Raises:
             ValueError: If the texts are longer than the backbone has positions for, if only one
                 of ``from_depth`` and ``hidden`` is given, or if there is no such depth.
         """
+        extra = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        self._check(input_ids, from_depth, hidden)
+        runs = first_token and from_depth < len(self.layers) - 1
+        shortened = kernels.first_token_only(self.layers[-1] if runs else None)
+        with self._from(from_depth, hidden, input_ids), shortened:
+            features: Tensor = self.model(input_ids, attention_mask=attention_mask, **extra)[0]
+        return features[:, :1] if first_token else features
+
+    def outputs_of(
+        self,
+        depths: Sequence[int],
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        token_type_ids: Tensor | None = None,
+        from_depth: int = 0,
+        hidden: Tensor | None = None,
+    ) -> dict[int, Tensor]:
+        """Compute what these depths hand on, in one pass that stops at the highest of them.
+
+        ``forward(..., from_depth=d, hidden=outputs[d])`` then equals the full pass exactly. The
+        modes and gradients are those of any pass: to keep outputs of a frozen prefix, its layers
+        have to be in eval mode.
+
+        Args:
+            depths: Depths asked for, each in ``from_depth``..``replayable``.
+            input_ids: As in :meth:`forward`.
+            attention_mask: As in :meth:`forward`.
+            token_type_ids: As in :meth:`forward`.
+            from_depth: As in :meth:`forward`.
+            hidden: As in :meth:`forward`.
+
+        Returns:
+            By depth, what the layer above it is fed with, float (batch, seq, hidden).
+
+        Raises:
+            ValueError: As in :meth:`forward`, or if a depth is out of its range.
+        """
+        self._check(input_ids, from_depth, hidden)
+        wanted = set(depths)
+        if bad := sorted(d for d in wanted if not from_depth <= d <= self.replayable):
+            raise ValueError(
+                f"depths must be in {from_depth}..{self.replayable}, from from_depth up, got {bad}"
+            )
+        known = {from_depth: hidden} if hidden is not None and from_depth in wanted else {}
+        outputs: dict[int, Tensor] = {}
+        if wanted - set(known):
+            extra = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+            with (
+                self._from(from_depth, hidden, input_ids),
+                self._stack.collecting(wanted - set(known)) as outputs,
+            ):
+                self.model(input_ids, attention_mask=attention_mask, **extra)
+        return {**known, **outputs}
+
+    def _check(self, input_ids: Tensor, from_depth: int, hidden: Tensor | None) -> None:
+        """Refuse texts that are too long, and depths that cannot be replayed."""
         limit = self.max_tokens
         if limit is not None and input_ids.shape[1] > limit:
             raise ValueError(
                 f"a batch has {input_ids.shape[1]} tokens a text, and the backbone takes at most "
                 f"{limit}; set data.tokens.max_length={limit} or less"
             )
-        extra = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        if hidden is None and from_depth:
+            raise ValueError(f"from_depth={from_depth} needs hidden, the output of that depth")
+        if not 0 <= from_depth <= self.replayable:
+            raise ValueError(f"from_depth must be in 0..{self.replayable}, got {from_depth}")
+
+    def _from(
+        self, depth: int, hidden: Tensor | None, input_ids: Tensor
+    ) -> AbstractContextManager[None]:
+        """Let the model run from a depth on, or all of it where nothing is known."""
         if hidden is None:
-            if from_depth:
-                raise ValueError(f"from_depth={from_depth} needs hidden, the output of that depth")
-            return self.model(input_ids, attention_mask=attention_mask, **extra)[0]
-        if not 0 <= from_depth < len(self.layers):
-            raise ValueError(f"from_depth must be in 0..{len(self.layers) - 1}, got {from_depth}")
+            return nullcontext()
         if self._entries is None:
-            self._entries = self._entries_of_a_layer(input_ids[:1])
-        with self._replaced(from_depth, hidden):
-            return self.model(input_ids, attention_mask=attention_mask, **extra)[0]
-
-    def _entries_of_a_layer(self, input_ids: Tensor) -> int:
-        """Return how long a tuple the layers give, 0 for a bare tensor; seen in one short pass."""
-        seen: list[Any] = []
-        hook = self._stack[-1].register_forward_hook(lambda *call: seen.append(call[-1]))
-        try:
             with evaluating(self.model), torch.no_grad():
-                self.model(input_ids)
-        finally:
-            hook.remove()
-        return len(seen[0]) if isinstance(seen[0], tuple) else 0
-
-    @contextmanager
-    def _replaced(self, depth: int, hidden: Tensor) -> Iterator[None]:
-        """Let the model's own forward run, with known outputs in place of the lower layers.
-
-        Masks, relative positions and final norms stay the model's business, so that a replay is
-        exact without a line of architecture here.
-        """
-        stack = list(self._stack)
-        output = (hidden, *[None] * (self._entries - 1)) if self._entries else hidden
-        known: list[tuple[nn.Module, Any]] = [
-            (self.model.get_submodule(self._embedding_paths[-1]), hidden),
-            *((layer, output) for layer in stack[:depth]),
-        ]
-        hook = None
-        if depth < len(stack):  # DeBERTa's convolution stands between layers, not in one
-            hook = stack[depth].register_forward_pre_hook(
-                lambda _, arguments: (hidden, *arguments[1:])
-            )
-        try:
-            for module, value in known:
-                module.forward = partial(_return, value)
-            yield
-        finally:
-            for module, _ in known:
-                module.__dict__.pop("forward", None)
-            if hook is not None:
-                hook.remove()
-
-
-def _return(value: Any, *_: Any, **__: Any) -> Any:
-    return value
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Put a module in eval mode, and each of its parts back in its own mode afterwards."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training
+                self._entries = self._stack.entries(lambda: self.model(input_ids[:1]))
+        return self._stack.replaying(depth, hidden, entries=self._entries)
 
 
 def resolve_source(name: str | Path) -> str:

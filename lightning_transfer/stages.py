@@ -282,7 +282,12 @@ class StageRunner:
             monitor, mode = self.monitor(run.stage), self.mode(run.stage)
             # A correlation of equal predictions is no number: no better, but no reason to stop.
             callbacks.append(Patience(monitor, mode=mode, patience=patience, check_finite=False))
-        return callbacks
+        return [*callbacks, *self._activations()]
+
+    def _activations(self) -> list[Callback]:
+        """Return what keeps the output of frozen layers; it stands behind all that freeze."""
+        spec = self.config.get("activations")
+        return [build(spec, "callback", "activations")] if spec else []
 
     def _bar(self, title: str) -> list[Callback]:
         wanted = self.config["trainer"].get("enable_progress_bar")
@@ -351,7 +356,7 @@ class StageRunner:
             "test",
             arguments=self._arguments(),
             folder=self.folder,
-            callbacks=self._bar(title),
+            callbacks=[*self._bar(title), *self._activations()],
         )
         tested = Tested(metrics, rows, time.monotonic() - started)
         log.info("%s: %s", title, ", ".join(f"{k} {v:.3f}" for k, v in metrics.items()))

@@ -92,14 +92,20 @@ MODEL = {"backbone", "heads", "tasks", "objectives", "optim", "pooling", "callba
         ("jobs", UNITS - {"files", "results", "runfolder"}),
         ("sweep_table", UNITS - {"files", "results", "runfolder", "jobs"}),
         ("slots", UNITS - {"hints"}),
-        ("adapters", UNITS - {"hints", "kernels"}),
+        ("activations", UNITS - {"files"}),
+        ("adapters", UNITS - {"hints", "kernels", "modes"}),
         ("assets", UNITS),
-        ("checkpoint", UNITS - {"backbone", "assets", "files", "kernels", "labels"}),
+        (
+            "checkpoint",
+            UNITS - {"backbone", "replay", "assets", "files", "kernels", "labels", "modes"},
+        ),
         ("files", UNITS),
-        ("kernels", UNITS),
+        ("kernels", UNITS - {"modes"}),
         ("labels", UNITS),
+        ("modes", UNITS),
         ("pooling", UNITS),
         ("plan", UNITS),
+        ("replay", UNITS),
     ],
 )
 def test_a_part_knows_no_more_than_it_has_to(part, forbidden):

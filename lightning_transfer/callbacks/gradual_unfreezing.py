@@ -93,6 +93,11 @@ class GradualUnfreezing(Callback):
         """Position of the phase in force, counted from 0."""
         return max(0, len(self._starts) - 1)
 
+    def frozen_ahead(self) -> list[int]:
+        """Return how many of the lowest layers are frozen in each phase that is still to begin."""
+        depths = [phase.depths(self._found.count) for phase in self._plan[self.phase + 1 :]]
+        return [trains.start if trains else self._found.count for trains in depths]
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Look at module and schedule, so that mistakes are told before anything runs."""
         if stage != "fit":

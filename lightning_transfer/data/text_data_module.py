@@ -51,7 +51,10 @@ class TextDataModule(LightningDataModule):
         splits: How many rows are held back for validation and test, and their seed.
         tokens: Length of the token sequences and how longer texts are cut; ``None``: the
             domain's own.
-        batch_size: Rows per device and batch.
+        batch_size: Rows per device and batch, at most.
+        max_tokens: Tokens per device and batch at most, padding counted, also in validation and
+            test: long rows then come in smaller batches. A row that is longer has a batch of its
+            own. ``None``: as long as its rows are.
         on_bad_row: ``error``, or ``skip`` to leave bad rows out, counted in one warning.
 
     Raises:
@@ -84,6 +87,7 @@ class TextDataModule(LightningDataModule):
         splits: Splits | None = None,
         tokens: Tokens | None = None,
         batch_size: int = 32,
+        max_tokens: int | None = None,
         on_bad_row: str = "error",
     ) -> None:
         """See the class."""
@@ -96,8 +100,9 @@ class TextDataModule(LightningDataModule):
             )
         if train_size is not None:
             check_size(train_size, "train_size")
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be >= 1, got {batch_size}")
+        for name, value in (("batch_size", batch_size), ("max_tokens", max_tokens)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be >= 1, got {value}; set data.{name}")
         if on_bad_row not in ("error", "skip"):
             raise ValueError(f"on_bad_row must be error or skip, got {on_bad_row!r}")
         self.source = source
@@ -107,6 +112,7 @@ class TextDataModule(LightningDataModule):
         self.splits = splits or Splits()
         self.tokens = tokens or self.default_tokens
         self.batch_size = batch_size
+        self.max_tokens = max_tokens
         self.on_bad_row = on_bad_row
         self.tokenizer: PreTrainedTokenizerBase | None = None
         self.seed = 0
@@ -175,6 +181,17 @@ class TextDataModule(LightningDataModule):
     def label_counts(self) -> dict[str, int]:
         """Training rows of each class; of each band for a rating, empty without bands."""
         return self._load().label_counts(self._positions("train"))
+
+    @property
+    def token_table(self) -> TokenTable:
+        """Tokens of all rows, whatever their split; ``row`` in a batch counts in it.
+
+        Raises:
+            RuntimeError: If nothing has been tokenized for the present tokenizer.
+        """
+        if self._table is None or self._table[0] is not self.tokenizer:
+            raise RuntimeError("no tokens yet: set data.tokenizer, then call setup()")
+        return self._table[1]
 
     def rows(self, split: str) -> Dataset:
         """Return ``text``, ``label`` (the target) and ``row`` of a split's rows.
@@ -334,6 +351,7 @@ class TextDataModule(LightningDataModule):
             shuffle=split == "train" and not getattr(self.trainer, "overfit_batches", 0),
             rank=self.trainer.global_rank if self.trainer else 0,
             world_size=self.trainer.world_size if self.trainer else 1,
+            max_tokens=self.max_tokens,
         )
         return rows, sampler, Collate(self.tokenizer)
 

@@ -38,17 +38,19 @@ def cached_tokens(
         tokenizer: Any Hugging Face tokenizer.
         tokens: Length and the part that is kept.
     """
-    path = cache_dir() / "tokens" / f"{fingerprint(texts, pairs, tokenizer, tokens)}.arrow"
+    key = fingerprint(texts, pairs, tokenizer, tokens)
+    path = cache_dir() / "tokens" / f"{key}.arrow"
     with contextlib.suppress(OSError, pa.ArrowInvalid):
-        return TokenTable.read(path)
+        return TokenTable.read(path, key=key)
     log.info("tokenizing %s texts", f"{len(texts):,}")
     table = tokenize(texts, pairs, tokenizer=tokenizer, tokens=tokens)
+    table.key = key
     try:
         _write(table, path)
     except OSError as error:  # a full or read-only disk costs time, not the run
         log.warning("tokens are not cached in %s: %s", path.parent, error)
         return table
-    return TokenTable.read(path)
+    return TokenTable.read(path, key=key)
 
 
 def _write(table: TokenTable, path: Path) -> None:

@@ -1,6 +1,8 @@
 """Token sequences of a whole data set, in one memory-mapped Arrow file."""
 
+import hashlib
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,7 @@ class TokenTable:
         starts: Where each row begins, int64 ``(rows + 1,)``.
         token_type_ids: Segment of each token, int8 ``(tokens,)``, for tokenizers that have them.
         cut: Whether a row was longer than allowed, bool ``(rows,)``.
+        key: What the table is cached under, if it is.
     """
 
     def __init__(
@@ -32,12 +35,14 @@ class TokenTable:
         *,
         token_type_ids: np.ndarray | None,
         cut: np.ndarray,
+        key: str | None = None,
     ) -> None:
         """See the class."""
         self.input_ids = input_ids
         self.starts = starts
         self.token_type_ids = token_type_ids
         self.cut = cut
+        self.key = key
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -48,12 +53,38 @@ class TokenTable:
         """Tokens of each row, int64 ``(rows,)``."""
         return np.diff(self.starts)
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """Name of the content: tables of one fingerprint hold the same tokens in the same order.
+
+        The key of the cache, which is known before the tokens are; the hash of the tokens for a
+        table that never had one.
+        """
+        if self.key is not None:
+            return self.key
+        state = hashlib.sha256()
+        for column in (self.starts, self.input_ids, self.token_type_ids):
+            if column is not None:
+                state.update(np.ascontiguousarray(column).tobytes())
+        return state.hexdigest()
+
     def row(self, position: int) -> dict[str, np.ndarray]:
         """Return the model inputs of one row, each ``(seq,)``, without padding."""
         span = slice(self.starts[position], self.starts[position + 1])
         inputs = {"input_ids": self.input_ids[span]}
         if self.token_type_ids is not None:
             inputs["token_type_ids"] = self.token_type_ids[span]
+        return inputs
+
+    def take(self, positions: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the model inputs of several rows end to end, ``(tokens,)``, and ``lengths``."""
+        lengths = self.starts[positions + 1] - self.starts[positions]  # (rows,)
+        # Where a row begins here, taken from where it begins in the table.
+        shifts = self.starts[positions] - (np.cumsum(lengths) - lengths)
+        places = np.arange(lengths.sum()) + np.repeat(shifts, lengths)  # (tokens,)
+        inputs = {"input_ids": self.input_ids[places], "lengths": lengths}
+        if self.token_type_ids is not None:
+            inputs["token_type_ids"] = self.token_type_ids[places]
         return inputs
 
     def write(self, path: Path) -> None:
@@ -71,8 +102,8 @@ class TokenTable:
             writer.write_table(table, max_chunksize=max(len(self), 1))
 
     @classmethod
-    def read(cls, path: Path) -> "TokenTable":
-        """Map the table at ``path`` into memory.
+    def read(cls, path: Path, *, key: str | None = None) -> "TokenTable":
+        """Map the table at ``path``, cached under ``key``, into memory.
 
         Raises:
             OSError: If there is no such file.
@@ -90,6 +121,7 @@ class TokenTable:
             ids.offsets.to_numpy(),
             token_type_ids=types,
             cut=table["cut"].chunk(0).to_numpy(zero_copy_only=False),
+            key=key,
         )
 
 

@@ -7,6 +7,7 @@ nothing is dropped, torch's and transformers' own code runs.
 
 from lightning_transfer.kernels.attention import goes_through_the_interface, register
 from lightning_transfer.kernels.dropout import FastDropout
+from lightning_transfer.kernels.first_token import first_token_only
 from lightning_transfer.kernels.install import install
 
-__all__ = ["FastDropout", "goes_through_the_interface", "install", "register"]
+__all__ = ["FastDropout", "first_token_only", "goes_through_the_interface", "install", "register"]

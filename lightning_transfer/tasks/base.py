@@ -18,7 +18,8 @@ from lightning_transfer.optim import Recipe
 
 Batch = Mapping[str, Any]
 # What a backbone is given beside ids and mask, where the batch has it and the backbone takes it.
-_EXTRAS = ("token_type_ids",)
+_EXTRAS = ("token_type_ids", "from_depth", "hidden")
+_FULL = "full"  # whether each row of a batch is as long as the batch is wide
 _STARTS = f"{KEY}_starts"  # what objectives remember, in resume points
 
 
@@ -58,6 +59,11 @@ class TransferModule(LightningModule):
         self.recipe = recipe or Recipe()
         self.position: dict[str, Any] = {}  # where in a larger plan this run stands
         self._extras = [name for name in _EXTRAS if _accepts(backbone.forward, name)]
+        asked = inspect.signature(backbone.forward).parameters
+        self._may_shorten = "first_token" in asked
+        self._needs_mask = (
+            "attention_mask" not in asked or asked["attention_mask"].default is not None
+        )
         self._weights = dict(objectives or {})
         self.objectives = nn.ModuleDict({k: w.objective for k, w in self._weights.items()})
         metrics = self.build_metrics()
@@ -78,12 +84,33 @@ class TransferModule(LightningModule):
         raise NotImplementedError
 
     def forward(self, batch: Batch) -> Tensor:
-        """Compute outputs, float (batch, num_outputs), of a tokenized batch."""
+        """Compute outputs, float (batch, num_outputs), of a tokenized batch.
+
+        With ``hidden``, float (batch, seq, hidden), and ``from_depth`` in the batch, as
+        :class:`callbacks.ActivationCache` puts them there, only what lies above runs.
+        """
         extra = {name: batch[name] for name in self._extras if name in batch}
-        hidden = self.backbone(batch["input_ids"], batch["attention_mask"], **extra)
+        if self._may_shorten and getattr(self.head, "first_token", False):
+            extra["first_token"] = True
+        mask = None if batch.get(_FULL) else batch["attention_mask"]
+        hidden = self.backbone(batch["input_ids"], mask, **extra)
         # A backbone may be kept in 16 bits below a head that is not.
         dtype = next((p.dtype for p in self.head.parameters()), hidden.dtype)
         return self.head(hidden.to(dtype), batch["attention_mask"])  # (batch, num_outputs)
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Note which batches have no padding while they are on the CPU.
+
+        Without a mask attention is cheaper, and a device would have to be waited for to find out.
+        """
+        if self._needs_mask or not isinstance(batch, Mapping):
+            return batch
+        if "attention_mask" in batch:
+            return {**batch, _FULL: bool(batch["attention_mask"].all())}
+        return {
+            name: self.on_before_batch_transfer(part, dataloader_idx)
+            for name, part in batch.items()
+        }
 
     def setup(self, stage: str) -> None:
         """Put everything in train mode; freezing callbacks then take their part out of it."""
