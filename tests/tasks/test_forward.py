@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 from lightning_transfer.heads import LinearHead, MLPHead
 from lightning_transfer.labels import Labels
@@ -86,7 +87,8 @@ def test_a_batch_without_padding_has_no_mask(lengths, masked, nested):
 def test_batches_are_noted_before_they_are_moved_in_a_run_too():
     task = make_task(LinearHead(HIDDEN, 1))
     batches = [make_batch(lengths=FULL), make_batch(lengths=PADDED)]
-    make_trainer().fit(task, batches, batches)
+    loader = DataLoader(batches, batch_size=None)
+    make_trainer().fit(task, loader, loader)
     assert [call["mask"] is not None for call in task.backbone.calls] == [False, True] * 2
 
 
@@ -94,7 +96,8 @@ def test_a_backbone_that_needs_a_mask_gets_one():
     task = make_task(LinearHead(HIDDEN, 1), MaskAlways())
     batch = make_batch(lengths=FULL)
     assert task.on_before_batch_transfer(batch, 0) is batch
-    make_trainer().fit(task, [batch], [batch])
+    loader = DataLoader([batch], batch_size=None)
+    make_trainer().fit(task, loader, loader)
 
 
 def test_what_is_no_mapping_passes_through():
