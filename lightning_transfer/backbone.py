@@ -1,7 +1,7 @@
 """A pretrained language model as an ordered stack of layers."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
+from lightning_transfer import kernels
 from lightning_transfer.architectures import (
     find_anatomy,
     layers_by_depth,
@@ -18,6 +19,7 @@ from lightning_transfer.architectures import (
     take_lm_head,
     take_pooler,
 )
+from lightning_transfer.modes import evaluating
 from lightning_transfer.pretrained import (
     auto_class,
     check_safetensors,
@@ -39,7 +41,8 @@ class Backbone(nn.Module):
     It is in train mode from the start, although ``from_pretrained`` of transformers returns eval
     mode and Lightning keeps what it finds. A pretrained pooler is taken off the stack (see
     ``pooler_state``), and so is what an ``EncoderDecoderModel`` has above its decoder (see
-    ``lm_head_state``): they belong to a head.
+    ``lm_head_state``): they belong to a head. On a CPU it trains with the dropout and the
+    attention of :mod:`lightning_transfer.kernels`.
 
     Args:
         model: A ``PreTrainedModel`` without a task head.
@@ -64,9 +67,15 @@ class Backbone(nn.Module):
         self.lm_head_state = None if writer is None else take_lm_head(model, writer)
         pooler = take_pooler(model.get_submodule(self._anatomy.reader.root))
         self.pooler_state = pooler if writer is None else None  # an encoder's, below a decoder
+        kernels.install(model)
         self.model = model
         self._entries: int | None = None
         self.train()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Come out of a pickle, maybe in a process that has built no backbone yet."""
+        super().__setstate__(state)
+        kernels.register()
 
     @classmethod
     def from_pretrained(
@@ -183,11 +192,6 @@ class Backbone(nn.Module):
         return self._stack.top
 
     @property
-    def replay_size(self) -> int:
-        """Width of the outputs that can be replayed; an encoder may be wider than its decoder."""
-        return int(self._reader.config.hidden_size)  # type: ignore
-
-    @property
     def _stack(self) -> Stack:
         return replayable_stack(self.model, self._anatomy)
 
@@ -208,6 +212,7 @@ class Backbone(nn.Module):
         decoder_attention_mask: Tensor | None = None,
         from_depth: int = 0,
         hidden: Tensor | None = None,
+        first_token: bool = False,
     ) -> Tensor:
         """Compute token features, all the way or from the middle.
 
@@ -221,11 +226,14 @@ class Backbone(nn.Module):
             from_depth: With ``hidden``: the depth whose output ``hidden`` is, in
                 0..``replayable``, just as the layer above is fed with it; only what lies above
                 runs, and it equals the full pass exactly.
-            hidden: Features to go on from, float (batch, seq, hidden).
+            hidden: Features to go on from, float (batch, seq, hidden); where ``first_token`` is
+                asked for, those of the highest depth may be (batch, 1, hidden).
+            first_token: Whether only the first token's features are wanted; the top layer then
+                computes no others, where :func:`kernels.first_token_only` knows how.
 
         Returns:
             Features of the last layer, float (batch, seq, hidden); of an encoder-decoder those of
-            the decoder, float (batch, target seq, hidden).
+            the decoder, float (batch, target seq, hidden). With ``first_token`` of one position.
 
         Raises:
             ValueError: If the texts are longer than the backbone has positions for, if only one
@@ -237,11 +245,16 @@ class Backbone(nn.Module):
         if hidden is not None and self.is_encoder_decoder and from_depth == self.replayable:
             read = hidden  # all that the decoder needs of the encoder
         else:
-            with self._from(from_depth, hidden, input_ids):
+            with self._from(from_depth, hidden, input_ids), self._short(first_token, from_depth):
                 read = self._read(input_ids, attention_mask, token_type_ids)
-        if decoder_input_ids is None:
-            return read
-        return self._write(read, attention_mask, decoder_input_ids, decoder_attention_mask)
+        if decoder_input_ids is not None:
+            read = self._write(read, attention_mask, decoder_input_ids, decoder_attention_mask)
+        return read[:, :1] if first_token else read
+
+    def _short(self, first_token: bool, from_depth: int) -> AbstractContextManager[None]:
+        """Let the top layer compute the first token alone, if it runs and no other is wanted."""
+        runs = first_token and not self.is_encoder_decoder and from_depth < self.replayable
+        return kernels.first_token_only(self._stack.layers[-1] if runs else None)
 
     def _read(self, input_ids: Tensor, mask: Tensor | None, types: Tensor | None) -> Tensor:
         """Run the encoder, or a model that has one stack; float (batch, seq, hidden)."""
@@ -363,15 +376,3 @@ class Backbone(nn.Module):
             with evaluating(reader), torch.no_grad():
                 self._entries = stack.entries(lambda: self._read(input_ids[:1], None, None))
         return stack.replaying(depth, hidden, entries=self._entries)
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Put a module in eval mode, and each of its parts back in its own mode afterwards."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training

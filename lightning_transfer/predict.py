@@ -17,7 +17,6 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from lightning_transfer.adapters import Adapter
-from lightning_transfer.backbone import evaluating
 from lightning_transfer.data import LengthBatchSampler, Tokens, reading, writing
 from lightning_transfer.data.reading import ROW, Row
 from lightning_transfer.data.rows import text_fault
@@ -25,6 +24,7 @@ from lightning_transfer.data.token_table import tokenize
 from lightning_transfer.data.tokenized_split import Collate, TokenizedSplit
 from lightning_transfer.labels import Labels
 from lightning_transfer.loading import HeadFactory, load
+from lightning_transfer.modes import evaluating
 from lightning_transfer.tasks import TransferModule
 
 log = logging.getLogger(__name__)

@@ -79,7 +79,7 @@ def test_no_two_parts_import_each_other():
     assert [one for one in GRAPH if one in reached(one)] == []
 
 
-BACKBONE = {"backbone", "architectures", "pretrained", "replay"}
+BACKBONE = {"backbone", "architectures", "kernels", "modes", "pretrained", "replay"}
 MODEL = BACKBONE | {"heads", "tasks", "objectives", "optim", "pooling", "callbacks"}
 
 
@@ -94,14 +94,16 @@ MODEL = BACKBONE | {"heads", "tasks", "objectives", "optim", "pooling", "callbac
         ("sweep_table", UNITS - {"files", "results", "runfolder", "jobs"}),
         ("slots", UNITS - {"hints"}),
         ("activations", UNITS - {"files"}),
-        ("adapters", UNITS - {"hints"}),
+        ("adapters", UNITS - {"hints", "kernels", "modes"}),
         ("architectures", UNITS - {"replay"}),
         ("pretrained", UNITS - {"assets"}),
         ("replay", UNITS),
         ("assets", UNITS),
         ("checkpoint", UNITS - BACKBONE - {"assets", "files", "labels"}),
         ("files", UNITS),
+        ("kernels", UNITS - {"modes"}),
         ("labels", UNITS),
+        ("modes", UNITS),
         ("pooling", UNITS),
         ("plan", UNITS),
     ],

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from lightning_transfer.backbone import evaluating
+from lightning_transfer.modes import evaluating
 from tests.tiny import CONFIGS, HIDDEN, make_backbone, make_inputs
 from tests.tiny_seq2seq import CAUSAL, SEQ2SEQ, make_model, make_seq2seq, texts_of
 

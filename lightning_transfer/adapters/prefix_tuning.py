@@ -1,7 +1,6 @@
 """Learned keys and values that every token can attend to."""
 
 import copy
-import inspect
 import sys
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -12,6 +11,7 @@ from transformers import AttentionInterface
 
 from lightning_transfer.adapters.base import Adapter
 from lightning_transfer.adapters.targets import root_of
+from lightning_transfer.kernels import goes_through_the_interface
 
 _IMPLEMENTATION = "lightning_transfer_prefix"
 _KNOWN = ("sdpa", "eager")  # whose masks are tensors that end with the keys
@@ -87,7 +87,7 @@ class PrefixTuning(Adapter):
     def inject(self, backbone: nn.Module) -> None:
         """Put a prefix into every attention module; see :class:`Adapter`."""
         modules: list[Any] = list(root_of(backbone).modules())
-        found = [module for module in modules if _goes_through_the_interface(module)]
+        found = [module for module in modules if goes_through_the_interface(module)]
         if not found:
             kind = type(root_of(backbone)).__name__
             raise ValueError(
@@ -101,7 +101,8 @@ class PrefixTuning(Adapter):
                 "tokens would not see the whole prefix; use strategy lora or ia3, or an encoder "
                 "such as BERT, RoBERTa, DistilBERT, ELECTRA or ModernBERT"
             )
-        implementation = found[0].config._attn_implementation
+        # The model's own: that of an attention may be one of the kernels, whose masks are sdpa's.
+        implementation = getattr(root_of(backbone).config, "_attn_implementation", None)
         if implementation not in _KNOWN:
             raise ValueError(
                 f"a prefix is known to work with attn_implementation {' and '.join(_KNOWN)}, got "
@@ -122,16 +123,6 @@ class PrefixTuning(Adapter):
         # The module alone: masks are made by the model's own config, which stays as it is.
         module.config = copy.copy(config)
         module.config._attn_implementation = _IMPLEMENTATION
-
-
-def _goes_through_the_interface(module: nn.Module) -> bool:
-    """Whether a module computes attention by a function that transformers lets one register."""
-    code = getattr(inspect.unwrap(type(module).forward), "__code__", None)
-    return (
-        hasattr(module, "config")
-        and code is not None
-        and "ALL_ATTENTION_FUNCTIONS" in (*code.co_names, *code.co_freevars)
-    )
 
 
 def _attend(

@@ -58,6 +58,11 @@ class TransferModule(LightningModule):
         self.recipe = recipe or Recipe()
         self.position: dict[str, Any] = {}  # where in a larger plan this run stands
         self._extras = [name for name in _EXTRAS if _accepts(backbone.forward, name)]
+        asked = inspect.signature(backbone.forward).parameters
+        self._may_shorten = "first_token" in asked
+        self._needs_mask = (
+            "attention_mask" not in asked or asked["attention_mask"].default is not None
+        )
         self._weights = dict(objectives or {})
         self.objectives = nn.ModuleDict({k: w.objective for k, w in self._weights.items()})
         metrics = self.build_metrics()
@@ -84,7 +89,11 @@ class TransferModule(LightningModule):
         :class:`callbacks.ActivationCache` puts them there, only what lies above runs.
         """
         extra = {name: batch[name] for name in self._extras if name in batch}
-        hidden = self.backbone(batch["input_ids"], batch["attention_mask"], **extra)
+        if self._may_shorten and getattr(self.head, "first_token", False):
+            extra["first_token"] = True
+        full = batch.get("full", False) and not self._needs_mask
+        mask = None if full else batch["attention_mask"]
+        hidden = self.backbone(batch["input_ids"], mask, **extra)
         # A backbone may be kept in 16 bits below a head that is not.
         dtype = next((p.dtype for p in self.head.parameters()), hidden.dtype)
         return self.head(hidden.to(dtype), batch["attention_mask"])  # (batch, num_outputs)
