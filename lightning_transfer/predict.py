@@ -58,12 +58,16 @@ class Predictor:
         task: A trained task; it is moved to ``device``.
         tokenizer: The tokenizer that it was trained with.
         tokens: How texts are cut; never longer than the backbone has positions for.
-        batch_size: Texts per batch, at least 1. It changes the speed, and scores by rounding only.
+        batch_size: Texts per batch at most, at least 1. It and ``max_tokens`` change the speed, and
+            scores by rounding only.
+        max_tokens: Tokens per batch at most, padding counted, at least 1: long texts come in
+            smaller batches. None: any number. MiniLM on a CPU is fastest, per token, with 1,000 to
+            2,000 tokens in a batch; 8,000 take 12 % longer, 250 take 10 %. A GPU wants more.
         device: A device of torch such as ``cpu``, or ``auto`` for a CUDA GPU where there is one.
 
     Raises:
         RuntimeError: If torch knows no such device.
-        ValueError: If ``batch_size`` is below 1.
+        ValueError: If ``batch_size`` or ``max_tokens`` is below 1.
     """
 
     def __init__(
@@ -73,11 +77,13 @@ class Predictor:
         tokens: Tokens,
         *,
         batch_size: int = 64,
+        max_tokens: int | None = 2048,
         device: str = "auto",
     ) -> None:
         """See the class."""
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be >= 1, got {batch_size}")
+        for name, value in (("batch_size", batch_size), ("max_tokens", max_tokens)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be >= 1, got {value}")
         limit = getattr(task.backbone, "max_tokens", None)
         if limit is not None and limit < tokens.max_length:
             said = "max_length=%d is more than the model has positions for; texts are cut to %d"
@@ -89,6 +95,7 @@ class Predictor:
         self.tokenizer = tokenizer
         self.tokens = tokens
         self.batch_size = batch_size
+        self.max_tokens = max_tokens
 
     @classmethod
     def from_path(
@@ -99,6 +106,7 @@ class Predictor:
         backbone: nn.Module | None = None,
         adapter: Adapter | None = None,
         batch_size: int = 64,
+        max_tokens: int | None = 2048,
         max_length: int | None = None,
     ) -> "Predictor":
         """Load a predictor from a run folder, its ``model`` folder or a checkpoint file.
@@ -108,7 +116,8 @@ class Predictor:
             head: Needed where the head is your own class; see ``load``.
             backbone: Needed where the backbone is a module of your own.
             adapter: Needed where the adapter is of your own class.
-            batch_size: Texts per batch.
+            batch_size: Texts per batch at most.
+            max_tokens: Tokens per batch at most; None: any number.
             max_length: Tokens per text at most; None: as in training.
 
         Raises:
@@ -124,7 +133,9 @@ class Predictor:
         tokens = loaded.tokens
         if max_length is not None:
             tokens = dataclasses.replace(tokens, max_length=max_length)
-        return cls(loaded.task, loaded.tokenizer, tokens, batch_size=batch_size)
+        return cls(
+            loaded.task, loaded.tokenizer, tokens, batch_size=batch_size, max_tokens=max_tokens
+        )
 
     def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Prediction]:
         """Predict one label and score for each text, in the order given.
@@ -158,7 +169,7 @@ class Predictor:
         delimiter: str | None = None,
         encoding: str | None = None,
         on_bad_row: str = "error",
-        chunk_rows: int = 2048,
+        chunk_rows: int = 8192,
     ) -> int:
         """Predict a label and a score for each row of a file, in constant memory.
 
@@ -180,7 +191,8 @@ class Predictor:
             on_bad_row: ``error``, or ``skip``: a row without text gets an empty label and score
                 (parquet: null and NaN), counted in one warning, and a row that cannot be read is
                 left out, counted in another.
-            chunk_rows: Rows in memory at a time.
+            chunk_rows: Rows in memory, and sorted into batches, at a time: the fewer, the more
+                padding (of 27 tokens a row: 4 % in 2,048 rows, 2 % in 8,192).
 
         Returns:
             Rows written.
@@ -233,7 +245,9 @@ class Predictor:
             text = texts[int(table.lengths.argmin())]
             raise ValueError(f"the tokenizer finds no token in {text[:40]!r}; take it out")
         split = TokenizedSplit(table, np.arange(len(texts)), None)
-        sampler = LengthBatchSampler(table.lengths, self.batch_size, seed=0, shuffle=False)
+        sampler = LengthBatchSampler(
+            table.lengths, self.batch_size, seed=0, shuffle=False, max_tokens=self.max_tokens
+        )
         collate = Collate(self.tokenizer)
         by_place: dict[int, Prediction] = {}
         with torch.inference_mode(), evaluating(self.task):

@@ -84,6 +84,7 @@ def predict(cfg: DictConfig) -> None:
     predictor = Predictor.from_path(
         path,
         batch_size=config["batch_size"],
+        max_tokens=config["max_tokens"],
         max_length=config["max_length"],
         **_own_parts(path),
     )
