@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
@@ -252,7 +253,7 @@ class Predictor:
         by_place: dict[int, Prediction] = {}
         with torch.inference_mode(), evaluating(self.task):
             for places in sampler:
-                batch = {k: v.to(self.device) for k, v in collate(split[places]).items()}
+                batch = move_data_to_device(collate(split[places]), self.device)
                 scores = self.task.probabilities(self.task(batch).float())  # (batch, outputs)
                 for place, row in zip(places, scores.cpu().numpy(), strict=True):
                     by_place[place] = _name(row, self.task.labels, texts[place])

@@ -69,7 +69,7 @@ class Collate:
         ids = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
         self.pad_id = next(token for token in ids if token is not None)
 
-    def __call__(self, rows: Any) -> dict[str, Any]:
+    def __call__(self, rows: Any) -> dict[str, Tensor]:
         """Return one batch.
 
         Args:
@@ -80,8 +80,6 @@ class Collate:
             them, ``token_type_ids``: int64 ``(batch, seq)``. ``labels``, if the rows have them: as
             :meth:`Rows.tensor_targets` says, ``(batch, ...)``. ``index``, the rows' positions in
             the split, and ``row``, those in the whole :class:`TokenTable`: int64 ``(batch,)``.
-            ``full``: bool, whether nothing is padded, so that attention needs no mask; seen here,
-            where no device has to be waited for.
         """
         rest = dict(rows)
         lengths = rest.pop("lengths")
@@ -91,5 +89,4 @@ class Collate:
             if name in rest:
                 batch[name] = np.full(mask.shape, padding, dtype=np.int64)
                 batch[name][mask] = rest.pop(name)  # row by row, as they lie end to end
-        tensors = {name: torch.from_numpy(array) for name, array in {**batch, **rest}.items()}
-        return {**tensors, "full": bool(mask.all())}
+        return {name: torch.from_numpy(array) for name, array in {**batch, **rest}.items()}

@@ -91,8 +91,10 @@ class TransferModule(LightningModule):
         extra = {name: batch[name] for name in self._extras if name in batch}
         if self._may_shorten and getattr(self.head, "first_token", False):
             extra["first_token"] = True
-        full = batch.get("full", False) and not self._needs_mask
-        mask = None if full else batch["attention_mask"]
+        mask = batch["attention_mask"]
+        # On another device it is left to the model, so as not to wait for it here.
+        if not self._needs_mask and mask.device.type == "cpu" and mask.all():
+            mask = None
         hidden = self.backbone(batch["input_ids"], mask, **extra)
         # A backbone may be kept in 16 bits below a head that is not.
         dtype = next((p.dtype for p in self.head.parameters()), hidden.dtype)
