@@ -61,6 +61,7 @@ MOVES = {
     "frozen": {3},
     "last_two": {1, 2, 3},
     "bitfit": {0, 1, 2, 3},
+    "autofreeze": {0, 1, 2, 3},
     "gradual": {0, 1, 2, 3},
     "ulmfit": {0, 1, 2, 3},
     "chain_thaw": {0, 1, 2, 3},

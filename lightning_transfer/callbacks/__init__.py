@@ -1,5 +1,6 @@
 """Callbacks for any LightningModule: (un)freezing, mixout, averages, exact resume, progress."""
 
+from lightning_transfer.callbacks.auto_freeze import AutoFreeze
 from lightning_transfer.callbacks.averaging import ema_averaging
 from lightning_transfer.callbacks.freezing import Freezing
 from lightning_transfer.callbacks.gradual_unfreezing import GradualUnfreezing
@@ -10,6 +11,7 @@ from lightning_transfer.callbacks.pruning import Pruning
 from lightning_transfer.callbacks.resume_point import ResumePoint
 
 __all__ = [
+    "AutoFreeze",
     "Freezing",
     "GradualUnfreezing",
     "Mixout",
