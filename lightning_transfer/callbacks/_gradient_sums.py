@@ -38,9 +38,7 @@ class GradientSums:
         if scale is not None:
             sample = sample.float().nan_to_num(0.0, 0.0, 0.0) / scale
         if name not in self.sums:
-            self.sums[name] = torch.zeros(
-                sample.shape, dtype=torch.float32, device=sample.device
-            )
+            self.sums[name] = torch.zeros(sample.shape, dtype=torch.float32, device=sample.device)
         elif self.sums[name].device != sample.device:  # it comes from a checkpoint
             self.sums[name] = self.sums[name].to(sample.device)
         self.sums[name].add_(sample)
@@ -112,7 +110,7 @@ def resting(change: Mapping[int, float], percentile: float, depths: Sequence[int
     boundary = depths[0]
     for depth in depths:
         if depth in change:
-            if not change[depth] < below:  # nothing is below a NaN, which infinite changes give
+            if change[depth] >= below:
                 break
             boundary = depth + 1
     return boundary
@@ -120,5 +118,5 @@ def resting(change: Mapping[int, float], percentile: float, depths: Sequence[int
 
 def threshold(change: Mapping[int, float], percentile: float) -> float:
     """Return the percentile of the changes, between two of them on the line that joins them."""
-    with np.errstate(invalid="ignore"):
-        return float(np.percentile(list(change.values()), percentile))
+    finite = np.nan_to_num(list(change.values()))  # the largest number for infinity
+    return float(np.percentile(finite, percentile))
