@@ -1,4 +1,4 @@
-"""AutoFreeze on two gloo ranks: they freeze together, stay equal, and send no more than they need."""
+"""AutoFreeze on two gloo ranks: they freeze together, stay equal, and send no needless gradients."""
 
 import json
 
