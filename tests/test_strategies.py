@@ -83,6 +83,14 @@ def test_every_strategy_is_tried_here():
     assert there == set(MOVES)
 
 
+def test_what_autofreeze_cannot_do_is_told_before_the_source_stage(runs, tmp_path):
+    keep = "stages.target.strategy.callbacks.freezing.keep=9"
+    words = transfer(runs.news, runs.movies, *strategy("autofreeze", keep), controls=False)
+    with pytest.raises(ValueError, match=r"stages.target: keep=9 leaves nothing to freeze of 3"):
+        runs.fit(tmp_path, *words)
+    assert Watch.started == []
+
+
 def test_a_stage_may_choose_another_schedule_than_its_strategy(runs):
     words = transfer(runs.news, runs.movies, *strategy("ulmfit"))
     target = runs.config(*words)["stages"]["target"]

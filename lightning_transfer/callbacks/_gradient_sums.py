@@ -8,17 +8,18 @@ import torch
 from torch import Tensor
 
 _SMALL = 4096  # values of a tensor up to which all are summed
-_LINE, _BLOCK = 16, 256  # of larger ones, so many values of each block of so many
+_LINE, _EVERY = 16, 11  # of larger ones every eleventh line of so many values
 
 
 class GradientSums:
     """The sum of each parameter's gradients over a stretch of steps, on a sample of its values.
 
-    A sum of all values would cost memory and a checkpoint as large as the model, and two percent
-    of a step. Norms are compared with norms of the same values alone, so a sample will do: of a
-    large tensor, the first 16 of each 256 values as they lie in memory (one line of the
-    processor's cache, so that only a sixteenth is read), which touches every row of a matrix; of
-    a small one, all.
+    A sum of all values would cost memory and a checkpoint as large as the model, and up to two
+    percent of a step, so the norm is estimated: from all values of a small tensor, and of a large
+    one from every eleventh line of 16 values as they lie in memory (a line of the processor's
+    cache, so that the others are not even read). Eleven divides the lines in a row of hardly any
+    model, so that every row and every column of a matrix is met. A sample is scaled by the root of
+    its share: without that biases and norms, which are small tensors, would count eleven times.
     """
 
     def __init__(self) -> None:
@@ -34,17 +35,18 @@ class GradientSums:
             scale: What the gradient has been multiplied by, of shape ``()``; values that are not
                 finite, as loss scaling brings them about, are then left out. None: nothing.
         """
-        sample = _sample(gradient.detach())  # (values,) or (blocks, 16)
+        sample = _sample(gradient.detach())  # (values,) or (lines, 16)
+        share = sample.numel() / gradient.numel() if gradient.numel() else 1.0
         if scale is not None:
             sample = sample.float().nan_to_num(0.0, 0.0, 0.0) / scale
         if name not in self.sums:
             self.sums[name] = torch.zeros(sample.shape, dtype=torch.float32, device=sample.device)
         elif self.sums[name].device != sample.device:  # it comes from a checkpoint
             self.sums[name] = self.sums[name].to(sample.device)
-        self.sums[name].add_(sample)
+        self.sums[name].add_(sample, alpha=share**-0.5)
 
     def norms(self, depth_of: Mapping[str, int]) -> dict[int, float]:
-        """Return the 2-norm of each layer's sum, for the layers that have one.
+        """Return the 2-norm of each layer's sum, estimated, for the layers that have one.
 
         Args:
             depth_of: The layer of each parameter.
@@ -71,8 +73,8 @@ def _sample(gradient: Tensor) -> Tensor:
     flat = gradient.reshape(-1)  # (values,)
     if flat.numel() <= _SMALL:
         return flat
-    blocks = flat.numel() // _BLOCK
-    return flat[: blocks * _BLOCK].view(blocks, _BLOCK)[:, :_LINE]  # (blocks, 16)
+    lines = flat.numel() // _LINE
+    return flat[: lines * _LINE].view(lines, _LINE)[::_EVERY]  # (lines / 11, 16)
 
 
 def changes(before: Mapping[int, float], now: Mapping[int, float]) -> dict[int, float]:

@@ -34,9 +34,9 @@ class AutoFreeze(Callback):
     the run. Nothing is unfrozen, and the topmost layer always trains.
 
     Where we differ: the embeddings (depth 0) are a layer with a test of their own, where the
-    authors freeze them with the first layer; the norm is the 2-norm over a sixteenth of the values
-    of each large tensor, where theirs is the 1-norm over all, which spares time, memory and large
-    checkpoints; and optimizer and schedule go on as they are, where theirs begin anew.
+    authors freeze them with the first layer; the norm is the 2-norm, estimated from an eleventh of
+    the values of each large tensor, where theirs is the 1-norm of all, which spares time, memory
+    and large checkpoints; and optimizer and schedule go on as they are, where theirs begin anew.
 
     It works with any ``LightningModule``, optimizer and scheduler, as :class:`GradualUnfreezing`
     does: frozen layers are in eval mode, take no gradient, change by nothing and cause no traffic

@@ -1,4 +1,4 @@
-"""AutoFreeze on two gloo ranks: they freeze together, stay equal, and send no needless gradients."""
+"""AutoFreeze on two gloo ranks: they freeze together, stay equal, send no needless gradients."""
 
 import json
 
