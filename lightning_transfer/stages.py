@@ -17,6 +17,7 @@ from torch import nn
 from lightning_transfer import slots
 from lightning_transfer.backbone import Backbone
 from lightning_transfer.callbacks import (
+    AutoFreeze,
     Freezing,
     GradualUnfreezing,
     ResumePoint,
@@ -140,7 +141,7 @@ class StageRunner:
         callbacks = self._callbacks(run)
         make_trainer(self._arguments(run.stage), folder=self.folder, callbacks=callbacks)
         for callback in callbacks:
-            if isinstance(callback, Freezing | GradualUnfreezing):
+            if isinstance(callback, AutoFreeze | Freezing | GradualUnfreezing):
                 try:
                     callback.check(task)
                 except ValueError as error:

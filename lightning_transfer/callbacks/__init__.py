@@ -1,6 +1,7 @@
 """Callbacks for any LightningModule: freezing, activations kept, averages, resume, progress."""
 
 from lightning_transfer.callbacks.activation_cache import ActivationCache
+from lightning_transfer.callbacks.auto_freeze import AutoFreeze
 from lightning_transfer.callbacks.averaging import ema_averaging
 from lightning_transfer.callbacks.freezing import Freezing
 from lightning_transfer.callbacks.gradual_unfreezing import GradualUnfreezing
@@ -12,6 +13,7 @@ from lightning_transfer.callbacks.resume_point import ResumePoint
 
 __all__ = [
     "ActivationCache",
+    "AutoFreeze",
     "Freezing",
     "GradualUnfreezing",
     "Mixout",

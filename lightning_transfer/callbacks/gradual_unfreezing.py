@@ -8,7 +8,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
 
-from lightning_transfer.callbacks._layers import Layers, find_layers
+from lightning_transfer.callbacks._layers import Layers, find_layers, name_depths
 from lightning_transfer.callbacks._rewarm import Rewarm
 from lightning_transfer.callbacks._trainable import (
     TrainableSet,
@@ -271,7 +271,7 @@ class GradualUnfreezing(Callback):
     def _line(
         self, trainer: Trainer, pl_module: LightningModule, depths: range, phase: Phase
     ) -> str:
-        what = [_depths(depths)] if depths else []
+        what = [name_depths(depths)] if depths else []
         what += ["all outside the layers"] if phase.outside else []
         return (
             f"epoch {trainer.current_epoch + 1}, step {trainer.global_step}: phase "
@@ -339,12 +339,6 @@ def check_optimizers(
 
 def _name(group: Mapping[str, Any], number: int) -> str:
     return str(group.get("name", f"group {number}"))
-
-
-def _depths(depths: range) -> str:
-    if len(depths) == 1:
-        return f"depth {depths[0]}"
-    return f"depths {depths[0]}-{depths[-1]}"
 
 
 def _rates(optimizers: Sequence[Optimizer]) -> str:

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import BackboneFinetuning
 from torch import nn
 
 from lightning_transfer.activations import Shelf
-from lightning_transfer.callbacks import ActivationCache, Freezing, GradualUnfreezing
+from lightning_transfer.callbacks import ActivationCache, AutoFreeze, Freezing, GradualUnfreezing
 from lightning_transfer.data import LabelSpec, Splits, TextDataModule, Tokens
 from lightning_transfer.heads import LinearHead
 from lightning_transfer.tasks import SequenceRegression
@@ -83,6 +83,7 @@ def half_frozen():
 
 
 SCHEDULES = {
+    "by gradients": lambda: AutoFreeze(100, every=4, keep=2),
     "head": Freezing,
     "last layer": half_frozen,
     "gradual": lambda: GradualUnfreezing("one layer an epoch"),
@@ -275,7 +276,7 @@ def test_rows_of_another_table_are_an_error():
         fit(make_task(), Freezing(), Lies(), ActivationCache(), data=data)
 
 
-@pytest.mark.parametrize("late", [Freezing, GradualUnfreezing, BackboneFinetuning])
+@pytest.mark.parametrize("late", [Freezing, GradualUnfreezing, AutoFreeze, BackboneFinetuning])
 def test_a_callback_that_freezes_behind_it_is_an_error(late):
     with pytest.raises(ValueError, match=f"must stand behind {late.__name__}"):
         fit(make_task(), ActivationCache(), late())
