@@ -34,7 +34,7 @@ BANDS = LabelSpec("bands", names=("negative", "neutral", "positive"), cutoffs=(-
 
 
 @contextmanager
-def session(options: argparse.Namespace, **changes: int | float) -> Iterator[tuple[Work, Path]]:
+def session(options: argparse.Namespace, **changes: Any) -> Iterator[tuple[Work, Path]]:
     """Give the work and a scratch folder to a script that measures in its own process.
 
     Args:
@@ -56,18 +56,17 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
 
 
-def movies(work: Work, *, seed: int, rows: int | None = None) -> TextDataModule:
+def movies(work: Work, *, seed: int) -> TextDataModule:
     """Return the movie snippets, set up; the training rows, but not the splits, follow the seed.
 
     Args:
         work: What both sides are given.
         seed: Of the draw of the training rows, and of the order of our batches.
-        rows: Training rows; None: those of ``work``.
     """
     data = MovieSnippets(
         str(work.movies),
         label=BANDS,
-        train_size=rows or work.rows,
+        train_size=work.rows,
         splits=Splits(val=0, test=work.test),
         tokens=Tokens(max_length=work.max_length),
         batch_size=work.batch_size,

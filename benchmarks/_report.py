@@ -169,7 +169,7 @@ def plot(rows: Sequence[Row], path: Path, *, curves: Curves | None = None) -> No
         below.plot(list(points), list(points.values()), marker="o")
         below.set_xscale("log", base=2)
         below.set_xticks(list(points), [f"{x:,}" for x in points])
-        below.set_ylim(bottom=0)
+        below.set_ylim(0, 1.2 * max(points.values()))
         below.set_title(title, fontsize=10)
     figure.savefig(path, format="png", dpi=120)
     pyplot.close(figure)

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,8 @@ class Work:
         news: File of rated news editorials, of the same form.
         rows: Training rows.
         epochs: Passes over them.
-        lr: Peak learning rate, of the backbone and the head alike.
         test: Rows that the score is counted on; none of them is trained on.
+        lr: Peak learning rate, of the backbone and the head alike.
         batch_size: Rows of a batch.
         max_length: Tokens of a row at most, special ones included.
     """
@@ -33,8 +34,8 @@ class Work:
     news: Path
     rows: int
     epochs: int
+    test: int
     lr: float = 5e-5
-    test: int = 2000
     batch_size: int = 32
     max_length: int = 128
 
@@ -51,6 +52,7 @@ def parser(about: str, *, rows: int, epochs: int | None = None) -> argparse.Argu
     made.add_argument("--rows", type=int, default=rows, help="rows of each run (%(default)s)")
     if epochs is not None:
         made.add_argument("--epochs", type=int, default=epochs, help="(%(default)s)")
+    made.add_argument("--test", type=int, default=2000, help="rows of the score (%(default)s)")
     made.add_argument("--repeats", type=int, default=3, help="of each side, in turn (%(default)s)")
     made.add_argument("--threads", type=int, default=os.cpu_count(), help="all cores by default")
     made.add_argument("--tiny", action="store_true", help="a random model, made-up texts")
@@ -62,7 +64,7 @@ def parser(about: str, *, rows: int, epochs: int | None = None) -> argparse.Argu
 def parse(made: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
     """Return the options; processes started from then on use as many threads, and no network."""
     options = made.parse_args(arguments)
-    for name in ("rows", "epochs", "repeats", "threads"):
+    for name in ("rows", "epochs", "test", "repeats", "threads"):
         if getattr(options, name, 1) < 1:
             made.error(f"--{name} must be >= 1, got {getattr(options, name)}")
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
@@ -71,7 +73,7 @@ def parse(made: argparse.ArgumentParser, arguments: Sequence[str] | None) -> arg
     return options
 
 
-def make_work(options: argparse.Namespace, folder: Path, **changes: int | float) -> Work:
+def make_work(options: argparse.Namespace, folder: Path, **changes: Any) -> Work:
     """Return the work that the options ask for, and move the package's cache into ``folder``.
 
     An empty cache of its own: what an earlier run has stored must not make this one fast.
@@ -86,7 +88,6 @@ def make_work(options: argparse.Namespace, folder: Path, **changes: int | float)
 
         model = write_model(folder / "model")
         movies, news = (write_texts(folder / f"{n}.txt", n) for n in ("movies", "news"))
-        changes.setdefault("test", 40)
     else:
         from lightning_transfer.assets import fetch
 
@@ -94,8 +95,8 @@ def make_work(options: argparse.Namespace, folder: Path, **changes: int | float)
         movies = texts / "movieReviewSnippets_GroundTruth.txt"
         news = texts / "nytEditorialSnippets_GroundTruth.txt"
     empty_cache(folder)
-    values = {"rows": options.rows, "epochs": getattr(options, "epochs", 1), **changes}
-    return Work(model, movies, news, **values)  # type: ignore[arg-type]
+    sizes = {"rows": options.rows, "epochs": getattr(options, "epochs", 1), "test": options.test}
+    return Work(model, movies, news, **{**sizes, **changes})
 
 
 def empty_cache(folder: Path) -> Path:

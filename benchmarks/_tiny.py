@@ -31,7 +31,7 @@ def write_model(folder: Path) -> Path:
     return folder
 
 
-def write_texts(path: Path, domain: str, *, rows: int = 400) -> Path:
+def write_texts(path: Path, domain: str, *, rows: int = 5000) -> Path:
     """Write rated texts: id, rating in [-4, 4] and text, tab-separated; return the file."""
     chance = random.Random(domain)
     lines = []

@@ -33,9 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     made.add_argument("--works", nargs="+", choices=WORKS, default=WORKS, help="which to measure")
     options = parse(made, arguments)
     with session(options) as (work, folder):
-        report(
-            [row for name in options.works for row in ROWS[name](work, folder, options)], options
-        )
+        rows = [row for name in options.works for row in ROWS[name](work, folder, options)]
+        report(rows, options)
 
 
 def schedule(work: Work, folder: Path, options: argparse.Namespace) -> list[Row]:

@@ -9,7 +9,7 @@ no labels.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +44,12 @@ def rows_of_table(work: Work, folder: Path, options: argparse.Namespace) -> list
     texts = loaded["text"][: work.rows]
     classes = BANDS.found([])
     labels = [classes.names[BANDS.parse(raw, classes)] for raw in loaded["label"][: work.rows]]
-    sides = _sides(work, model, texts, labels)
-    limit = MatmulLimit(AutoConfig.from_pretrained(model), tokens=32 * work.batch_size)
-    found = in_turn({LIMIT: lambda seed: Result(limit.measure()), **sides}, repeats=options.repeats)
     cut = load_tokenizer(model)(texts, truncation=True, max_length=work.max_length)
     lengths = [len(ids) for ids in cut["input_ids"]]
+    tokens = sum(lengths) * work.batch_size // len(lengths)
+    limit = MatmulLimit(AutoConfig.from_pretrained(model), tokens=tokens)
+    sides = _sides(work, model, texts, labels)
+    found = in_turn({LIMIT: lambda seed: Result(limit.measure()), **sides}, repeats=options.repeats)
     print(f"{limit.gflops:.0f} GFLOP/s, {sum(lengths) / len(lengths):.1f} tokens a row")
     fastest = limit.time_of(limit.forward(lengths))
     return compare(f"predict {len(texts):,} rows", found, limit=fastest)
@@ -67,31 +68,27 @@ def _sides(work: Work, model: Path, texts: Sequence[str], labels: Sequence[str])
     def encoded(texts: Sequence[str], size: int) -> Any:
         return encode(sentences, texts, batch_size=size)
 
-    def scored(found: Sequence[str]) -> float:
-        return sum(one == other for one, other in zip(found, labels, strict=True)) / len(labels)
+    def side(run: Callable[[], Any], named: Callable[[Any], str] | None) -> Side:
+        def once(seed: int) -> Result:
+            with stopwatch() as seconds:
+                found = run()
+            if named is None:
+                return Result(seconds[0])
+            pairs = zip(map(named, found), labels, strict=True)
+            return Result(seconds[0], sum(one == other for one, other in pairs) / len(labels))
 
-    def ours(seed: int) -> Result:
-        with stopwatch() as seconds:
-            found = predictor.predict(texts)
-        return Result(seconds[0], scored([one.label for one in found]))
+        return once
 
     best_pipe, best_encode = (best_size(run, texts[:SAMPLE]) for run in (piped, encoded))
-
-    def pipeline_side(seed: int) -> Result:
-        with stopwatch() as seconds:
-            found = piped(texts, best_pipe)
-        return Result(seconds[0], scored([one["label"] for one in found]))
-
-    def sentences_side(seed: int) -> Result:
-        with stopwatch() as seconds:
-            encoded(texts, best_encode)
-        return Result(seconds[0])
-
-    predictor.predict(texts[:SAMPLE])  # warm; the peers are by now
+    predictor.predict(texts[:SAMPLE])  # warm, as the peers are by now
+    ours = side(lambda: predictor.predict(texts), lambda one: one.label)
+    pipeline_side = side(lambda: piped(texts, best_pipe), lambda one: one["label"])
     return {
         "ours": ours,
         f"transformers pipeline, batch {best_pipe}": pipeline_side,
-        f"sentence-transformers encode, batch {best_encode}": sentences_side,
+        f"sentence-transformers encode, batch {best_encode}": side(
+            lambda: encoded(texts, best_encode), None
+        ),
     }
 
 

@@ -129,7 +129,7 @@ def test_each_phase_has_a_third_of_the_epochs(module, epochs, found):
 @pytest.fixture
 def work(module, tmp_path):
     tiny, settings = module("_tiny"), module("_settings")
-    files = [tiny.write_texts(tmp_path / name, name) for name in ("movies", "news")]
+    files = [tiny.write_texts(tmp_path / name, name, rows=200) for name in ("movies", "news")]
     return settings.Work(
         tiny.write_model(tmp_path / "model"), *files, rows=32, epochs=2, batch_size=8, test=8
     )
@@ -237,7 +237,8 @@ def test_script_measures_at_a_small_size(name, tmp_path):
     for extra in ("sentence_transformers", "sklearn", "accelerate"):
         pytest.importorskip(extra)
     out, picture = tmp_path / "rows.json", tmp_path / "rows.png"
-    words = ["--tiny", "--rows", "64", "--repeats", "1", "--json", str(out), "--plot", str(picture)]
+    sizes = ["--rows", "64", "--test", "40", "--repeats", "1", "--threads", "1"]
+    words = ["--tiny", *sizes, "--json", str(out), "--plot", str(picture)]
     done = subprocess.run(
         [sys.executable, str(BENCHMARKS / f"{name}.py"), *words, *SCRIPTS[name]],
         env={**os.environ, "LIGHTNING_TRANSFER_OFFLINE": "1"},
