@@ -51,8 +51,8 @@ class AutoFreeze(Callback):
             (0, 100]. Larger freezes earlier; the paper's is 50.
         every: Length of an interval: ``5 %`` of the run's optimizer steps, ``0.5 epochs``,
             ``50 steps`` or a number of optimizer steps >= 1. The first test is after two.
-        start: When the first interval begins, in the same forms, >= 0; such as the end of a
-            warm-up of the learning rate.
+        start: When the first interval begins, in the same forms, >= 0: after the warm-up of the
+            learning rate, which a new head needs, too, before the gradients below it mean much.
         keep: How many layers at the top are never frozen, >= 0.
         layers: Where the layers are: the attribute path of an ordered list of modules from the
             input up, or a list of regexes over parameter names, one a depth. What lies outside,
@@ -74,7 +74,7 @@ class AutoFreeze(Callback):
         percentile: float = 50.0,
         *,
         every: int | str = "5 %",
-        start: int | str = 0,
+        start: int | str = "10 %",
         keep: int = 1,
         layers: str | list[str] = "backbone.layers",
     ) -> None:

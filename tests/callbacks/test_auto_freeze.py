@@ -144,7 +144,7 @@ class Scripted(pl.LightningModule):
 
 
 def scripted(**arguments):
-    return AutoFreeze(**{"every": 2, "layers": "layers", **arguments})
+    return AutoFreeze(**{"every": 2, "start": 0, "layers": "layers", **arguments})
 
 
 def fit(module, callback, *, epochs=3, **arguments):
@@ -184,6 +184,7 @@ def test_layers_freeze_at_the_end_of_the_interval_in_which_they_come_to_rest():
         ({"keep": 0}, FROZEN),  # the topmost layer is never below the percentile
         ({"start": 2}, [0] * 6 + [1] * 2 + [2] * 2 + [3] * 2),
         ({"start": 1, "every": 100}, [0] * 12),
+        ({"start": "10 %"}, [0] * 5 + [1] * 4 + [2] * 2 + [3]),
         ({"every": 4}, [0] * 8 + [1] * 4),
         ({"every": "0.5 epochs"}, FROZEN),
         ({"every": "1 epoch"}, [0] * 8 + [1] * 4),
@@ -238,7 +239,7 @@ class Recorded(pl.Callback):
 @pytest.mark.parametrize("percentile", [50, 80])
 def test_it_freezes_as_the_paper_says_for_the_gradients_of_a_real_loss(accumulate, percentile):
     module, seen = Plain(), Recorded()
-    callback = AutoFreeze(percentile, every=2)
+    callback = AutoFreeze(percentile, every=2, start=0)
     watch, _ = fit(module, callback, epochs=6, callbacks=[seen], accumulate_grad_batches=accumulate)
     expected = by_hand(seen.gradients, 2, percentile, 3)
     found = [
@@ -303,7 +304,7 @@ SCHEDULED = SCHEDULERS["LambdaLR"]
 @pytest.mark.filterwarnings("ignore:Found 14 module.s. in eval mode")  # without the callback
 def test_a_scheduler_goes_on():
     seen = []
-    for callbacks in ([], [AutoFreeze(80, every=1)]):
+    for callbacks in ([], [AutoFreeze(80, every=1, start=0)]):
         rates = Rates()
         trainer = make_trainer(max_epochs=3, callbacks=[*callbacks, rates])
         trainer.fit(Plain(scheduler=SCHEDULED), loader())
@@ -366,7 +367,7 @@ class Resumable:
 def with_dropout(folder, path=None):
     module = Plain(scheduler=SCHEDULED)
     module.backbone = Tensors()
-    auto, watch = AutoFreeze(70, every=2), Watch()
+    auto, watch = AutoFreeze(70, every=2, start=0), Watch()
     callbacks = [auto, watch, EachStep(folder, every_n_steps=1)]
     trainer = make_trainer(max_epochs=3, callbacks=callbacks, enable_checkpointing=True)
     trainer.fit(module, Resumable(), ckpt_path=path)
@@ -456,7 +457,7 @@ def test_sparse_gradients_will_do():
         def training_step(self, batch, batch_idx):
             return self.head(self.backbone((batch[0][:, 0].abs() * 9).long())).square().mean()
 
-    callback = AutoFreeze(every=100)
+    callback = AutoFreeze(every=100, start=0)
     fit(Table(), callback, epochs=1)
     sums = callback.state_dict()["sums"]
     assert sums["backbone.layers.0.weight"].norm() > 0

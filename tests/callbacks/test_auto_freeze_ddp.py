@@ -21,7 +21,7 @@ def noted(folder, rank):
 def test_ranks_freeze_together_and_equal_one_device(tmp_path, accumulate):
     for name, ranks in (("one", 1), ("two", 2)):
         (tmp_path / name).mkdir()
-        callback = AutoFreeze(70, every=2, layers="layers")
+        callback = AutoFreeze(70, every=2, start=0, layers="layers")
         fit(
             tmp_path / name,
             callback,
@@ -43,7 +43,7 @@ def test_ranks_freeze_together_and_equal_one_device(tmp_path, accumulate):
 
 
 def test_frozen_layers_cause_no_traffic(tmp_path):
-    fit(tmp_path, AutoFreeze(70, every=2, layers="layers"), ranks=2)
+    fit(tmp_path, AutoFreeze(70, every=2, start=0, layers="layers"), ranks=2)
     for rank in range(2):
         found = noted(tmp_path, rank)
         assert found["sent"] == found["trains"]

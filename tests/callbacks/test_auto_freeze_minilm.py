@@ -55,7 +55,7 @@ class Sampled(AutoFreeze):
     """Freezes nothing, and notes the norms."""
 
     def __init__(self):
-        super().__init__(every=2)
+        super().__init__(every=2, start=0)
         self.norms = []
 
     def _test(self, trainer, pl_module):
@@ -94,7 +94,7 @@ class Timed(AutoFreeze):
 
 
 def test_a_step_costs_under_one_percent_more():
-    timed, clock = Timed(every=100), Clock()
+    timed, clock = Timed(every=100, start=0), Clock()
     trainer = make_trainer(max_epochs=1, limit_train_batches=20, callbacks=[timed, clock])
     trainer.fit(make_task(), texts(640, 32))
     share = timed.spent / clock.taken
