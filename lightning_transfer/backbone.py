@@ -165,11 +165,6 @@ class Backbone(nn.Module):
         side = self._anatomy.writer or self._anatomy.reader
         return int(self._part(side.root).config.hidden_size)  # type: ignore
 
-    @property
-    def replay_size(self) -> int:
-        """Width of what is replayed: the encoder's, where there is one."""
-        return int(self._reader.config.hidden_size)  # type: ignore
-
     @cached_property
     def max_tokens(self) -> int | None:
         """How many tokens the table of positions has room for; None without such a table."""
