@@ -187,6 +187,11 @@ class Backbone(nn.Module):
         return self._stack.top
 
     @property
+    def replay_size(self) -> int:
+        """Width of what is replayed: the encoder's, where there is one."""
+        return int(self._reader.config.hidden_size)  # type: ignore
+
+    @property
     def _stack(self) -> Stack:
         return replayable_stack(self.model, self._anatomy)
 
@@ -284,6 +289,7 @@ class Backbone(nn.Module):
         token_type_ids: Tensor | None = None,
         from_depth: int = 0,
         hidden: Tensor | None = None,
+        first_token: bool = False,
     ) -> dict[int, Tensor]:
         """Compute what these depths hand on, in one pass that stops at the highest of them.
 
@@ -298,9 +304,11 @@ class Backbone(nn.Module):
             token_type_ids: As in :meth:`forward`.
             from_depth: As in :meth:`forward`.
             hidden: As in :meth:`forward`.
+            first_token: Whether of ``replayable``, if asked for, the first token alone is wanted.
 
         Returns:
-            By depth, what the layer above it is fed with, float (batch, seq, hidden).
+            By depth, what the layer above it is fed with, float (batch, seq, hidden); of the
+            highest, with ``first_token``, float (batch, 1, hidden).
 
         Raises:
             ValueError: As in :meth:`forward`, or if a depth is out of its range.
@@ -316,10 +324,14 @@ class Backbone(nn.Module):
         if above := wanted - set(known):
             with (
                 self._from(from_depth, hidden, input_ids),
+                self._short(first_token and self.replayable in above, from_depth),
                 self._stack.collecting(above) as outputs,
             ):
                 self._read(input_ids, attention_mask, token_type_ids)
-        return {**known, **outputs}
+        outputs = {**known, **outputs}
+        if first_token and self.replayable in outputs:
+            outputs[self.replayable] = outputs[self.replayable][:, :1]  # (batch, 1, hidden)
+        return outputs
 
     def _check(self, input_ids: Tensor, from_depth: int, hidden: Tensor | None) -> None:
         """Refuse texts that are too long, and depths that cannot be replayed."""

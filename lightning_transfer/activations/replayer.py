@@ -66,6 +66,7 @@ class Replayer:
         table: The tokens that ``row`` of the batches counts in.
         shelf: Where the stores lie.
         dtype: Of the states on disk; None: as they are computed.
+        first_token: Whether of the highest depth the first token alone is wanted.
         context: What else the states depend on, such as the precision.
     """
 
@@ -76,6 +77,7 @@ class Replayer:
         shelf: Shelf,
         *,
         dtype: torch.dtype | None = None,
+        first_token: bool = False,
         context: str = "",
     ) -> None:
         """See the class."""
@@ -83,6 +85,7 @@ class Replayer:
         self._table = table
         self.shelf = shelf
         self._dtype = dtype
+        self._first_token = first_token
         self._context = context
         self.prefix = Prefix(backbone.layers)
         self._stores: dict[int, ActivationStore] = {}
@@ -114,7 +117,8 @@ class Replayer:
             ahead: Lower depths whose output will be asked for later: they are stored in passing.
 
         Returns:
-            Float (batch, seq, hidden) on the batch's device, without a gradient.
+            Float (batch, seq, hidden) on the batch's device, without a gradient; (batch, 1,
+            hidden) of the highest depth if no more is wanted of it.
 
         Raises:
             ValueError: If a row of the batch has not the tokens that the table says.
@@ -124,7 +128,8 @@ class Replayer:
         self._compare(batch, rows)
         store = self._stores[depth]
         there = store.holds(rows)  # (batch,)
-        states = store.read(rows, batch["input_ids"].shape[1])  # (batch, seq, hidden)
+        width = 1 if self._is_short(depth) else batch["input_ids"].shape[1]
+        states = store.read(rows, width)  # (batch, width, hidden)
         device = batch["input_ids"].device
         if there.all():
             return states.to(device)
@@ -145,6 +150,7 @@ class Replayer:
         if "token_type_ids" in batch:
             start["token_type_ids"] = batch["token_type_ids"]
         ids, mask = batch["input_ids"], batch["attention_mask"]
+        start["first_token"] = self._is_short(max(wanted))
         found = self._backbone.outputs_of(sorted(wanted), ids, mask, **start)
         for depth in wanted:
             self._keep(self._stores[depth], rows, found[depth])
@@ -186,10 +192,15 @@ class Replayer:
             self._stores[depth] = self._open(keys[depth], depth)
         self._keys = keys
 
+    def _is_short(self, depth: int) -> bool:
+        """Whether a row has one position at this depth."""
+        return self._first_token and depth == self.top
+
     def _open(self, key: str, depth: int) -> ActivationStore:
+        rows = len(self._table.starts) - 1
         return self.shelf.open(
             key,
-            self._table.starts,
+            np.arange(rows + 1) if self._is_short(depth) else self._table.starts,
             hidden_size=self._backbone.replay_size,
             dtype=self._dtype_of(depth),
             about={"depth": depth, "tokens": self._table.fingerprint, "context": self._context},
@@ -204,7 +215,8 @@ class Replayer:
         about = [_FORMAT, self._table.fingerprint, self._context, transformers.__version__]
         keys = {}
         for depth, weights in enumerate(self.prefix.fingerprints(top)):
-            content = json.dumps([*about, depth, weights, str(self._dtype_of(depth))])
+            parts = [depth, weights, str(self._dtype_of(depth)), self._is_short(depth)]
+            content = json.dumps([*about, *parts])
             keys[depth] = hashlib.sha256(content.encode()).hexdigest()[:40]
         return keys
 

@@ -44,9 +44,11 @@ class ActivationCache(Callback):
     ahead, and the output of the lower depth was stored in the same pass; when it moves up, the
     stored output is where the pass goes on from. Validation rows are stored too.
 
-    The stores lie in a folder below the cache and are found again by a hash of the frozen weights
-    and the tokens: a head sweep, a repeat with another seed or a resumed run computes nothing that
-    an earlier one has. ``trainer.test`` and ``validate`` use what is there and make no new store.
+    Where the head reads the first token of each text alone, no more of the top layer's output is
+    computed and stored. The stores lie in a folder below the cache and are found again by a hash of
+    the frozen weights and the tokens: a head sweep, a repeat with another seed or a resumed run
+    computes nothing that an earlier one has. ``trainer.test`` and ``validate`` use what is there
+    and make no new store.
     Works on a single device and under DDP, for an encoder and for the encoder of an
     encoder-decoder.
 
@@ -194,6 +196,7 @@ class ActivationCache(Callback):
             data.token_table,
             Shelf(folder, limit=int(self.limit_gb * 1e9)),
             dtype=getattr(torch, self.dtype) if self.dtype else None,
+            first_token=bool(getattr(pl_module, "reads_first_token", False)),
             context=context,
         )
         return self._replayer

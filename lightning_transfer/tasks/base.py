@@ -82,6 +82,11 @@ class TransferModule(LightningModule):
         """Feed a batch's logits (batch, num_outputs) and targets to the metrics."""
         raise NotImplementedError
 
+    @property
+    def reads_first_token(self) -> bool:
+        """Whether the backbone is asked for the features of the first token alone."""
+        return self._may_shorten and getattr(self.head, "first_token", False)
+
     def forward(self, batch: Batch) -> Tensor:
         """Compute outputs, float (batch, num_outputs), of a tokenized batch.
 
@@ -89,7 +94,7 @@ class TransferModule(LightningModule):
         :class:`callbacks.ActivationCache` puts them there, only what lies above runs.
         """
         extra = {name: batch[name] for name in self._extras if name in batch}
-        if self._may_shorten and getattr(self.head, "first_token", False):
+        if self.reads_first_token:
             extra["first_token"] = True
         mask = batch["attention_mask"]
         # On another device it is left to the model, so as not to wait for it here.

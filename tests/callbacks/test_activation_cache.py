@@ -12,12 +12,13 @@ from lightning.pytorch.callbacks import BackboneFinetuning
 from torch import nn
 
 from lightning_transfer.activations import Shelf
+from lightning_transfer.activations.store import VALUES
 from lightning_transfer.callbacks import ActivationCache, AutoFreeze, Freezing, GradualUnfreezing
 from lightning_transfer.data import LabelSpec, Splits, TextDataModule, Tokens
 from lightning_transfer.heads import LinearHead
 from lightning_transfer.tasks import SequenceRegression
 from tests.conftest import make_rows, make_tokenizer
-from tests.tiny import OwnBackbone, make_backbone, make_trainer
+from tests.tiny import HIDDEN, OwnBackbone, make_backbone, make_trainer
 
 TRAIN, VAL, TEST = 44, 8, 12  # none leaves a single row for the last batch of 8
 DEPTHS = 4  # embeddings and three layers
@@ -41,11 +42,12 @@ def reviews(*, seed=0, **arguments):
     return data
 
 
-def make_task(name="bert", **changes):
+def make_task(name="bert", *, pooling="mean", **changes):
     backbone = make_backbone(name, vocab_size=60, **changes)
     data = reviews()
     data.setup("fit")
-    return SequenceRegression(backbone, LinearHead(backbone.hidden_size, 1), labels=data.labels)
+    head = LinearHead(backbone.hidden_size, 1, pooling=pooling)
+    return SequenceRegression(backbone, head, labels=data.labels)
 
 
 class Watch(pl.Callback):
@@ -106,6 +108,22 @@ def test_losses_and_weights_are_those_of_a_run_without_it(name, schedule):
     assert cached.val_losses == pytest.approx(plain.val_losses, rel=1e-5)
     for one, other in zip(with_it.parameters(), without.parameters(), strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["bert", "distilbert", "deberta-v2", "modernbert"])
+def test_of_the_top_layer_a_head_over_the_first_token_stores_no_more(name, tmp_path):
+    phases = [{"from_depth": "head"}, {"from_depth": -1, "at_epoch": 2}]
+    cached, plain = (
+        fit(make_task(name, pooling="cls"), GradualUnfreezing(phases), *more, epochs=4)
+        for more in ([ActivationCache(folder=tmp_path)], [])
+    )
+    assert cached.losses == pytest.approx(plain.losses, rel=1e-5)
+    assert cached.val_losses == pytest.approx(plain.val_losses, rel=1e-5)
+    data = reviews()
+    data.setup("fit")
+    rows, tokens = TRAIN + VAL + TEST, int(data.token_table.starts[-1])
+    sizes = {path.stat().st_size for path in tmp_path.glob(f"*/{VALUES}")}
+    assert sizes == {rows * HIDDEN * 4, tokens * HIDDEN * 4}
 
 
 def test_a_frozen_layer_sees_each_row_once_and_one_above_in_each_epoch():
