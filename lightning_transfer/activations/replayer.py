@@ -15,6 +15,8 @@ from lightning_transfer.activations.shelf import Shelf
 from lightning_transfer.activations.store import ActivationStore
 
 _FORMAT = 1  # of the files and of the way states are computed; raise it when either changes
+# Of a model's config: where it came from, not what it computes.
+_ASIDE = ("architectures", "dtype", "torch_dtype", "transformers_version")
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
@@ -213,6 +215,7 @@ class Replayer:
     def _key_of_each(self, top: int) -> dict[int, str]:
         """Return the keys of the stores of all depths up to ``top``."""
         about = [_FORMAT, self._table.fingerprint, self._context, transformers.__version__]
+        about.append(_settings(self._backbone))
         keys = {}
         for depth, weights in enumerate(self.prefix.fingerprints(top)):
             parts = [depth, weights, str(self._dtype_of(depth)), self._is_short(depth)]
@@ -234,6 +237,14 @@ class Replayer:
                     "DataModule's token_table; give batches of that table, or no `row`"
                 )
         self._seen[rows] = True
+
+
+def _settings(backbone: object) -> str:
+    """Return what a model's config says of its computation, such as the number of heads."""
+    config = getattr(backbone, "config", None)
+    values = config.to_dict() if isinstance(config, transformers.PretrainedConfig) else {}
+    said = {name: value for name, value in values.items() if name[0] != "_" and name not in _ASIDE}
+    return json.dumps(said, sort_keys=True, default=str)
 
 
 def _rows_of(batch: Mapping[str, Tensor], places: np.ndarray) -> dict[str, Tensor]:

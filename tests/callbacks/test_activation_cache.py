@@ -167,6 +167,8 @@ def test_what_the_output_depends_on_is_part_of_the_key(change):
     task, data, dtype, more = make_task(), reviews(), None, {}
     if change == "a weight":
         next(task.backbone.layers[1].parameters()).data[0, 0] += 1e-3
+    if change == "heads":
+        task = make_task(num_attention_heads=4)  # of the same weights
     if change == "a buffer":
         task.backbone.layers[2].register_buffer("scale", torch.ones(1))
     if change == "tokens":
