@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor, ones
+from torch import Tensor, nn, ones
 from torch.optim import Optimizer
 
 from lightning_transfer.callbacks._gradient_sums import GradientSums, changes, resting, threshold
@@ -33,8 +33,9 @@ class AutoFreeze(Callback):
     and the unbroken run of them that begins above what is frozen is frozen too, for the rest of
     the run. Nothing is unfrozen, and the topmost layer always trains.
 
-    Where we differ: the embeddings (depth 0) are a layer with a test of their own, where the
-    authors freeze them with the first layer; the norm is the 2-norm, estimated from an eleventh of
+    As theirs, the embeddings have no test of their own and freeze with the layer above: which rows
+    of the table have a gradient depends on the texts of an interval more than on the training.
+    Where we differ: the norm is the 2-norm, estimated from an eleventh of
     the values of each large tensor, where theirs is the 1-norm of all, which spares time, memory
     and large checkpoints; and optimizer and schedule go on as they are, where theirs begin anew.
 
@@ -74,7 +75,7 @@ class AutoFreeze(Callback):
         percentile: float = 50.0,
         *,
         every: int | str = "5 %",
-        start: int | str = "10 %",
+        start: int | str = 0,
         keep: int = 1,
         layers: str | list[str] = "backbone.layers",
     ) -> None:
@@ -96,6 +97,7 @@ class AutoFreeze(Callback):
         self._trainable: TrainableSet | None = None
         self._moving: dict[int, str] = {}  # ids and names of parameters whose gradients are summed
         self._interval, self._start = 1, 0  # optimizer steps
+        self._tests: range = range(0)  # the layers that have a test of their own
         self._begin()
 
     def _begin(self) -> None:
@@ -123,6 +125,9 @@ class AutoFreeze(Callback):
             ValueError: As the class says.
         """
         self._found = find_layers(pl_module, self.layers)
+        lowest = self._found.modules[:1]
+        table = any(isinstance(m, nn.Embedding) for layer in lowest for m in layer.modules())
+        self._tests = range(int(table), self._found.count)
         if self.keep >= self._found.count:
             raise ValueError(
                 f"keep={self.keep} leaves nothing to freeze of {self._found.count} layers; give "
@@ -225,7 +230,7 @@ class AutoFreeze(Callback):
         self._moving = {
             id(parameter): name
             for name, parameter in pl_module.named_parameters()
-            if open_to_tests and name in depth_of and parameter.requires_grad
+            if open_to_tests and depth_of.get(name) in self._tests and parameter.requires_grad
         }
 
     def state_dict(self) -> dict[str, Any]:

@@ -448,19 +448,35 @@ def test_layers_may_be_regexes():
 
 
 def test_sparse_gradients_will_do():
+    tables = [nn.Embedding(50, WIDTH, sparse=sparse) for sparse in (True, False)]
+    tables[1].load_state_dict(tables[0].state_dict())
+    found = []
+    for table in tables:
+        table(torch.tensor([1, 1, 7])).square().sum().backward()
+        sums = GradientSums()
+        sums.add("table", table.weight.grad)
+        found.append(sums.norms({"table": 0})[0])
+    assert found[0] == found[1] > 0
+
+
+def test_embeddings_freeze_with_the_layer_above_and_have_no_test_of_their_own():
     class Table(Plain):
         def __init__(self):
             super().__init__(lambda m: torch.optim.SGD(m.parameters(), lr=0.01))
-            embedding = nn.Embedding(50, WIDTH, sparse=True)
-            self.backbone.layers = nn.ModuleList([embedding, nn.Linear(WIDTH, WIDTH)])
+            above = [nn.Linear(WIDTH, WIDTH) for _ in range(2)]
+            self.backbone.layers = nn.ModuleList([nn.Embedding(50, WIDTH), *above])
 
         def training_step(self, batch, batch_idx):
             return self.head(self.backbone((batch[0][:, 0].abs() * 9).long())).square().mean()
 
-    callback = AutoFreeze(every=100, start=0)
-    fit(Table(), callback, epochs=1)
-    sums = callback.state_dict()["sums"]
-    assert sums["backbone.layers.0.weight"].norm() > 0
+    waiting = AutoFreeze(every=100)
+    module, _ = Table(), fit(Table(), waiting, epochs=1)
+    assert not [name for name in waiting.state_dict()["sums"] if "layers.0" in name]
+    assert [name for name in waiting.state_dict()["sums"] if "layers.1" in name]
+    eager = AutoFreeze(100, every=1)
+    fit(module, eager, epochs=1)
+    assert eager.frozen == 2
+    assert not module.backbone.layers[0].weight.requires_grad
 
 
 def test_each_change_is_one_line(caplog):
