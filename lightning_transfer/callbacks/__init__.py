@@ -2,6 +2,7 @@
 
 from lightning_transfer.callbacks.activation_cache import ActivationCache
 from lightning_transfer.callbacks.averaging import ema_averaging
+from lightning_transfer.callbacks.compiled import Compiled
 from lightning_transfer.callbacks.freezing import Freezing
 from lightning_transfer.callbacks.gradual_unfreezing import GradualUnfreezing
 from lightning_transfer.callbacks.mixout import Mixout
@@ -12,6 +13,7 @@ from lightning_transfer.callbacks.resume_point import ResumePoint
 
 __all__ = [
     "ActivationCache",
+    "Compiled",
     "Freezing",
     "GradualUnfreezing",
     "Mixout",
