@@ -61,8 +61,14 @@ class Compiled(Callback):
         module._compiled_call_impl = run
         self._module = module
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Let the backbone run as it is again, however the run ended."""
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let the backbone run as it is again."""
         if self._module is not None:
             self._module._compiled_call_impl = None
             self._module = None
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Let the backbone run as it is again, however the run ended."""
+        self.on_fit_end(trainer, pl_module)
