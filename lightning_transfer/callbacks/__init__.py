@@ -3,6 +3,7 @@
 from lightning_transfer.callbacks.activation_cache import ActivationCache
 from lightning_transfer.callbacks.auto_freeze import AutoFreeze
 from lightning_transfer.callbacks.averaging import ema_averaging
+from lightning_transfer.callbacks.compiled import Compiled
 from lightning_transfer.callbacks.freezing import Freezing
 from lightning_transfer.callbacks.gradual_unfreezing import GradualUnfreezing
 from lightning_transfer.callbacks.mixout import Mixout
@@ -14,6 +15,7 @@ from lightning_transfer.callbacks.resume_point import ResumePoint
 __all__ = [
     "ActivationCache",
     "AutoFreeze",
+    "Compiled",
     "Freezing",
     "GradualUnfreezing",
     "Mixout",

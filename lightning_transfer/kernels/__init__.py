@@ -9,5 +9,13 @@ from lightning_transfer.kernels.attention import goes_through_the_interface, reg
 from lightning_transfer.kernels.dropout import FastDropout
 from lightning_transfer.kernels.first_token import first_token_only
 from lightning_transfer.kernels.install import install
+from lightning_transfer.kernels.memory import keep_freed_memory
 
-__all__ = ["FastDropout", "first_token_only", "goes_through_the_interface", "install", "register"]
+__all__ = [
+    "FastDropout",
+    "first_token_only",
+    "goes_through_the_interface",
+    "install",
+    "keep_freed_memory",
+    "register",
+]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from lightning_transfer.checkpoint import KEY, describe_task
+from lightning_transfer.kernels import keep_freed_memory
 from lightning_transfer.labels import Labels
 from lightning_transfer.objectives import RemembersStart, Weighted
 from lightning_transfer.optim import Recipe
@@ -111,6 +112,11 @@ class TransferModule(LightningModule):
             self.train()
             for objective in self._remembering().values():
                 objective.begin(self)
+
+    def on_fit_start(self) -> None:
+        """Keep the memory of a step for the next one, where the steps are computed on the CPU."""
+        if self.device.type == "cpu":
+            keep_freed_memory()
 
     def _remembering(self) -> dict[str, RemembersStart]:
         return {k: o for k, o in self.objectives.items() if isinstance(o, RemembersStart)}
