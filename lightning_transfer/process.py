@@ -1,6 +1,7 @@
 """What a command changes in its process, and puts back: words, import path, environment."""
 
 import contextlib
+import gc
 import importlib.util
 import os
 import subprocess
@@ -21,6 +22,22 @@ def is_main_process() -> bool:
         if name in os.environ:
             return os.environ[name] == "0"
     return all(os.environ.get(name, "0") == "0" for name in ("NODE_RANK", "LOCAL_RANK"))
+
+
+@contextlib.contextmanager
+def without_collector() -> Iterator[None]:
+    """Import and build without the garbage collector.
+
+    What libraries define stays, and a collector that looks through ever more of it again and again
+    takes a fifth of the time to the first step (1.2 of 5.9 s).
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @contextlib.contextmanager

@@ -86,6 +86,7 @@ class StageRunner:
         self._fitted: dict[StageRun, Fitted] = {}
         self._tested: dict[tuple[StageRun, str], Tested] = {}
         self._pretrained: nn.Module | None = None  # for rehearsals only
+        self._own_tokenizer: Any = None  # the backbone's, of stages that start from no weights
 
     def fit(self, run: StageRun) -> Fitted:
         """Train a stage run and those before it, unless they are done."""
@@ -187,8 +188,10 @@ class StageRunner:
                 "a backbone of your own needs to know its tokenizer: set "
                 "tokenizer=<folder, hub id or asset:name>"
             )
-        trust = bool(self.config["backbone"].get("trust_remote_code", False))
-        return load_tokenizer(name, trust_remote_code=trust)
+        if self._own_tokenizer is None:
+            trust = bool(self.config["backbone"].get("trust_remote_code", False))
+            self._own_tokenizer = load_tokenizer(name, trust_remote_code=trust)
+        return self._own_tokenizer
 
     def data(self, stage: str, seed: int, tokenizer: Any = None) -> TextDataModule:
         """Return a stage's data, read and tokenized once for all runs of the stage.

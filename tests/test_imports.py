@@ -171,6 +171,27 @@ def test_what_answers_at_once_imports_nothing_heavy(modules, forbidden):
     assert loaded & forbidden == set()
 
 
+LATE = {
+    *("datasets", "pandas", "matplotlib", "scipy", "sklearn"),
+    *("wandb", "optuna", "peft", "captum", "onnx", "onnxruntime"),
+}
+
+
+def test_what_is_slow_to_import_is_imported_where_it_is_used():
+    """And not on the top level: every run would wait for it, needed or not."""
+    found = []
+    own = {f"{PACKAGE}.trials"}  # which is itself imported where there is a study
+    for name, tree in TREES.items():
+        top = ast.Module([node for node in tree.body if not isinstance(node, ast.If)], [])
+        inner = [node for node in ast.walk(top) if isinstance(node, ast.FunctionDef)]
+        later = {id(node) for function in inner for node in ast.walk(function)}
+        for node in ast.walk(top):
+            if isinstance(node, ast.Import | ast.ImportFrom) and id(node) not in later:
+                names = {one.split(".")[0] for one in imports(ast.Module([node], []))}
+                found += [f"{name}: {one}" for one in sorted(names & LATE)]
+    assert [one for one in found if one.partition(":")[0] not in own] == []
+
+
 @pytest.mark.parametrize("name", SUBPACKAGES)
 def test_a_subpackage_says_what_it_offers(name):
     package = importlib.import_module(name)

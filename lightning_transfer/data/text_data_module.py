@@ -3,11 +3,10 @@
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
-from datasets import Dataset
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch.utils.data import DataLoader
@@ -18,7 +17,7 @@ from lightning_transfer.data.columns import Columns
 from lightning_transfer.data.corpus import Corpus
 from lightning_transfer.data.label_spec import LabelSpec
 from lightning_transfer.data.loader import ResumableLoader
-from lightning_transfer.data.rows import check_rows
+from lightning_transfer.data.rows import Table, check_rows
 from lightning_transfer.data.splits import Splits, check_size
 from lightning_transfer.data.splitter import SPLITS
 from lightning_transfer.data.token_cache import cached_tokens
@@ -26,6 +25,9 @@ from lightning_transfer.data.token_table import TokenTable
 from lightning_transfer.data.tokenized_split import Collate, TokenizedSplit
 from lightning_transfer.data.tokens import Tokens
 from lightning_transfer.labels import Labels
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +68,7 @@ class TextDataModule(LightningDataModule):
         ...
         ...     def load_rows(self):
         ...         days = [f"day {day}" for day in range(10)]
-        ...         return Dataset.from_dict({"text": days, "label": ["dry", "wet"] * 5})
+        ...         return {"text": days, "label": ["dry", "wet"] * 5}
         >>> data = Weather(splits=Splits(val=2, test=3))
         >>> data.setup("fit")
         >>> data.n_train, data.n_test, data.labels.names
@@ -125,14 +127,15 @@ class TextDataModule(LightningDataModule):
         self._table: tuple[PreTrainedTokenizerBase, TokenTable] | None = None
         self._said: TokenTable | None = None  # the table whose cut rows were told
 
-    def load_rows(self) -> Dataset:
+    def load_rows(self) -> Table:
         """Return all rows; the one method that a domain has to write.
 
         Returns:
-            A data set with the columns ``text`` (str) and ``label`` (raw, see ``LabelSpec``), and
-            optionally ``text_pair`` (str), ``group`` (rows of one group stay in one split),
-            ``split`` (``train``, ``validation`` or ``test``, for data that come split) and
-            ``row`` (where the row came from, for messages: ``"reviews.csv, line 12"``).
+            The columns ``text`` (str) and ``label`` (raw, see ``LabelSpec``), as a mapping of lists
+            or a ``datasets.Dataset``, and optionally ``text_pair`` (str), ``group`` (rows of one
+            group stay in one split), ``split`` (``train``, ``validation`` or ``test``, for data
+            that come split) and ``row`` (where the row came from, for messages:
+            ``"reviews.csv, line 12"``).
         """
         raise NotImplementedError(f"{type(self).__name__} must define load_rows()")
 
@@ -193,7 +196,7 @@ class TextDataModule(LightningDataModule):
             raise RuntimeError("no tokens yet: set data.tokenizer, then call setup()")
         return self._table[1]
 
-    def rows(self, split: str) -> Dataset:
+    def rows(self, split: str) -> "Dataset":
         """Return ``text``, ``label`` (the target) and ``row`` of a split's rows.
 
         Args:

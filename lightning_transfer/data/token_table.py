@@ -89,13 +89,13 @@ class TokenTable:
 
     def write(self, path: Path) -> None:
         """Write the table to ``path`` as an Arrow file."""
-        starts = pa.array(self.starts, pa.int64())
+        starts = _to_arrow(self.starts)
         columns = {
-            "cut": pa.array(self.cut),
-            "input_ids": pa.LargeListArray.from_arrays(starts, pa.array(self.input_ids)),
+            "cut": _to_arrow(self.cut.astype(np.uint8)).cast(pa.bool_()),
+            "input_ids": pa.LargeListArray.from_arrays(starts, _to_arrow(self.input_ids)),
         }
         if self.token_type_ids is not None:
-            types = pa.array(self.token_type_ids)
+            types = _to_arrow(self.token_type_ids)
             columns["token_type_ids"] = pa.LargeListArray.from_arrays(starts, types)
         table = pa.table(columns)
         with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
@@ -115,14 +115,30 @@ class TokenTable:
         ids = table["input_ids"].chunk(0)
         types = None
         if "token_type_ids" in table.column_names:
-            types = table["token_type_ids"].chunk(0).values.to_numpy()
+            types = _to_numpy(table["token_type_ids"].chunk(0).values, np.int8)
         return cls(
-            ids.values.to_numpy(),
-            ids.offsets.to_numpy(),
+            _to_numpy(ids.values, np.int32),
+            _to_numpy(ids.offsets, np.int64),
             token_type_ids=types,
-            cut=table["cut"].chunk(0).to_numpy(zero_copy_only=False),
+            cut=_to_numpy(table["cut"].chunk(0).cast(pa.uint8()), np.uint8).astype(bool),
             key=key,
         )
+
+
+# Arrow's own ways from and to numpy import pandas, which takes longer than all the rest.
+def _to_arrow(array: np.ndarray) -> pa.Array:
+    kind = pa.from_numpy_dtype(array.dtype)
+    buffer = pa.py_buffer(np.ascontiguousarray(array))
+    return pa.Array.from_buffers(kind, len(array), [None, buffer])
+
+
+def _to_numpy(array: pa.Array, kind: type[np.generic]) -> np.ndarray:
+    """Return the values of an array of numbers without a copy."""
+    buffer = array.buffers()[1]
+    if buffer is None:  # of no values
+        return np.empty(0, kind)
+    values: np.ndarray = np.frombuffer(buffer, dtype=kind)
+    return values[array.offset : array.offset + len(array)]
 
 
 def tokenize(

@@ -135,8 +135,11 @@ def test_the_second_run_does_not_tokenize(tokenizer, monkeypatch):
 def test_the_cache_follows_the_content_only(tokenizer, monkeypatch):
     key = fingerprint(["a"], None, tokenizer, Tokens())
     tokenizer(["good"], truncation=True, max_length=3, padding="max_length")
+    backend = tokenizer.backend_tokenizer
+    kept = (backend.truncation, backend.padding)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert fingerprint(["a"], None, tokenizer, Tokens()) == key
+    assert (backend.truncation, backend.padding) == kept != (None, None)
     others = [
         fingerprint(["a "], None, tokenizer, Tokens()),
         fingerprint(["a"], ["a"], tokenizer, Tokens()),
