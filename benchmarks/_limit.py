@@ -84,11 +84,12 @@ class MatmulLimit:
 
 
 def _best(call: Callable[[], object], seconds: float) -> float:
-    """Return the shortest time of a call among those that fit into ``seconds``."""
+    """Return the shortest time of a call among those that fit into ``seconds``, at least ten."""
     call()
-    best, end = float("inf"), time.perf_counter() + seconds
-    while best == float("inf") or time.perf_counter() < end:
+    timed: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(timed) < 10 or time.perf_counter() < end:
         start = time.perf_counter()
         call()
-        best = min(best, time.perf_counter() - start)
-    return best
+        timed.append(time.perf_counter() - start)
+    return min(timed)

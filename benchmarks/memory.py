@@ -36,21 +36,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        values = {
-            k: str(v) if isinstance(v, Path) else v
-            for k, v in asdict(make_work(options, folder)).items()
-        }
-        (folder / "work.json").write_text(json.dumps(values))
-        sides = {"ours": side("ours", folder)}
-        sides |= {name: side(key, folder) for key, name in PEERS.items()}
+        values = asdict(make_work(options, folder))
+        (folder / "work.json").write_text(json.dumps(values, default=str))
+        sides = {"ours": side("ours", folder, threads=options.threads)}
+        sides |= {name: side(k, folder, threads=options.threads) for k, name in PEERS.items()}
         report(compare(WORK, in_turn(sides, repeats=options.repeats), unit="MiB"), options)
 
 
-def side(name: str, folder: Path) -> Side:
+def side(name: str, folder: Path, *, threads: int) -> Side:
     """Return what runs a side in a process of its own, after one that writes down the rows."""
 
     def run_child(seed: int) -> Result:
-        words = ["--folder", str(folder), "--seed", str(seed), "--side"]
+        words = ["--folder", str(folder), "--seed", str(seed), "--threads", str(threads), "--side"]
         if not (folder / f"rows-{seed}.json").is_file():
             child(Path(__file__), [*words, "prepare"])
         found = child(Path(__file__), [*words, name])

@@ -214,6 +214,14 @@ def test_a_count_below_one_is_refused(module, capsys):
     assert "--repeats must be >= 1, got 0" in capsys.readouterr().err
 
 
+def test_peak_memory_counts_what_was_freed_again():
+    script = "import memory; block = b'x' * (300 << 20); del block; print(memory.peak())"
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=BENCHMARKS, capture_output=True, text=True, check=True
+    )
+    assert 300 < float(done.stdout) < 400
+
+
 def test_a_child_that_fails_says_why(module, tmp_path):
     script = tmp_path / "script.py"
     script.write_text("import sys; sys.exit('no such luck')")
