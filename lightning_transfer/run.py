@@ -16,7 +16,7 @@ from rich.table import Table
 
 from lightning_transfer import jobs
 from lightning_transfer.arguments import UsageError
-from lightning_transfer.process import is_main_process, without_collector
+from lightning_transfer.process import importing, is_main_process
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +43,7 @@ def fit(cfg: DictConfig) -> float | None:
         if kept is not None and kept.finished and rank == 0:
             return _again(kept)
         try:
-            with without_collector():
-                experiment = _prepared(config, folder, resumed=run.resumed)
+            experiment = _prepared(config, folder, resumed=run.resumed)
         except Exception:
             if not run.resumed and rank == 0:  # nothing ran: the mended command may use the folder
                 (folder / CONFIG).unlink(missing_ok=True)
@@ -58,9 +57,10 @@ def fit(cfg: DictConfig) -> float | None:
 
 def _prepared(config: Mapping[str, Any], folder: Path, *, resumed: bool) -> Any:
     """Return the experiment, checked: all that is imported and built before the first stage."""
-    from lightning_transfer.experiment import Experiment
+    with importing():
+        from lightning_transfer.experiment import Experiment
 
-    _quiet_libraries()
+        _quiet_libraries()
     again = f"hydra.sweep.dir={HydraConfig.get().sweep.dir}" if _in_sweep() else None
     experiment = Experiment(config, folder, resume=resumed, again=again)
     _add_pruning(experiment, folder)
@@ -85,17 +85,17 @@ def predict(cfg: DictConfig) -> None:
     if (config["text"] is None) == (data["path"] is None):
         raise ValueError('give either text="…" or data.path=<file>, and not both')
     path = _absolute(config["ckpt"])
-    with without_collector():
+    with importing():
         from lightning_transfer.predict import Predictor
 
         _quiet_libraries()
-        predictor = Predictor.from_path(
-            path,
-            batch_size=config["batch_size"],
-            max_tokens=config["max_tokens"],
-            max_length=config["max_length"],
-            **_own_parts(path),
-        )
+    predictor = Predictor.from_path(
+        path,
+        batch_size=config["batch_size"],
+        max_tokens=config["max_tokens"],
+        max_length=config["max_length"],
+        **_own_parts(path),
+    )
     if config["text"] is not None:
         texts = config["text"] if isinstance(config["text"], list) else [config["text"]]
         for prediction in predictor.predict([str(text) for text in texts]):
@@ -190,7 +190,7 @@ def _add_pruning(experiment: Any, folder: Path) -> None:
 
 
 def _score(cfg: DictConfig, split: Any) -> dict[str, float]:
-    with without_collector():
+    with importing():
         from lightning_transfer.loading import load
         from lightning_transfer.parts import build
         from lightning_transfer.scoring import score

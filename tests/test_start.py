@@ -9,7 +9,7 @@ import pytest
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 
 from lightning_transfer.cli import main
-from lightning_transfer.process import without_collector
+from lightning_transfer.process import importing
 
 # Each takes 0.2 to 2 s to import, and none is needed before the first step.
 LATE = {
@@ -49,19 +49,19 @@ def test_fit_imports_nothing_before_its_first_step_that_it_needs_later(
     tiny_folder, reviews, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("LIGHTNING_TRANSFER_CACHE", str(tmp_path / "cache"))
-    for tokens in ("made", "cached"):
-        words = [*words_of(tiny_folder, reviews), f"hydra.run.dir={tmp_path / tokens}"]
-        output = subprocess.run(
+    for run in ("tokenizes", "finds its tokens"):
+        words = [*words_of(tiny_folder, reviews), f"hydra.run.dir={tmp_path / run.split()[0]}"]
+        ran = subprocess.run(
             [sys.executable, "-c", TO_THE_FIRST_STEP, *words],
             capture_output=True,
             text=True,
             check=True,
             cwd=tmp_path,
-        ).stdout
-        modules = json.loads(output.splitlines()[-1])
+        )
+        modules = json.loads(ran.stdout.splitlines()[-1])
         assert {"torch", "lightning", "transformers"} <= set(modules)
         assert {name.partition(".")[0] for name in modules} & LATE == set()
-        assert ("tokenizing" in output) == (tokens == "made")
+        assert len(list((tmp_path / "cache" / "tokens").iterdir())) == 1
 
 
 def test_a_run_is_composed_once_before_hydra_composes_it(monkeypatch, tmp_path, capsys):
@@ -78,9 +78,29 @@ def test_a_run_is_composed_once_before_hydra_composes_it(monkeypatch, tmp_path, 
     assert len(composed) <= 3  # ours; Hydra's, to learn whether it is a sweep; Hydra's
 
 
+def test_what_is_imported_first_is_kept_from_the_collector():
+    script = """
+import gc
+from lightning_transfer.process import importing
+with importing():
+    import json.tool
+print(gc.get_freeze_count())
+import sys
+sys.modules["torch"] = json
+gc.unfreeze()
+with importing():
+    import csv
+print(gc.get_freeze_count())
+"""
+    output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout
+    first, later = map(int, output.split())
+    assert first > 1000
+    assert later == 0
+
+
 def test_the_collector_is_paused_and_put_back():
     def fail():
-        with without_collector():
+        with importing():
             assert not gc.isenabled()
             raise ImportError("no such")
 
@@ -90,7 +110,7 @@ def test_the_collector_is_paused_and_put_back():
     assert gc.isenabled()
     gc.disable()
     try:
-        with without_collector():
+        with importing():
             assert not gc.isenabled()
         assert not gc.isenabled()
     finally:
