@@ -18,8 +18,8 @@ from lightning.pytorch import Callback
 from torch import Tensor
 from transformers.utils import logging
 
-from lightning_transfer import callbacks
 from lightning_transfer.backbone import Backbone
+from lightning_transfer.callbacks import ActivationCache, AutoFreeze
 from lightning_transfer.data import LabelSpec, MovieSnippets, News, Splits, TextDataModule, Tokens
 from lightning_transfer.export import export
 from lightning_transfer.heads import MLPHead
@@ -124,14 +124,12 @@ def rows_of(data: TextDataModule, split: str = "train") -> list[dict[str, Any]]:
 
 def store() -> list[Callback]:
     """Return the callback that ``fit`` adds by itself: frozen layers are computed once."""
-    kind = getattr(callbacks, "ActivationCache", None)
-    return [] if kind is None else [kind()]
+    return [ActivationCache()]
 
 
 def autofreeze() -> list[Callback]:
     """Return AutoFreeze as the strategy has it."""
-    kind = getattr(callbacks, "AutoFreeze", None)
-    return [] if kind is None else [kind()]
+    return [AutoFreeze()]
 
 
 def make_task(
