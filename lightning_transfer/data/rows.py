@@ -83,7 +83,7 @@ def check_rows(
             label is no number, no known label or none.
     """
     data = _columns(table, where)
-    places = data.get("row") or [f"{where}, row {row}" for row in range(1, len(table) + 1)]
+    places = data.get("row") or [f"{where}, row {row}" for row in range(1, len(data["text"]) + 1)]
     labels = _labels(data["label"], spec, f"{where}, column {columns.label!r}")
     targets: list[Any] = []
     good: list[int] = []

@@ -157,6 +157,34 @@ def test_a_second_run_starts_without_tokenizing(rated, tokenizer, monkeypatch):
     assert batches() == first
 
 
+def test_a_plain_mapping_is_read_as_a_data_set_is():
+    table = {"text": make_texts(30), "label": [row % 3 for row in range(30)]}
+
+    class Plain(TextDataModule):
+        def load_rows(self):
+            return table
+
+    found = []
+    for kind in (Plain, domain(**table)):
+        data = kind(label=BANDS, splits=Splits(val=5, test=5))
+        data.setup("fit")
+        found.append([data.rows(split)[:] for split in ("train", "validation", "test")])
+    assert sum(len(rows["text"]) for rows in found[0]) == 30
+    for rows in found[1]:
+        rows["row"] = [place.replace("Domain", "Plain") for place in rows["row"]]
+    assert found[0] == found[1]
+
+
+def test_columns_of_different_lengths_are_an_error():
+    class Plain(TextDataModule):
+        def load_rows(self):
+            return {"text": ["a", "b"], "label": [1]}
+
+    message = "Plain: .* columns of one length, it returned 2 x text, 1 x label"
+    with pytest.raises(ValueError, match=message):
+        Plain(label=BANDS).setup("fit")
+
+
 def test_row_is_the_place_in_the_whole_table(rated, tokenizer):
     data = rated(label=BANDS, batch_size=8)
     data.tokenizer = tokenizer
