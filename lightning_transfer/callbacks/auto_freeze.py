@@ -74,7 +74,7 @@ class AutoFreeze(Callback):
         self,
         percentile: float = 50.0,
         *,
-        every: int | str = "5 %",
+        every: int | str = "10 %",
         start: int | str = 0,
         keep: int = 1,
         layers: str | list[str] = "backbone.layers",
