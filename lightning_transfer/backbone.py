@@ -1,52 +1,54 @@
 """A pretrained language model as an ordered stack of layers."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cached_property, partial
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
-from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
-from lightning_transfer import assets
-
-# What turns ids into the first layer's input, in order; ELECTRA and RemBERT widen their embeddings.
-_EMBEDDINGS = ("embeddings", "embeddings_project", "encoder.embedding_hidden_mapping_in")
-# What lies outside the layers and reaches into the lowest of them. It belongs to the embeddings:
-# were it to move while they are frozen, the output of frozen layers would move with it.
-_BESIDE = {
-    "deberta": ("encoder.rel_embeddings",),
-    "deberta-v2": ("encoder.rel_embeddings", "encoder.LayerNorm", "encoder.conv"),
-    "mpnet": ("encoder.relative_attention_bias",),
-}
-# What model configs call their dropout probabilities.
-_DROPOUTS = (
-    "hidden_dropout_prob",
-    "attention_probs_dropout_prob",
-    "dropout",
-    "attention_dropout",
-    "embedding_dropout",
-    "mlp_dropout",
+from lightning_transfer import kernels
+from lightning_transfer.architectures import (
+    find_anatomy,
+    layers_by_depth,
+    replayable_stack,
+    room_for_tokens,
+    take_lm_head,
+    take_pooler,
 )
+from lightning_transfer.modes import evaluating
+from lightning_transfer.pretrained import (
+    auto_class,
+    check_safetensors,
+    parse_dtype,
+    resolve_source,
+    set_dropout,
+)
+from lightning_transfer.replay import Stack
 
 
 class Backbone(nn.Module):
-    """A Hugging Face encoder, seen from the input up: embeddings at depth 0, then the layers.
+    """A Hugging Face model, seen from the input up: embeddings at depth 0, then the layers.
 
     Freezing, gradual unfreezing, discriminative learning rates and replayed activations all
     speak of depths; this class is the one place that knows where an architecture keeps them.
+    Encoders and decoders have one stack of layers; in an encoder-decoder the decoder's layers
+    follow the encoder's, and all embeddings, the decoder's too, stand at depth 0.
+
     It is in train mode from the start, although ``from_pretrained`` of transformers returns eval
     mode and Lightning keeps what it finds. A pretrained pooler is taken off the stack (see
-    ``pooler_state``): it belongs to a head.
+    ``pooler_state``), and so is what an ``EncoderDecoderModel`` has above its decoder (see
+    ``lm_head_state``): they belong to a head. On a CPU it trains with the dropout and the
+    attention of :mod:`lightning_transfer.kernels`.
 
     Args:
-        model: A ``PreTrainedModel`` with one stack of layers and no task head.
+        model: A ``PreTrainedModel`` without a task head.
 
     Raises:
-        ValueError: If the model has no stack of layers that can be found, or more than one.
+        ValueError: If the model has no stack of layers that can be found, or more than one a side.
 
     Example:
         >>> from transformers import BertConfig, BertModel
@@ -60,15 +62,20 @@ class Backbone(nn.Module):
     def __init__(self, model: PreTrainedModel) -> None:
         """See the class."""
         super().__init__()
-        self._stack_path = _find_stack(model)
-        modules = dict(model.named_modules())
-        beside = _BESIDE.get(model.config.model_type, ())
-        self._embedding_paths = [path for path in _EMBEDDINGS if path in modules]
-        self._beside_paths = [path for path in beside if path in modules]
-        self.pooler_state: dict[str, Tensor] | None = _take_pooler(model)
+        self._anatomy = find_anatomy(model)
+        writer = self._anatomy.writer
+        self.lm_head_state = None if writer is None else take_lm_head(model, writer)
+        pooler = take_pooler(model.get_submodule(self._anatomy.reader.root))
+        self.pooler_state = pooler if writer is None else None  # an encoder's, below a decoder
+        kernels.install(model)
         self.model = model
         self._entries: int | None = None
         self.train()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Come out of a pickle, maybe in a process that has built no backbone yet."""
+        super().__setstate__(state)
+        kernels.register()
 
     @classmethod
     def from_pretrained(
@@ -99,13 +106,13 @@ class Backbone(nn.Module):
                 no stack of layers.
         """
         source = resolve_source(name)
-        _check_safetensors(source)
+        check_safetensors(source)
         config = AutoConfig.from_pretrained(
             source, revision=revision, trust_remote_code=trust_remote_code
         )
         if dropout is not None:
             set_dropout(config, dropout)
-        model = AutoModel.from_pretrained(
+        model = auto_class(config).from_pretrained(
             source,
             config=config,
             use_safetensors=True,
@@ -137,7 +144,7 @@ class Backbone(nn.Module):
         if isinstance(config, dict):
             values = {k: v for k, v in config.items() if k != "model_type"}
             config = AutoConfig.for_model(str(config.get("model_type")), **values)
-        model = AutoModel.from_config(
+        model = auto_class(config).from_config(
             config, attn_implementation=attn_implementation, dtype=parse_dtype(dtype)
         )
         return cls(model)
@@ -148,9 +155,15 @@ class Backbone(nn.Module):
         return self.model.config
 
     @property
+    def is_encoder_decoder(self) -> bool:
+        """Whether a decoder reads what an encoder has read."""
+        return self._anatomy.writer is not None
+
+    @property
     def hidden_size(self) -> int:
         """Width of the features."""
-        return int(self.config.hidden_size)
+        side = self._anatomy.writer or self._anatomy.reader
+        return int(self._part(side.root).config.hidden_size)  # type: ignore
 
     @property
     def token_embeddings(self) -> nn.Embedding | None:
@@ -161,25 +174,39 @@ class Backbone(nn.Module):
     @cached_property
     def max_tokens(self) -> int | None:
         """How many tokens the table of positions has room for; None without such a table."""
-        for name, module in self.model.named_modules():
-            if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
-                padding = module.padding_idx  # RoBERTa counts its positions from behind it
-                return module.num_embeddings - (0 if padding is None else padding + 1)
-        return None
+        return room_for_tokens(self._reader)
+
+    @cached_property
+    def max_target_tokens(self) -> int | None:
+        """The same of a decoder behind an encoder."""
+        writer = self._anatomy.writer
+        return None if writer is None else room_for_tokens(self._part(writer.root))
 
     @property
     def layers(self) -> list[nn.Module]:
-        """Modules from the input up: the embeddings, then each encoder layer."""
-        paths = (*self._embedding_paths, *self._beside_paths)
-        found = [self.model.get_submodule(path) for path in paths]
-        embeddings = found[0] if len(found) == 1 else nn.ModuleList(found)
-        return [embeddings, *self._stack]
+        """Modules from the input up: the embeddings, then each layer."""
+        return layers_by_depth(self.model, self._anatomy)
 
     @property
-    def _stack(self) -> nn.ModuleList:
-        stack = self.model.get_submodule(self._stack_path)
-        assert isinstance(stack, nn.ModuleList)  # as _find_stack found it
-        return stack
+    def replayable(self) -> int:
+        """The highest depth whose output can be replayed: the encoder's, where there is one."""
+        return self._stack.top
+
+    @property
+    def replay_size(self) -> int:
+        """Width of what is replayed: the encoder's, where there is one."""
+        return int(self._reader.config.hidden_size)  # type: ignore
+
+    @property
+    def _stack(self) -> Stack:
+        return replayable_stack(self.model, self._anatomy)
+
+    @property
+    def _reader(self) -> nn.Module:
+        return self._part(self._anatomy.reader.root)
+
+    def _part(self, path: str) -> nn.Module:
+        return self.model.get_submodule(path)
 
     def forward(
         self,
@@ -187,8 +214,11 @@ class Backbone(nn.Module):
         attention_mask: Tensor | None = None,
         *,
         token_type_ids: Tensor | None = None,
+        decoder_input_ids: Tensor | None = None,
+        decoder_attention_mask: Tensor | None = None,
         from_depth: int = 0,
         hidden: Tensor | None = None,
+        first_token: bool = False,
     ) -> Tensor:
         """Compute token features, all the way or from the middle.
 
@@ -196,180 +226,166 @@ class Backbone(nn.Module):
             input_ids: Token ids, int64 (batch, seq).
             attention_mask: 1 for tokens and 0 for padding, int64 (batch, seq).
             token_type_ids: Segment ids, int64 (batch, seq), for models that have them.
-            from_depth: With ``hidden``: the depth whose output ``hidden`` is, just as the layer
-                above is fed with it; only what lies above runs, and it equals the full pass
-                exactly.
-            hidden: Features to go on from, float (batch, seq, hidden).
+            decoder_input_ids: Token ids of the target, int64 (batch, target seq), begun by the
+                start token; for encoder-decoders, and for no other.
+            decoder_attention_mask: As ``attention_mask``, of the target.
+            from_depth: With ``hidden``: the depth whose output ``hidden`` is, in
+                0..``replayable``, just as the layer above is fed with it; only what lies above
+                runs, and it equals the full pass exactly.
+            hidden: Features to go on from, float (batch, seq, hidden); where ``first_token`` is
+                asked for, those of the highest depth may be (batch, 1, hidden).
+            first_token: Whether only the first token's features are wanted; the top layer then
+                computes no others, where :func:`kernels.first_token_only` knows how.
 
         Returns:
-            Features of the last layer, float (batch, seq, hidden).
+            Features of the last layer, float (batch, seq, hidden); of an encoder-decoder those of
+            the decoder, float (batch, target seq, hidden). With ``first_token`` of one position.
 
         Raises:
             ValueError: If the texts are longer than the backbone has positions for, if only one
-                of ``from_depth`` and ``hidden`` is given, or if there is no such depth.
+                of ``from_depth`` and ``hidden`` is given, if there is no such depth, or if
+                targets are missing or have no decoder.
         """
+        self._check(input_ids, from_depth, hidden)
+        self._check_target(decoder_input_ids)
+        if hidden is not None and self.is_encoder_decoder and from_depth == self.replayable:
+            read = hidden  # all that the decoder needs of the encoder
+        else:
+            with self._from(from_depth, hidden, input_ids), self._short(first_token, from_depth):
+                read = self._read(input_ids, attention_mask, token_type_ids)
+        if decoder_input_ids is not None:
+            read = self._write(read, attention_mask, decoder_input_ids, decoder_attention_mask)
+        return read[:, :1] if first_token else read
+
+    def _short(self, first_token: bool, from_depth: int) -> AbstractContextManager[None]:
+        """Let the top layer compute the first token alone, if it runs and no other is wanted."""
+        runs = first_token and not self.is_encoder_decoder and from_depth < self.replayable
+        return kernels.first_token_only(self._stack.layers[-1] if runs else None)
+
+    def _read(self, input_ids: Tensor, mask: Tensor | None, types: Tensor | None) -> Tensor:
+        """Run the encoder, or a model that has one stack; float (batch, seq, hidden)."""
+        extra: dict[str, Any] = {} if types is None else {"token_type_ids": types}
+        if self._anatomy.causal:
+            extra["use_cache"] = False
+        features: Tensor = self._reader(input_ids, attention_mask=mask, **extra)[0]
+        return features
+
+    def _write(
+        self, read: Tensor, mask: Tensor | None, target_ids: Tensor, target_mask: Tensor | None
+    ) -> Tensor:
+        """Run the decoder on what the encoder has read; float (batch, target seq, hidden)."""
+        assert self._anatomy.writer is not None  # as _check_target has it
+        if self._anatomy.bridge is not None:
+            read = self._part(self._anatomy.bridge)(read)  # (batch, seq, decoder's hidden)
+        features: Tensor = self._part(self._anatomy.writer.root)(
+            input_ids=target_ids,
+            attention_mask=target_mask,
+            encoder_hidden_states=read,
+            encoder_attention_mask=mask,
+            use_cache=False,
+        )[0]
+        return features
+
+    def outputs_of(
+        self,
+        depths: Sequence[int],
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        token_type_ids: Tensor | None = None,
+        from_depth: int = 0,
+        hidden: Tensor | None = None,
+        first_token: bool = False,
+    ) -> dict[int, Tensor]:
+        """Compute what these depths hand on, in one pass that stops at the highest of them.
+
+        ``forward(..., from_depth=d, hidden=outputs[d])`` then equals the full pass exactly. The
+        modes and gradients are those of any pass: to keep outputs of a frozen prefix, its layers
+        have to be in eval mode.
+
+        Args:
+            depths: Depths asked for, each in ``from_depth``..``replayable``.
+            input_ids: As in :meth:`forward`.
+            attention_mask: As in :meth:`forward`.
+            token_type_ids: As in :meth:`forward`.
+            from_depth: As in :meth:`forward`.
+            hidden: As in :meth:`forward`.
+            first_token: Whether of ``replayable``, if asked for, the first token alone is wanted.
+
+        Returns:
+            By depth, what the layer above it is fed with, float (batch, seq, hidden); of the
+            highest, with ``first_token``, float (batch, 1, hidden).
+
+        Raises:
+            ValueError: As in :meth:`forward`, or if a depth is out of its range.
+        """
+        self._check(input_ids, from_depth, hidden)
+        wanted = set(depths)
+        if bad := sorted(d for d in wanted if not from_depth <= d <= self.replayable):
+            raise ValueError(
+                f"depths must be in {from_depth}..{self.replayable}, from from_depth up, got {bad}"
+            )
+        known = {from_depth: hidden} if hidden is not None and from_depth in wanted else {}
+        outputs: dict[int, Tensor] = {}
+        if above := wanted - set(known):
+            with (
+                self._from(from_depth, hidden, input_ids),
+                self._short(first_token and self.replayable in above, from_depth),
+                self._stack.collecting(above) as outputs,
+            ):
+                self._read(input_ids, attention_mask, token_type_ids)
+        outputs = {**known, **outputs}
+        if first_token and self.replayable in outputs:
+            outputs[self.replayable] = outputs[self.replayable][:, :1]  # (batch, 1, hidden)
+        return outputs
+
+    def _check(self, input_ids: Tensor, from_depth: int, hidden: Tensor | None) -> None:
+        """Refuse texts that are too long, and depths that cannot be replayed."""
         limit = self.max_tokens
         if limit is not None and input_ids.shape[1] > limit:
             raise ValueError(
                 f"a batch has {input_ids.shape[1]} tokens a text, and the backbone takes at most "
                 f"{limit}; set data.tokens.max_length={limit} or less"
             )
-        extra = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-        if hidden is None:
-            if from_depth:
-                raise ValueError(f"from_depth={from_depth} needs hidden, the output of that depth")
-            return self.model(input_ids, attention_mask=attention_mask, **extra)[0]
-        if not 0 <= from_depth < len(self.layers):
-            raise ValueError(f"from_depth must be in 0..{len(self.layers) - 1}, got {from_depth}")
-        if self._entries is None:
-            self._entries = self._entries_of_a_layer(input_ids[:1])
-        with self._replaced(from_depth, hidden):
-            return self.model(input_ids, attention_mask=attention_mask, **extra)[0]
+        if hidden is None and from_depth:
+            raise ValueError(f"from_depth={from_depth} needs hidden, the output of that depth")
+        if hidden is not None and not 0 <= from_depth <= self.replayable:
+            raise ValueError(f"from_depth must be in 0..{self.replayable}, got {from_depth}")
 
-    def _entries_of_a_layer(self, input_ids: Tensor) -> int:
-        """Return how long a tuple the layers give, 0 for a bare tensor; seen in one short pass."""
-        seen: list[Any] = []
-        hook = self._stack[-1].register_forward_hook(lambda *call: seen.append(call[-1]))
-        try:
-            with evaluating(self.model), torch.no_grad():
-                self.model(input_ids)
-        finally:
-            hook.remove()
-        return len(seen[0]) if isinstance(seen[0], tuple) else 0
-
-    @contextmanager
-    def _replaced(self, depth: int, hidden: Tensor) -> Iterator[None]:
-        """Let the model's own forward run, with known outputs in place of the lower layers.
-
-        Masks, relative positions and final norms stay the model's business, so that a replay is
-        exact without a line of architecture here.
-        """
-        stack = list(self._stack)
-        output = (hidden, *[None] * (self._entries - 1)) if self._entries else hidden
-        known: list[tuple[nn.Module, Any]] = [
-            (self.model.get_submodule(self._embedding_paths[-1]), hidden),
-            *((layer, output) for layer in stack[:depth]),
-        ]
-        hook = None
-        if depth < len(stack):  # DeBERTa's convolution stands between layers, not in one
-            hook = stack[depth].register_forward_pre_hook(
-                lambda _, arguments: (hidden, *arguments[1:])
+    def _check_target(self, target_ids: Tensor | None) -> None:
+        """Refuse targets that are too long, missing, or without a decoder to read them."""
+        name = type(self.model).__name__
+        if target_ids is None and self.is_encoder_decoder:
+            raise ValueError(
+                f"{name} is an encoder-decoder and needs decoder_input_ids, which this task does "
+                "not give; choose an encoder, such as backbone.name=asset:minilm"
             )
-        try:
-            for module, value in known:
-                module.forward = partial(_return, value)
-            yield
-        finally:
-            for module, _ in known:
-                module.__dict__.pop("forward", None)
-            if hook is not None:
-                hook.remove()
+        if target_ids is not None and not self.is_encoder_decoder:
+            raise ValueError(
+                f"{name} has no decoder behind an encoder, and got decoder_input_ids; leave them "
+                "out, or choose an encoder-decoder such as T5, BART or Marian"
+            )
+        limit = self.max_target_tokens
+        if target_ids is not None and limit is not None and target_ids.shape[1] > limit:
+            raise ValueError(
+                f"a batch has {target_ids.shape[1]} tokens a target, and the decoder takes at most "
+                f"{limit}; cut the targets to {limit} tokens or less"
+            )
 
-
-def _return(value: Any, *_: Any, **__: Any) -> Any:
-    return value
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Put a module in eval mode, and each of its parts back in its own mode afterwards."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training
-
-
-def resolve_source(name: str | Path) -> str:
-    """Return the folder or hub id behind a model name; ``asset:`` names are fetched.
-
-    Raises:
-        OSError: If an asset cannot be fetched, or a path leads to no folder.
-        ValueError: If there is no such asset.
-    """
-    text = str(name)
-    if text.startswith("asset:"):
-        return str(assets.fetch(text.removeprefix("asset:")))
-    folder = Path(text).expanduser()
-    if folder.is_dir():
-        return str(folder)
-    if text.startswith((".", "/", "~")) or text.count("/") > 1:
-        raise FileNotFoundError(
-            f"no model folder at {text}; a model is asset:<name>, a folder or a hub id"
-        )
-    return text
-
-
-def _check_safetensors(source: str) -> None:
-    """Refuse a folder of pickled weights before transformers looks for them elsewhere."""
-    folder = Path(source)
-    if folder.is_dir() and not any(folder.glob("*.safetensors")):
-        names = ", ".join(sorted(path.name for path in folder.iterdir())) or "it is empty"
-        raise OSError(
-            f"{source} holds no model.safetensors ({names}); other weight files can run code when "
-            "they are read, so write them anew with model.save_pretrained(folder)"
-        )
-
-
-def set_dropout(config: PretrainedConfig, dropout: float) -> None:
-    """Set every dropout probability of a model config.
-
-    Raises:
-        ValueError: If the probability is out of its range, or the config has none to set.
-    """
-    if not 0 <= dropout < 1:
-        raise ValueError(f"dropout must be in [0, 1), got {dropout}; set backbone.dropout")
-    names = [name for name in _DROPOUTS if hasattr(config, name)]
-    if not names:
-        raise ValueError(f"{type(config).__name__} has no dropout that is known; drop dropout=")
-    for name in names:
-        setattr(config, name, float(dropout))
-
-
-def parse_dtype(dtype: str) -> torch.dtype:
-    """Return the torch type called ``dtype``.
-
-    Raises:
-        ValueError: If torch has no floating type of that name.
-    """
-    value = getattr(torch, str(dtype), None)
-    if not isinstance(value, torch.dtype) or not value.is_floating_point:
-        raise ValueError(
-            f"backbone.dtype must be float32, bfloat16, float16 or float64, got {dtype!r}"
-        )
-    return value
-
-
-def _find_stack(model: nn.Module) -> str:
-    """Return the path of the one ordered list of encoder layers."""
-    stacks = [
-        path
-        for path, module in model.named_modules()
-        if isinstance(module, nn.ModuleList)
-        and len(module)
-        and (isinstance(module[0], GradientCheckpointingLayer) or path == "encoder.layer")
-    ]
-    if len(stacks) != 1 or not isinstance(getattr(model, "embeddings", None), nn.Module):
-        raise ValueError(
-            f"{type(model).__name__} is not an encoder with embeddings and one stack of layers "
-            f"(stacks found: {stacks or 'none'}); pass an encoder, or an nn.Module of your own "
-            "with `layers` and `hidden_size`"
-        )
-    return stacks[0]
-
-
-def _take_pooler(model: PreTrainedModel) -> dict[str, Tensor] | None:
-    """Remove BERT's pooler and return its dense layer's weights.
-
-    Left in place it would be a parameter without a gradient, which DDP refuses.
-    """
-    pooler = getattr(model, "pooler", None)
-    if not isinstance(pooler, nn.Module):
-        return None
-    dense = pooler if isinstance(pooler, nn.Linear) else getattr(pooler, "dense", None)
-    model.pooler = nn.Identity()  # some models call it unasked
-    if not isinstance(dense, nn.Linear):
-        return None
-    return {name: value.detach().clone() for name, value in dense.state_dict().items()}
+    def _from(
+        self, depth: int, hidden: Tensor | None, input_ids: Tensor
+    ) -> AbstractContextManager[None]:
+        """Let the model run from a depth on, or all of it where nothing is known."""
+        if hidden is None:
+            return nullcontext()
+        reader, stack = self._reader, self._stack
+        dropped = getattr(reader, "layerdrop", 0) if reader.training else 0
+        if dropped:
+            raise ValueError(
+                f"a layerdrop of {dropped} leaves out layers at random, the one that a "
+                "replay begins with too; set encoder_layerdrop=0 in the model's config"
+            )
+        if self._entries is None:
+            with evaluating(reader), torch.no_grad():
+                self._entries = stack.entries(lambda: self._read(input_ids[:1], None, None))
+        return stack.replaying(depth, hidden, entries=self._entries)

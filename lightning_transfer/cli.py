@@ -156,12 +156,17 @@ class _Composer:
         self._name = line.flags.get("--config-name", command)
         self._loader = ConfigLoaderImpl(path)
         self._parser = OverridesParser.create(config_loader=self._loader)
+        self._composed: dict[tuple[str, ...], Any] = {}
 
     def config(self, overrides: Sequence[str]) -> Any:
-        """Return the composed config of one job, Hydra's part included."""
+        """Return the composed config of one job, Hydra's part included; not to be changed."""
         from hydra.types import RunMode
 
-        return self._loader.load_configuration(self._name, list(overrides), RunMode.RUN)
+        known = tuple(overrides)
+        if known not in self._composed:  # composing takes longer than all the checks
+            config = self._loader.load_configuration(self._name, list(overrides), RunMode.RUN)
+            self._composed[known] = config
+        return self._composed[known]
 
     def plain(self, overrides: Sequence[str]) -> dict[str, Any]:
         """Return the same as plain values, interpolations as they are."""

@@ -33,11 +33,12 @@ from lightning_transfer.adapted import PEFT_FOLDER, InPeft, base_state, write_ad
 from lightning_transfer.adapters import Adapter, merge
 from lightning_transfer.adapters.base import applied, name_of
 from lightning_transfer.adapters.peft_layers import need_peft
-from lightning_transfer.backbone import Backbone, evaluating
+from lightning_transfer.backbone import Backbone
 from lightning_transfer.checkpoint import describe_task
 from lightning_transfer.files import TEMP_PREFIX
 from lightning_transfer.heads import MLPHead
 from lightning_transfer.labels import Labels
+from lightning_transfer.modes import evaluating
 from lightning_transfer.native_lm import NATIVE_LM, NativeLM
 from lightning_transfer.tasks import TransferModule
 from lightning_transfer.tasks.masked_language_modelling import Guesses

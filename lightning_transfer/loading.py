@@ -16,12 +16,13 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from lightning_transfer import heads, tasks
 from lightning_transfer.adapted import read_adapter, stored_adapter
 from lightning_transfer.adapters import Adapter
-from lightning_transfer.backbone import Backbone, resolve_source
+from lightning_transfer.backbone import Backbone
 from lightning_transfer.checkpoint import FORMAT, KEY, read_checkpoint, write_tokenizer
 from lightning_transfer.data import Tokens
 from lightning_transfer.export import DESCRIPTION, HEAD_FILE, MODEL_FILE, native_of
 from lightning_transfer.heads.making import HeadFactory, make_head
 from lightning_transfer.labels import Labels
+from lightning_transfer.pretrained import resolve_source
 from lightning_transfer.tasks import TransferModule
 
 # The only classes a checkpoint may name; anything else has to be passed in by the caller.

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from lightning_transfer import jobs
 from lightning_transfer.arguments import UsageError
-from lightning_transfer.process import is_main_process
+from lightning_transfer.process import importing, is_main_process
 
 log = logging.getLogger(__name__)
 
@@ -42,14 +42,8 @@ def fit(cfg: DictConfig) -> float | None:
         kept = jobs.read(folder) if _in_sweep() and run.resumed else None
         if kept is not None and kept.finished and rank == 0:
             return _again(kept)
-        from lightning_transfer.experiment import Experiment
-
-        _quiet_libraries()
         try:
-            again = f"hydra.sweep.dir={HydraConfig.get().sweep.dir}" if _in_sweep() else None
-            experiment = Experiment(config, folder, resume=run.resumed, again=again)
-            _add_pruning(experiment, folder)
-            experiment.check()
+            experiment = _prepared(config, folder, resumed=run.resumed)
         except Exception:
             if not run.resumed and rank == 0:  # nothing ran: the mended command may use the folder
                 (folder / CONFIG).unlink(missing_ok=True)
@@ -59,6 +53,19 @@ def fit(cfg: DictConfig) -> float | None:
         if _in_sweep() and rank == 0:
             jobs.update(folder, status="done", metric=metric, mode=mode, values=score.values)
         return score.mean
+
+
+def _prepared(config: Mapping[str, Any], folder: Path, *, resumed: bool) -> Any:
+    """Return the experiment, checked: all that is imported and built before the first stage."""
+    with importing():
+        from lightning_transfer.experiment import Experiment
+
+        _quiet_libraries()
+    again = f"hydra.sweep.dir={HydraConfig.get().sweep.dir}" if _in_sweep() else None
+    experiment = Experiment(config, folder, resume=resumed, again=again)
+    _add_pruning(experiment, folder)
+    experiment.check()
+    return experiment
 
 
 def validate(cfg: DictConfig) -> dict[str, float]:
@@ -73,17 +80,19 @@ def test(cfg: DictConfig) -> dict[str, float]:
 
 def predict(cfg: DictConfig) -> None:
     """Label a text, texts, or a file of texts."""
-    from lightning_transfer.predict import Predictor
-
-    _quiet_libraries()
     config = _plain(cfg)
     data = config["data"]
     if (config["text"] is None) == (data["path"] is None):
         raise ValueError('give either text="…" or data.path=<file>, and not both')
     path = _absolute(config["ckpt"])
+    with importing():
+        from lightning_transfer.predict import Predictor
+
+        _quiet_libraries()
     predictor = Predictor.from_path(
         path,
         batch_size=config["batch_size"],
+        max_tokens=config["max_tokens"],
         max_length=config["max_length"],
         **_own_parts(path),
     )
@@ -181,12 +190,13 @@ def _add_pruning(experiment: Any, folder: Path) -> None:
 
 
 def _score(cfg: DictConfig, split: Any) -> dict[str, float]:
-    from lightning_transfer.loading import load
-    from lightning_transfer.parts import build
-    from lightning_transfer.scoring import score
-    from lightning_transfer.training import trainer_arguments
+    with importing():
+        from lightning_transfer.loading import load
+        from lightning_transfer.parts import build
+        from lightning_transfer.scoring import score
+        from lightning_transfer.training import trainer_arguments
 
-    _quiet_libraries()
+        _quiet_libraries()
     config = _plain(cfg)
     path = _absolute(config["ckpt"])
     loaded = load(path, **_own_parts(path))

@@ -23,6 +23,8 @@ MAY_CHANGE = (
     "resume_every",
     "logger",
     "logger.*",
+    "activations.limit_gb",
+    "activations.folder",
     "*trainer.enable_progress_bar",
     "*trainer.enable_model_summary",
     "*trainer.log_every_n_steps",

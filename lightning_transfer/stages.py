@@ -17,6 +17,7 @@ from torch import nn
 from lightning_transfer import slots
 from lightning_transfer.backbone import Backbone
 from lightning_transfer.callbacks import (
+    AutoFreeze,
     Freezing,
     GradualUnfreezing,
     ResumePoint,
@@ -96,6 +97,7 @@ class StageRunner:
         self._fitted: dict[StageRun, Fitted] = {}
         self._tested: dict[tuple[StageRun, str], Tested] = {}
         self._pretrained: nn.Module | None = None  # for rehearsals only
+        self._own_tokenizer: Any = None  # the backbone's, of stages that start from no weights
 
     def fit(self, run: StageRun) -> Fitted:
         """Train a stage run and those before it, unless they are done."""
@@ -154,7 +156,7 @@ class StageRunner:
         callbacks = self._callbacks(run)
         make_trainer(self._arguments(run.stage), folder=self.folder, callbacks=callbacks)
         for callback in callbacks:
-            if isinstance(callback, Freezing | GradualUnfreezing):
+            if isinstance(callback, AutoFreeze | Freezing | GradualUnfreezing):
                 try:
                     callback.check(task)
                 except ValueError as error:
@@ -198,7 +200,9 @@ class StageRunner:
     def _tokenizer(self, start: Weights | None) -> Any:
         if start is not None and start.tokenizer is not None:
             return start.tokenizer
-        return resolve_tokenizer(self.config, self.data)
+        if self._own_tokenizer is None:
+            self._own_tokenizer = resolve_tokenizer(self.config, self.data)
+        return self._own_tokenizer
 
     def data(self, stage: str, seed: int, tokenizer: Any = None) -> TextDataModule:
         """Return a stage's data, read and tokenized once for all runs of the stage.
@@ -293,7 +297,12 @@ class StageRunner:
             monitor, mode = self.monitor(run.stage), self.mode(run.stage)
             # A correlation of equal predictions is no number: no better, but no reason to stop.
             callbacks.append(Patience(monitor, mode=mode, patience=patience, check_finite=False))
-        return callbacks
+        return [*callbacks, *self._activations()]
+
+    def _activations(self) -> list[Callback]:
+        """Return what keeps the output of frozen layers; it stands behind all that freeze."""
+        spec = self.config.get("activations")
+        return [build(spec, "callback", "activations")] if spec else []
 
     def _bar(self, title: str) -> list[Callback]:
         wanted = self.config["trainer"].get("enable_progress_bar")
@@ -374,7 +383,7 @@ class StageRunner:
             "test",
             arguments=self._arguments(),
             folder=self.folder,
-            callbacks=self._bar(title),
+            callbacks=[*self._bar(title), *self._activations()],
         )
         if run.stage == on and (before := self.folder / run.folder / BEFORE).is_file():
             metrics |= json.loads(before.read_text())

@@ -49,6 +49,7 @@ SLOT_OF_KEY = {
     r"strategy\.scheduler": "scheduler",
     r"strategy\.callbacks\.\w+": "callback",
     r"strategy\.adapter": "adapter",
+    r"activations": "callback",
     r"callbacks\.\w+": "callback",
     r"strategy\.objectives\.\w+": "objective",
     r"objectives\.\w+": "objective",

@@ -79,24 +79,31 @@ def test_no_two_parts_import_each_other():
     assert [one for one in GRAPH if one in reached(one)] == []
 
 
-MODEL = {"backbone", "heads", "tasks", "objectives", "optim", "pooling", "callbacks"}
+BACKBONE = {"backbone", "architectures", "kernels", "modes", "pretrained", "replay"}
+MODEL = BACKBONE | {"heads", "tasks", "objectives", "optim", "pooling", "callbacks"}
 
 
 @pytest.mark.parametrize(
     ("part", "forbidden"),
     [
         ("data", MODEL | {"checkpoint", "loading", "export", "stages"}),
-        ("callbacks", {"backbone", "heads", "tasks", "objectives", "data", "stages"}),
+        ("callbacks", BACKBONE | {"heads", "tasks", "objectives", "data", "stages"}),
         ("results", UNITS - {"files"}),
         ("curves", UNITS - {"files", "results"}),
         ("jobs", UNITS - {"files", "results", "runfolder"}),
         ("sweep_table", UNITS - {"files", "results", "runfolder", "jobs"}),
         ("slots", UNITS - {"hints"}),
-        ("adapters", UNITS - {"hints"}),
+        ("activations", UNITS - {"files"}),
+        ("adapters", UNITS - {"hints", "kernels", "modes"}),
+        ("architectures", UNITS - {"replay"}),
+        ("pretrained", UNITS - {"assets"}),
+        ("replay", UNITS),
         ("assets", UNITS),
-        ("checkpoint", UNITS - {"backbone", "assets", "files", "labels"}),
+        ("checkpoint", UNITS - BACKBONE - {"assets", "files", "labels"}),
         ("files", UNITS),
+        ("kernels", UNITS - {"modes"}),
         ("labels", UNITS),
+        ("modes", UNITS),
         ("pooling", UNITS),
         ("plan", UNITS),
     ],
@@ -162,6 +169,27 @@ def test_what_answers_at_once_imports_nothing_heavy(modules, forbidden):
     ).stdout
     loaded = {name.split(".")[0] for name in json.loads(output)}
     assert loaded & forbidden == set()
+
+
+LATE = {
+    *("datasets", "pandas", "matplotlib", "scipy", "sklearn"),
+    *("wandb", "optuna", "peft", "captum", "onnx", "onnxruntime"),
+}
+
+
+def test_what_is_slow_to_import_is_imported_where_it_is_used():
+    """And not on the top level: every run would wait for it, needed or not."""
+    found = []
+    own = {f"{PACKAGE}.trials"}  # which is itself imported where there is a study
+    for name, tree in TREES.items():
+        top = ast.Module([node for node in tree.body if not isinstance(node, ast.If)], [])
+        inner = [node for node in ast.walk(top) if isinstance(node, ast.FunctionDef)]
+        later = {id(node) for function in inner for node in ast.walk(function)}
+        for node in ast.walk(top):
+            if isinstance(node, ast.Import | ast.ImportFrom) and id(node) not in later:
+                names = {one.split(".")[0] for one in imports(ast.Module([node], []))}
+                found += [f"{name}: {one}" for one in sorted(names & LATE)]
+    assert [one for one in found if one.partition(":")[0] not in own] == []
 
 
 @pytest.mark.parametrize("name", SUBPACKAGES)

@@ -162,6 +162,33 @@ def test_batches_hold_texts_of_like_length() -> None:
     assert min(shapes) > 0.75
 
 
+@pytest.mark.parametrize("max_tokens", [1, 50, None])
+def test_max_tokens_bounds_the_batches_and_changes_no_prediction(max_tokens: int | None) -> None:
+    texts = make_texts(100)
+    expected = make_predictor(batch_size=16).predict(texts)
+    predictor = make_predictor(batch_size=40, max_tokens=max_tokens)
+    shapes = []
+    predictor.task.register_forward_pre_hook(
+        lambda _, arguments: shapes.append(tuple(arguments[0]["input_ids"].shape))
+    )
+
+    predictions = predictor.predict(texts)
+
+    assert sum(rows for rows, _ in shapes) == 100
+    if max_tokens is None:
+        assert [rows for rows, _ in shapes] == [40, 40, 20]
+    else:
+        assert all(rows == 1 or rows * width <= max_tokens for rows, width in shapes)
+        assert max(rows for rows, _ in shapes) == {1: 1, 50: 10}[max_tokens]
+    assert [p.label for p in predictions] == [p.label for p in expected]
+    assert [p.score for p in predictions] == pytest.approx([p.score for p in expected], abs=1e-6)
+
+
+def test_max_tokens_is_checked() -> None:
+    with pytest.raises(ValueError, match=r"max_tokens must be >= 1, got 0"):
+        make_predictor(max_tokens=0)
+
+
 def test_texts_are_cut_as_in_training() -> None:
     task, tokenizer = make_task(SENTIMENT), make_tokenizer()
     text = "good good good dull dull bad bad bad"

@@ -218,7 +218,7 @@ def test_kept_weights_are_those_that_validated_best(runs, tmp_path, monitor):
         found = loaded.task(loaded.tokenizer(list(texts), padding=True, return_tensors="pt"))[:, 0]
     loss = ((found - truth) ** 2).mean()
     value = loss if monitor == "val/loss" else 1 - loss / truth.var(correction=0)
-    assert float(value) == pytest.approx(best, rel=1e-4)
+    assert float(value) == pytest.approx(best, rel=1e-4, abs=1e-6)  # r2 is near 0 here
 
 
 def test_patience_stops_early(runs, tmp_path):

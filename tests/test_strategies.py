@@ -61,6 +61,7 @@ MOVES = {
     "frozen": {3},
     "last_two": {1, 2, 3},
     "bitfit": {0, 1, 2, 3},
+    "autofreeze": {0, 1, 2, 3},
     "gradual": {0, 1, 2, 3},
     "ulmfit": {0, 1, 2, 3},
     "chain_thaw": {0, 1, 2, 3},
@@ -80,6 +81,14 @@ def test_what_moves_under_a_strategy(runs, tmp_path, name):
 def test_every_strategy_is_tried_here():
     there = {path.stem for path in (listing.conf_folder() / "strategy").glob("*.yaml")}
     assert there == set(MOVES)
+
+
+def test_what_autofreeze_cannot_do_is_told_before_the_source_stage(runs, tmp_path):
+    keep = "stages.target.strategy.callbacks.freezing.keep=9"
+    words = transfer(runs.news, runs.movies, *strategy("autofreeze", keep), controls=False)
+    with pytest.raises(ValueError, match=r"stages.target: keep=9 leaves nothing to freeze of 3"):
+        runs.fit(tmp_path, *words)
+    assert Watch.started == []
 
 
 def test_a_stage_may_choose_another_schedule_than_its_strategy(runs):

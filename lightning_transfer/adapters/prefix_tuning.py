@@ -1,7 +1,6 @@
 """Learned keys and values that every token can attend to."""
 
 import copy
-import inspect
 import sys
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -12,6 +11,7 @@ from transformers import AttentionInterface
 
 from lightning_transfer.adapters.base import Adapter
 from lightning_transfer.adapters.targets import root_of
+from lightning_transfer.kernels import goes_through_the_interface
 
 _IMPLEMENTATION = "lightning_transfer_prefix"
 _KNOWN = ("sdpa", "eager")  # whose masks are tensors that end with the keys
@@ -57,15 +57,15 @@ class PrefixTuning(Adapter):
     ModernBERT. Here transformers' attention interface is extended instead: the prefix lies inside
     its layer, takes no position and works wherever the attention goes through that interface (BERT,
     RoBERTa, DistilBERT, ELECTRA, ModernBERT …). DeBERTa, MPNet and RemBERT have an attention of
-    their own, and are refused. A prefix cannot be merged: a model folder holds it in a file of its
-    own, which plain transformers does not read.
+    their own, and are refused, and so are models with a decoder. A prefix cannot be merged: a
+    model folder holds it in a file of its own, which plain transformers does not read.
 
     Args:
         length: Keys and values a layer, >= 1.
 
     Raises:
         ValueError: If the length is out of its range, or, when it is applied, the backbone's
-            attention is its own or neither ``sdpa`` nor ``eager``.
+            attention is its own, or causal, or neither ``sdpa`` nor ``eager``.
 
     Example:
         >>> PrefixTuning(length=5).args
@@ -87,7 +87,7 @@ class PrefixTuning(Adapter):
     def inject(self, backbone: nn.Module) -> None:
         """Put a prefix into every attention module; see :class:`Adapter`."""
         modules: list[Any] = list(root_of(backbone).modules())
-        found = [module for module in modules if _goes_through_the_interface(module)]
+        found = [module for module in modules if goes_through_the_interface(module)]
         if not found:
             kind = type(root_of(backbone)).__name__
             raise ValueError(
@@ -95,7 +95,14 @@ class PrefixTuning(Adapter):
                 "use strategy lora, ia3 or bottleneck, or a model such as BERT, RoBERTa, "
                 "DistilBERT, ELECTRA or ModernBERT"
             )
-        implementation = found[0].config._attn_implementation
+        if any(getattr(module, "is_causal", False) for module in found):
+            raise ValueError(
+                f"{type(root_of(backbone)).__name__} has causal attention, and its first "
+                "tokens would not see the whole prefix; use strategy lora or ia3, or an encoder "
+                "such as BERT, RoBERTa, DistilBERT, ELECTRA or ModernBERT"
+            )
+        # The model's own: that of an attention may be one of the kernels, whose masks are sdpa's.
+        implementation = getattr(root_of(backbone).config, "_attn_implementation", None)
         if implementation not in _KNOWN:
             raise ValueError(
                 f"a prefix is known to work with attn_implementation {' and '.join(_KNOWN)}, got "
@@ -116,16 +123,6 @@ class PrefixTuning(Adapter):
         # The module alone: masks are made by the model's own config, which stays as it is.
         module.config = copy.copy(config)
         module.config._attn_implementation = _IMPLEMENTATION
-
-
-def _goes_through_the_interface(module: nn.Module) -> bool:
-    """Whether a module computes attention by a function that transformers lets one register."""
-    code = getattr(inspect.unwrap(type(module).forward), "__code__", None)
-    return (
-        hasattr(module, "config")
-        and code is not None
-        and "ALL_ATTENTION_FUNCTIONS" in (*code.co_names, *code.co_freevars)
-    )
 
 
 def _attend(

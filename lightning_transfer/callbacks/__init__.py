@@ -1,6 +1,9 @@
-"""Callbacks for any LightningModule: (un)freezing, mixout, averages, exact resume, progress."""
+"""Callbacks for any LightningModule: freezing, activations kept, averages, resume, progress."""
 
+from lightning_transfer.callbacks.activation_cache import ActivationCache
+from lightning_transfer.callbacks.auto_freeze import AutoFreeze
 from lightning_transfer.callbacks.averaging import ema_averaging
+from lightning_transfer.callbacks.compiled import Compiled
 from lightning_transfer.callbacks.freezing import Freezing
 from lightning_transfer.callbacks.gradual_unfreezing import GradualUnfreezing
 from lightning_transfer.callbacks.mixout import Mixout
@@ -10,6 +13,9 @@ from lightning_transfer.callbacks.pruning import Pruning
 from lightning_transfer.callbacks.resume_point import ResumePoint
 
 __all__ = [
+    "ActivationCache",
+    "AutoFreeze",
+    "Compiled",
     "Freezing",
     "GradualUnfreezing",
     "Mixout",

@@ -99,3 +99,10 @@ def matching(pattern: str, names: Sequence[str], where: str) -> list[str]:
         near = closest(pattern, names) or list(names[:3])
         raise ValueError(f"{where}: {pattern!r} matches no parameter{did_you_mean(near)}")
     return found
+
+
+def name_depths(depths: range) -> str:
+    """Return how a log calls an unbroken run of at least one depth."""
+    if len(depths) == 1:
+        return f"depth {depths[0]}"
+    return f"depths {depths[0]}-{depths[-1]}"

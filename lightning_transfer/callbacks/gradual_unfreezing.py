@@ -8,7 +8,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
 
-from lightning_transfer.callbacks._layers import Layers, find_layers
+from lightning_transfer.callbacks._layers import Layers, find_layers, name_depths
 from lightning_transfer.callbacks._rewarm import Rewarm
 from lightning_transfer.callbacks._trainable import (
     TrainableSet,
@@ -92,6 +92,11 @@ class GradualUnfreezing(Callback):
     def phase(self) -> int:
         """Position of the phase in force, counted from 0."""
         return max(0, len(self._starts) - 1)
+
+    def frozen_ahead(self) -> list[int]:
+        """Return how many of the lowest layers are frozen in each phase that is still to begin."""
+        depths = [phase.depths(self._found.count) for phase in self._plan[self.phase + 1 :]]
+        return [trains.start if trains else self._found.count for trains in depths]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Look at module and schedule, so that mistakes are told before anything runs."""
@@ -266,7 +271,7 @@ class GradualUnfreezing(Callback):
     def _line(
         self, trainer: Trainer, pl_module: LightningModule, depths: range, phase: Phase
     ) -> str:
-        what = [_depths(depths)] if depths else []
+        what = [name_depths(depths)] if depths else []
         what += ["all outside the layers"] if phase.outside else []
         return (
             f"epoch {trainer.current_epoch + 1}, step {trainer.global_step}: phase "
@@ -334,12 +339,6 @@ def check_optimizers(
 
 def _name(group: Mapping[str, Any], number: int) -> str:
     return str(group.get("name", f"group {number}"))
-
-
-def _depths(depths: range) -> str:
-    if len(depths) == 1:
-        return f"depth {depths[0]}"
-    return f"depths {depths[0]}-{depths[-1]}"
 
 
 def _rates(optimizers: Sequence[Optimizer]) -> str:

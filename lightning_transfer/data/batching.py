@@ -6,15 +6,20 @@ from itertools import islice
 import numpy as np
 from torch.utils.data import Sampler
 
-_POOL_BATCHES = 100  # batches whose rows are sorted together; more: less padding, less chance
+# How far chance moves a row from its place by length. More: less alike epochs, more padding.
+_SHARE = 1 / 256  # of all rows; with 64 batches it is a quarter of a batch
+_FEW_BATCHES = 16  # with so few, a whole batch: else the same rows would meet in every epoch
+_STRETCH = 0.1  # never among rows that are longer or shorter by more than this share
 
 
 class LengthBatchSampler(Sampler[list[int]]):
     """Deals rows into batches of similar length, the same way for the same (seed, epoch).
 
     Padding costs as much as text, and random batches of sentences are half padding. For training,
-    the rows are shuffled, cut into pools of about 100 batches, sorted by length within a pool and
-    cut into batches, and the batches are shuffled. For evaluation, they are sorted by length, the
+    the rows are sorted by length, ties in random order; each is then moved by chance, no further
+    than to rows of about its own length; the rows are cut into batches, and the batches are
+    shuffled. 2,048 snippets of about 27 tokens in batches of 32 hold 2.4 % padding (2.1 % if
+    nothing is moved), 25,000 hold less than 1 %. For evaluation, rows are sorted by length, the
     longest first: a batch that does not fit into memory shows itself at once.
 
     With several devices every rank forms the same global batch of ``world_size * batch_size``
@@ -26,14 +31,15 @@ class LengthBatchSampler(Sampler[list[int]]):
 
     Args:
         lengths: Tokens of each row.
-        batch_size: Rows per device and batch, >= 1.
+        batch_size: Rows per device and batch at most, >= 1.
         seed: Of the order; a non-negative integer.
         shuffle: ``True`` for training, ``False`` for evaluation.
         rank: Of this process, in [0, world_size).
         world_size: Number of processes.
         max_tokens: Tokens per device and batch at most, padding counted; a batch is then smaller
-            than ``batch_size`` where its rows are long. All rows are then one pool, so that the
-            number of batches is the same in each epoch.
+            than ``batch_size`` where its rows are long, and a row that is longer by itself has a
+            batch of its own. The sizes of the batches are the same in each epoch: they leave room
+            for the longest row that chance could move there.
 
     Raises:
         ValueError: If a size is below 1 or the rank is not one of the world's.
@@ -70,6 +76,12 @@ class LengthBatchSampler(Sampler[list[int]]):
         self.max_tokens = max_tokens
         self.epoch = 0
         self.start = 0  # batches that the next iteration leaves out: where a resumed run goes on
+        descending = np.sort(self.lengths)[::-1]
+        self._sizes = self._cut(descending)  # rows of each global batch, in order of length
+        if shuffle:
+            self._low, self._high = _windows(descending, len(self._sizes))
+            if max_tokens is not None:
+                self._sizes = self._cut(descending[_longest_at(self._low, self._high)])
 
     @property
     def sampler(self) -> "LengthBatchSampler":
@@ -83,16 +95,15 @@ class LengthBatchSampler(Sampler[list[int]]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        """Return the number of batches of this rank in one epoch."""
-        sizes = self._sizes(self._order(np.arange(len(self.lengths))))
+        """Return the number of batches of this rank, the same in each epoch."""
         if self.shuffle:
-            return len(sizes)
-        return sum(size > self.rank for size in sizes)
+            return len(self._sizes)
+        return sum(size > self.rank for size in self._sizes)
 
     def __iter__(self) -> Iterator[list[int]]:
         """Yield the rows of each batch of this rank.
 
-        Nothing is computed before the first batch is asked for: Lightning makes the iterator
+        Nothing is drawn before the first batch is asked for: Lightning makes the iterator
         first and says which epoch it is afterwards.
         """
         start, self.start = self.start, 0
@@ -103,47 +114,66 @@ class LengthBatchSampler(Sampler[list[int]]):
             if len(own):
                 yield own.tolist()
 
-    def _order(self, rows: np.ndarray) -> np.ndarray:
-        """Sort rows by length, the longest first; equal ones stay in the order given."""
-        return rows[np.argsort(-self.lengths[rows], kind="stable")]
+    def _cut(self, widths: np.ndarray) -> list[int]:
+        """Return the rows of each global batch.
 
-    def _sizes(self, ordered: np.ndarray) -> list[int]:
-        """Return how many of the sorted rows each global batch takes."""
-        full = self.batch_size * self.world_size
+        Args:
+            widths: For each place in the order of length, the longest row from there on,
+                int64 ``(rows,)``.
+        """
+        full, total = self.batch_size * self.world_size, len(widths)
         if self.max_tokens is None:
-            sizes = [full] * (len(ordered) // full)
-            return [*sizes, len(ordered) % full] if len(ordered) % full else sizes
+            return [min(full, total - taken) for taken in range(0, total, full)]
         sizes, taken = [], 0
-        while taken < len(ordered):
-            # The longest row comes first, so it fixes the width of its batch.
-            fitting = max(self.max_tokens // max(int(self.lengths[ordered[taken]]), 1), 1)
-            sizes.append(min(fitting * self.world_size, full, len(ordered) - taken))
+        while taken < total:
+            fitting = max(self.max_tokens // max(int(widths[taken]), 1), 1)
+            sizes.append(min(fitting * self.world_size, full, total - taken))
             taken += sizes[-1]
         return sizes
 
     def _global_batches(self) -> Iterator[np.ndarray]:
-        total = len(self.lengths)
+        if not len(self.lengths):
+            return
+        rows = np.arange(len(self.lengths))
         if not self.shuffle:
-            yield from self._cut(self._order(np.arange(total)))
+            yield from np.split(self._by_length(rows), np.cumsum(self._sizes)[:-1])
             return
         random = np.random.default_rng([self.seed, self.epoch])
-        shuffled = random.permutation(total)
-        batches: list[np.ndarray] = []
-        for pool in np.split(shuffled, self._pool_limits()):
-            batches += self._cut(self._order(pool))
+        rows = self._by_length(random.permutation(rows))
+        rows = rows[np.argsort(random.uniform(self._low, self._high), kind="stable")]
+        sizes = np.array(self._sizes)
+        if self.max_tokens is None:  # the odd batch anywhere: all cuts behind it move
+            sizes = np.insert(sizes[:-1], random.integers(len(sizes)), sizes[-1])
+        batches = np.split(rows, np.cumsum(sizes)[:-1])
         for position in random.permutation(len(batches)):
             yield batches[position]
 
-    def _cut(self, ordered: np.ndarray) -> list[np.ndarray]:
-        if not len(ordered):
-            return []
-        return np.split(ordered, np.cumsum(self._sizes(ordered))[:-1])
+    def _by_length(self, rows: np.ndarray) -> np.ndarray:
+        """Sort rows, the longest first; equal ones stay in the order given."""
+        return rows[np.argsort(-self.lengths[rows], kind="stable")]
 
-    def _pool_limits(self) -> list[int]:
-        """Return where the shuffled rows are cut into pools of about the same size."""
-        if self.max_tokens is not None:
-            return []
-        full = self.batch_size * self.world_size
-        batches = -(-len(self.lengths) // full)
-        pools = max(round(batches / _POOL_BATCHES), 1)
-        return [batches * pool // pools * full for pool in range(1, pools)]
+
+def _windows(descending: np.ndarray, batches: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first and the last place that a row may aim at, float ``(rows,)``, both rising.
+
+    Args:
+        descending: Lengths, the longest first, int64 ``(rows,)``.
+        batches: About how many batches are made of them.
+    """
+    places = np.arange(len(descending), dtype=float)
+    batch = len(descending) / max(batches, 1)
+    reach = max(len(descending) * _SHARE, batch * min(1.0, _FEW_BATCHES / max(batches, 1)))
+    longer, shorter = descending * (1 + _STRETCH), descending * (1 - _STRETCH)
+    first = np.searchsorted(-descending, -longer, side="left")
+    last = np.searchsorted(-descending, -shorter, side="right") - 1
+    return np.maximum(places - reach, first), np.minimum(places + reach, last)
+
+
+def _longest_at(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Return, for each place, the first row that may end up there or further back.
+
+    Rows are numbered from the longest, so nothing from that place on is longer than it.
+    """
+    # All rows whose window begins before a row's ends may come before it.
+    furthest = np.searchsorted(low, high, side="right") - 1
+    return np.searchsorted(furthest, np.arange(len(low)), side="left")

@@ -1,11 +1,10 @@
 """BBC news by topic."""
 
-from datasets import Dataset
-
 from lightning_transfer.assets import fetch
 from lightning_transfer.data.columns import Columns
 from lightning_transfer.data.label_spec import LabelSpec
 from lightning_transfer.data.near_duplicates import near_duplicate_groups
+from lightning_transfer.data.rows import Table
 from lightning_transfer.data.text_data_module import TextDataModule
 from lightning_transfer.data.tokens import Tokens
 
@@ -29,7 +28,7 @@ class BbcTopics(TextDataModule):
     )
     default_tokens = Tokens(max_length=256)
 
-    def load_rows(self) -> Dataset:
+    def load_rows(self) -> Table:
         """Return one row for each article."""
         folder = self.source_path or fetch("bbc_news")
         paths = sorted(folder.glob("*/*.txt"))
@@ -47,7 +46,7 @@ class BbcTopics(TextDataModule):
         self.columns.check(table.keys(), self.where)
         named = {ours: table[theirs] for ours, theirs in self.columns.named.items()}
         places = [f"{path.parent.name}/{path.name}" for path in paths]
-        return Dataset.from_dict({**named, "row": places})
+        return {**named, "row": places}
 
 
 def _decode(content: bytes) -> str:

@@ -3,11 +3,10 @@
 import csv
 from pathlib import Path
 
-from datasets import Dataset
-
 from lightning_transfer.assets import fetch
 from lightning_transfer.data.columns import Columns
 from lightning_transfer.data.label_spec import LabelSpec
+from lightning_transfer.data.rows import Table
 
 POLARITY = LabelSpec(
     "names", names=("negative", "positive"), values={"0": "negative", "1": "positive"}
@@ -15,7 +14,7 @@ POLARITY = LabelSpec(
 """The table's 0 and 1 by name."""
 
 
-def read_reviews(source: Path | None, kept: str, columns: Columns) -> Dataset:
+def read_reviews(source: Path | None, kept: str, columns: Columns) -> Table:
     """Return the reviews of one origin.
 
     Args:
@@ -49,4 +48,4 @@ def read_reviews(source: Path | None, kept: str, columns: Columns) -> Dataset:
         raise ValueError(f"{path.name}: no row has {kept!r} in the column 'source'")
     # A line break in the review's HTML is a space between words, no word.
     table["text"] = [text and text.replace("<br />", "\n") for text in table["text"]]
-    return Dataset.from_dict(table)
+    return table

@@ -2,15 +2,18 @@
 
 import logging
 from collections import Counter
+from typing import TYPE_CHECKING
 
 import numpy as np
-from datasets import Dataset
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from lightning_transfer.data.rows import Rows
 from lightning_transfer.data.splits import Splits, count_of, normalize
 from lightning_transfer.data.splitter import SPLITS, Splitter
 from lightning_transfer.data.subset import quantile_strata, stratified
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 log = logging.getLogger(__name__)
 
@@ -97,8 +100,10 @@ class Corpus:
             count.update(target if labels.kind == "multi" else [target])
         return {name: count[position] for position, name in enumerate(labels.names)}
 
-    def table(self, positions: np.ndarray) -> Dataset:
+    def table(self, positions: np.ndarray) -> "Dataset":
         """Return the columns ``text``, ``label`` (the target) and ``row`` of some rows."""
+        from datasets import Dataset  # takes a second to import, and training does without
+
         rows = self.rows
         columns = {"text": rows.texts, "label": rows.targets, "row": rows.places}
         return Dataset.from_dict(

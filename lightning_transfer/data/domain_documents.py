@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterator
 
 from lightning_transfer.data.documents import Document
-from lightning_transfer.data.rows import text_fault
+from lightning_transfer.data.rows import read_columns, text_fault
 from lightning_transfer.data.text_data_module import TextDataModule
 
 
@@ -17,10 +17,9 @@ class DomainDocuments:
         domain: Any domain, such as ``Imdb()``.
 
     Example:
-        >>> from datasets import Dataset
         >>> class Weather(TextDataModule):
         ...     def load_rows(self):
-        ...         return Dataset.from_dict({"text": ["dry", "", "wet"], "label": [1, 2, 3]})
+        ...         return {"text": ["dry", "", "wet"], "label": [1, 2, 3]}
         >>> from lightning_transfer.data import LabelSpec
         >>> [document.text for document in DomainDocuments(Weather(label=LabelSpec()))]
         ['dry', 'wet']
@@ -52,10 +51,9 @@ class DomainDocuments:
 
     def _load(self) -> list[Document]:
         if self._documents is None:
-            table = self.domain.load_rows()
-            texts = table["text"][:]
-            there = "group" in table.column_names
-            groups = table["group"][:] if there else [None] * len(texts)
+            columns = read_columns(self.domain.load_rows(), self.domain.where)
+            texts = columns["text"]
+            groups = columns.get("group") or [None] * len(texts)
             self._documents = [
                 Document(text, str(group) if group not in (None, "") else None)
                 for text, group in zip(texts, groups, strict=True)

@@ -19,6 +19,7 @@ def encode_batches(
     tokenizer: PreTrainedTokenizerBase,
     tokens: Tokens,
     batch_size: int = 32,
+    max_tokens: int | None = None,
 ) -> Iterator[dict[str, Tensor]]:
     """Cut and pad texts exactly as a DataModule does; nothing is cached.
 
@@ -27,7 +28,8 @@ def encode_batches(
         pairs: Second text of each, or ``None``.
         tokenizer: Any Hugging Face tokenizer.
         tokens: Length and the part of a longer text that is kept.
-        batch_size: Texts in a batch.
+        batch_size: Texts in a batch at most.
+        max_tokens: Tokens in a batch at most, padding counted; ``None``: any number.
 
     Yields:
         ``input_ids``, ``attention_mask`` (and ``token_type_ids``): int64 ``(batch, seq)``, longest
@@ -39,5 +41,8 @@ def encode_batches(
     table = tokenize(texts, pairs, tokenizer=tokenizer, tokens=tokens)
     rows = TokenizedSplit(table, np.arange(len(table)), None)
     collate = Collate(tokenizer)
-    for positions in LengthBatchSampler(rows.lengths, batch_size, seed=0, shuffle=False):
+    sampler = LengthBatchSampler(
+        rows.lengths, batch_size, seed=0, shuffle=False, max_tokens=max_tokens
+    )
+    for positions in sampler:
         yield collate(rows[positions])

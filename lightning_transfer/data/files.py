@@ -5,9 +5,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
-
 from lightning_transfer.data.reading import ROW, SUFFIXES, read_batches
+from lightning_transfer.data.rows import Table
 from lightning_transfer.data.splitter import SPLITS
 from lightning_transfer.data.text_data_module import TextDataModule
 
@@ -39,7 +38,7 @@ class Files(TextDataModule):
         (1, ('ham', 'spam'))
     """
 
-    def load_rows(self) -> Dataset:
+    def load_rows(self) -> Table:
         """Return the rows of all files.
 
         Raises:
@@ -53,7 +52,7 @@ class Files(TextDataModule):
                     table[ours] += [row.get(theirs) for row in batch]
                 table["row"] += [row[ROW] for row in batch]
                 table["split"] += [split] * len(batch)
-        return Dataset.from_dict({name: _one_type(column, name) for name, column in table.items()})
+        return {name: _one_type(column, name) for name, column in table.items()}
 
     @property
     def where(self) -> str:
@@ -107,10 +106,12 @@ def _in_folder(folder: Path) -> dict[str, Path]:
 
 
 def _one_type(column: list[Any], name: str) -> list[Any]:
-    """Return the column with one type: Arrow has no column of numbers and words."""
+    """Return the column with one type: 1 and 1.0 are one label, and so are 1 and "1"."""
     kinds = {type(value) for value in column if value is not None}
-    if len(kinds) < 2 or kinds <= {int, float}:
+    if len(kinds) < 2:
         return column
+    if kinds == {int, float}:
+        return [None if value is None else float(value) for value in column]
     if name != "label":
         # A text among lists is text; a list among texts is none, and becomes a bad row.
         return [None if isinstance(value, list | dict | None) else str(value) for value in column]

@@ -1,12 +1,12 @@
 """Any data set that the `datasets` library can load."""
 
 from pathlib import Path
-from typing import Any
-
-import datasets
-from datasets import ClassLabel, Dataset, DatasetDict
+from typing import TYPE_CHECKING, Any
 
 from lightning_transfer.data.text_data_module import TextDataModule
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
 
 _NAMES = {
     "train": ("train",),
@@ -26,13 +26,15 @@ class HubData(TextDataModule):
     default, see ``LabelSpec``.
     """
 
-    def load_rows(self) -> Dataset:
+    def load_rows(self) -> "Dataset":
         """Return the rows of the train, validation and test splits.
 
         Raises:
             ValueError: If there is no source, the data set cannot be loaded, or a column is
                 missing.
         """
+        import datasets  # takes a second to import, and other domains do without
+
         loaded = self._load_source()
         parts = []
         for split, names in _NAMES.items():
@@ -47,7 +49,9 @@ class HubData(TextDataModule):
             )
         return datasets.concatenate_datasets(parts)
 
-    def _load_source(self) -> DatasetDict:
+    def _load_source(self) -> "DatasetDict":
+        import datasets
+
         if not isinstance(self.source, str):
             raise ValueError(
                 "no data set given; set source to a name such as imdb or glue:sst2, or to a "
@@ -56,7 +60,11 @@ class HubData(TextDataModule):
         folder = Path(self.source).expanduser()
         if (folder / "dataset_dict.json").is_file() or (folder / "dataset_info.json").is_file():
             saved = datasets.load_from_disk(str(folder))
-            return saved if isinstance(saved, DatasetDict) else DatasetDict(train=saved)
+            return (
+                saved
+                if isinstance(saved, datasets.DatasetDict)
+                else datasets.DatasetDict(train=saved)
+            )
         name, _, config = (self.source, "", "") if folder.exists() else self.source.partition(":")
         try:
             return datasets.load_dataset(name, config or None)
@@ -67,8 +75,10 @@ class HubData(TextDataModule):
                 "the cache of datasets loads"
             ) from error
 
-    def _columns_of(self, part: Dataset, split: str, where: str) -> Dataset:
+    def _columns_of(self, part: "Dataset", split: str, where: str) -> "Dataset":
         """Return our columns of one split, with names for class ids."""
+        from datasets import ClassLabel, Dataset
+
         self.columns.check(part.column_names, where)
         table: dict[str, list[Any]] = {
             ours: part[theirs][:] for ours, theirs in self.columns.named.items()

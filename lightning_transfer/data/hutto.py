@@ -3,17 +3,16 @@
 import html
 from pathlib import Path
 
-from datasets import Dataset
-
 from lightning_transfer.assets import fetch
 from lightning_transfer.data.columns import Columns
 from lightning_transfer.data.label_spec import LabelSpec
+from lightning_transfer.data.rows import Table
 
 SENTIMENT = LabelSpec("rating", names=("negative", "neutral", "positive"), cutoffs=(-0.5, 0.5))
 """Mean of 20 human ratings in [-4, 4]; the bands are ours, for accuracy and F1."""
 
 
-def read_ground_truth(source: Path | None, name: str, columns: Columns) -> Dataset:
+def read_ground_truth(source: Path | None, name: str, columns: Columns) -> Table:
     """Return the rows of one ``*_GroundTruth.txt``: id, rating and text, tab-separated.
 
     Args:
@@ -49,4 +48,4 @@ def read_ground_truth(source: Path | None, name: str, columns: Columns) -> Datas
         table["text"].append(None if text is None else html.unescape(text))
     columns.check(table.keys(), path.name)
     named = {ours: table[theirs] for ours, theirs in columns.named.items()}
-    return Dataset.from_dict({**named, "row": places})
+    return {**named, "row": places}

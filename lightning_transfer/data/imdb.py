@@ -1,8 +1,7 @@
 """IMDb reviews."""
 
-from datasets import Dataset
-
 from lightning_transfer.data.combined_reviews import POLARITY, read_reviews
+from lightning_transfer.data.rows import Table
 from lightning_transfer.data.text_data_module import TextDataModule
 from lightning_transfer.data.tokens import Tokens
 
@@ -22,6 +21,6 @@ class Imdb(TextDataModule):
     default_label = POLARITY
     default_tokens = Tokens(max_length=256, truncation="head+tail")
 
-    def load_rows(self) -> Dataset:
+    def load_rows(self) -> Table:
         """Return the rows whose source is IMDb."""
         return read_reviews(self.source_path, "imdb", self.columns)

@@ -91,7 +91,8 @@ class ResumableLoader(DataLoader):
         elif batches and state["length"] != length:
             raise ValueError(
                 f"the checkpoint stands at batch {batches} of {state['length']}, but an epoch now "
-                f"has {length}; resume with the same data, batch_size and number of devices"
+                f"has {length}; resume with the same data, batch_size, max_tokens and number of "
+                "devices"
             )
         self.batch_sampler.set_epoch(epoch)
         self.batch_sampler.start = batches

@@ -1,9 +1,8 @@
 """Amazon product reviews."""
 
-from datasets import Dataset
-
 from lightning_transfer.data.columns import Columns
 from lightning_transfer.data.hutto import SENTIMENT, read_ground_truth
+from lightning_transfer.data.rows import Table
 from lightning_transfer.data.text_data_module import TextDataModule
 
 
@@ -20,7 +19,7 @@ class Products(TextDataModule):
     default_columns = Columns(label="rating", group="article")
     default_label = SENTIMENT
 
-    def load_rows(self) -> Dataset:
+    def load_rows(self) -> Table:
         """Return the rows of the file."""
         return read_ground_truth(
             self.source_path, "amazonReviewSnippets_GroundTruth.txt", self.columns

@@ -1,8 +1,7 @@
 """Rotten Tomatoes sentences."""
 
-from datasets import Dataset
-
 from lightning_transfer.data.combined_reviews import POLARITY, read_reviews
+from lightning_transfer.data.rows import Table
 from lightning_transfer.data.text_data_module import TextDataModule
 
 
@@ -20,6 +19,6 @@ class RottenTomatoes(TextDataModule):
 
     default_label = POLARITY
 
-    def load_rows(self) -> Dataset:
+    def load_rows(self) -> Table:
         """Return the rows whose source is Rotten Tomatoes."""
         return read_reviews(self.source_path, "rotten_tomatoes", self.columns)

@@ -1,12 +1,11 @@
 """Check a table row by row, before anything is learned from it."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 import numpy as np
-from datasets import Dataset
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from lightning_transfer.data.columns import Columns
@@ -14,7 +13,13 @@ from lightning_transfer.data.label_spec import LabelSpec
 from lightning_transfer.data.splitter import SPLITS
 from lightning_transfer.labels import Labels
 
+if TYPE_CHECKING:
+    from datasets import Dataset
+
 log = logging.getLogger(__name__)
+
+Table: TypeAlias = Union[Mapping[str, Sequence[Any]], "Dataset"]
+"""Rows as a domain reads them: column name -> values, as a plain mapping or a data set."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ class Rows:
 
 
 def check_rows(
-    table: Dataset, spec: LabelSpec, columns: Columns, *, where: str, on_bad_row: str
+    table: Table, spec: LabelSpec, columns: Columns, *, where: str, on_bad_row: str
 ) -> Rows:
     """Return the good rows of ``table``.
 
@@ -77,16 +82,8 @@ def check_rows(
             good row or one class only is left. A row is bad if its text is empty or no text, its
             label is no number, no known label or none.
     """
-    missing = {"text", "label"} - set(table.column_names)
-    if missing:
-        raise ValueError(
-            f"{where}: load_rows() must return the columns text and label, it returned "
-            f"{', '.join(table.column_names) or 'none'}"
-        )
-    if not len(table):
-        raise ValueError(f"{where} has no rows")
-    data = {name: table[name][:] for name in table.column_names}
-    places = data.get("row") or [f"{where}, row {row}" for row in range(1, len(table) + 1)]
+    data = read_columns(table, where)
+    places = data.get("row") or [f"{where}, row {row}" for row in range(1, len(data["text"]) + 1)]
     labels = _labels(data["label"], spec, f"{where}, column {columns.label!r}")
     targets: list[Any] = []
     good: list[int] = []
@@ -119,6 +116,35 @@ def check_rows(
     )
 
 
+def read_columns(table: Table, where: str) -> dict[str, Sequence[Any]]:
+    """Return the columns of a table as sequences of one length.
+
+    Args:
+        table: What a domain has read.
+        where: What the table is called in messages.
+
+    Raises:
+        ValueError: If there is no text or no label column, or no row, or lengths differ.
+    """
+    names = list(table) if isinstance(table, Mapping) else table.column_names
+    if {"text", "label"} - set(names):
+        raise ValueError(
+            f"{where}: load_rows() must return the columns text and label, it returned "
+            f"{', '.join(names) or 'none'}"
+        )
+    # Of a data set [:] makes a list, which is read many times faster.
+    data = {name: table[name][:] for name in names}
+    lengths = {name: len(column) for name, column in data.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(
+            f"{where}: load_rows() must return columns of one length, it returned "
+            f"{', '.join(f'{length} x {name}' for name, length in lengths.items())}"
+        )
+    if not lengths["text"]:
+        raise ValueError(f"{where} has no rows")
+    return data
+
+
 def _labels(raws: Sequence[Any], spec: LabelSpec, where: str) -> Labels:
     try:
         return spec.found(raws)
@@ -127,7 +153,7 @@ def _labels(raws: Sequence[Any], spec: LabelSpec, where: str) -> Labels:
 
 
 def _check_row(
-    data: dict[str, list[Any]], row: int, spec: LabelSpec, labels: Labels, columns: Columns
+    data: Mapping[str, Sequence[Any]], row: int, spec: LabelSpec, labels: Labels, columns: Columns
 ) -> Any:
     """Return the row's target.
 

@@ -3,11 +3,10 @@
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
-from datasets import Dataset
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch.utils.data import DataLoader
@@ -18,7 +17,7 @@ from lightning_transfer.data.columns import Columns
 from lightning_transfer.data.corpus import Corpus
 from lightning_transfer.data.label_spec import LabelSpec
 from lightning_transfer.data.loader import ResumableLoader
-from lightning_transfer.data.rows import check_rows
+from lightning_transfer.data.rows import Table, check_rows
 from lightning_transfer.data.splits import Splits, check_size
 from lightning_transfer.data.splitter import SPLITS
 from lightning_transfer.data.token_cache import cached_tokens
@@ -26,6 +25,9 @@ from lightning_transfer.data.token_table import TokenTable
 from lightning_transfer.data.tokenized_split import Collate, TokenizedSplit
 from lightning_transfer.data.tokens import Tokens
 from lightning_transfer.labels import Labels
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +53,10 @@ class TextDataModule(LightningDataModule):
         splits: How many rows are held back for validation and test, and their seed.
         tokens: Length of the token sequences and how longer texts are cut; ``None``: the
             domain's own.
-        batch_size: Rows per device and batch.
+        batch_size: Rows per device and batch, at most.
+        max_tokens: Tokens per device and batch at most, padding counted, also in validation and
+            test: long rows then come in smaller batches. A row that is longer has a batch of its
+            own. ``None``: as long as its rows are.
         on_bad_row: ``error``, or ``skip`` to leave bad rows out, counted in one warning.
 
     Raises:
@@ -63,7 +68,7 @@ class TextDataModule(LightningDataModule):
         ...
         ...     def load_rows(self):
         ...         days = [f"day {day}" for day in range(10)]
-        ...         return Dataset.from_dict({"text": days, "label": ["dry", "wet"] * 5})
+        ...         return {"text": days, "label": ["dry", "wet"] * 5}
         >>> data = Weather(splits=Splits(val=2, test=3))
         >>> data.setup("fit")
         >>> data.n_train, data.n_test, data.labels.names
@@ -84,6 +89,7 @@ class TextDataModule(LightningDataModule):
         splits: Splits | None = None,
         tokens: Tokens | None = None,
         batch_size: int = 32,
+        max_tokens: int | None = None,
         on_bad_row: str = "error",
     ) -> None:
         """See the class."""
@@ -96,8 +102,9 @@ class TextDataModule(LightningDataModule):
             )
         if train_size is not None:
             check_size(train_size, "train_size")
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be >= 1, got {batch_size}")
+        for name, value in (("batch_size", batch_size), ("max_tokens", max_tokens)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be >= 1, got {value}; set data.{name}")
         if on_bad_row not in ("error", "skip"):
             raise ValueError(f"on_bad_row must be error or skip, got {on_bad_row!r}")
         self.source = source
@@ -107,6 +114,7 @@ class TextDataModule(LightningDataModule):
         self.splits = splits or Splits()
         self.tokens = tokens or self.default_tokens
         self.batch_size = batch_size
+        self.max_tokens = max_tokens
         self.on_bad_row = on_bad_row
         self.tokenizer: PreTrainedTokenizerBase | None = None
         self.seed = 0
@@ -119,14 +127,15 @@ class TextDataModule(LightningDataModule):
         self._table: tuple[PreTrainedTokenizerBase, TokenTable] | None = None
         self._said: TokenTable | None = None  # the table whose cut rows were told
 
-    def load_rows(self) -> Dataset:
+    def load_rows(self) -> Table:
         """Return all rows; the one method that a domain has to write.
 
         Returns:
-            A data set with the columns ``text`` (str) and ``label`` (raw, see ``LabelSpec``), and
-            optionally ``text_pair`` (str), ``group`` (rows of one group stay in one split),
-            ``split`` (``train``, ``validation`` or ``test``, for data that come split) and
-            ``row`` (where the row came from, for messages: ``"reviews.csv, line 12"``).
+            The columns ``text`` (str) and ``label`` (raw, see ``LabelSpec``), as a mapping of lists
+            or a ``datasets.Dataset``, and optionally ``text_pair`` (str), ``group`` (rows of one
+            group stay in one split), ``split`` (``train``, ``validation`` or ``test``, for data
+            that come split) and ``row`` (where the row came from, for messages:
+            ``"reviews.csv, line 12"``).
         """
         raise NotImplementedError(f"{type(self).__name__} must define load_rows()")
 
@@ -176,7 +185,18 @@ class TextDataModule(LightningDataModule):
         """Training rows of each class; of each band for a rating, empty without bands."""
         return self._load().label_counts(self._positions("train"))
 
-    def rows(self, split: str) -> Dataset:
+    @property
+    def token_table(self) -> TokenTable:
+        """Tokens of all rows, whatever their split; ``row`` in a batch counts in it.
+
+        Raises:
+            RuntimeError: If nothing has been tokenized for the present tokenizer.
+        """
+        if self._table is None or self._table[0] is not self.tokenizer:
+            raise RuntimeError("no tokens yet: set data.tokenizer, then call setup()")
+        return self._table[1]
+
+    def rows(self, split: str) -> "Dataset":
         """Return ``text``, ``label`` (the target) and ``row`` of a split's rows.
 
         Args:
@@ -334,6 +354,7 @@ class TextDataModule(LightningDataModule):
             shuffle=split == "train" and not getattr(self.trainer, "overfit_batches", 0),
             rank=self.trainer.global_rank if self.trainer else 0,
             world_size=self.trainer.world_size if self.trainer else 1,
+            max_tokens=self.max_tokens,
         )
         return rows, sampler, Collate(self.tokenizer)
 

@@ -6,7 +6,9 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from transformers import PreTrainedTokenizerBase
 
@@ -17,7 +19,7 @@ from lightning_transfer.files import atomic_path
 
 log = logging.getLogger(__name__)
 
-_FORMAT = 1  # of the cached file and of the way a row is cut; raise it when either changes
+_FORMAT = 2  # of the cached file and of the way a row is cut; raise it when either changes
 
 
 def cached_tokens(
@@ -38,17 +40,19 @@ def cached_tokens(
         tokenizer: Any Hugging Face tokenizer.
         tokens: Length and the part that is kept.
     """
-    path = cache_dir() / "tokens" / f"{fingerprint(texts, pairs, tokenizer, tokens)}.arrow"
+    key = fingerprint(texts, pairs, tokenizer, tokens)
+    path = cache_dir() / "tokens" / f"{key}.arrow"
     with contextlib.suppress(OSError, pa.ArrowInvalid):
-        return TokenTable.read(path)
+        return TokenTable.read(path, key=key)
     log.info("tokenizing %s texts", f"{len(texts):,}")
     table = tokenize(texts, pairs, tokenizer=tokenizer, tokens=tokens)
+    table.key = key
     try:
         _write(table, path)
     except OSError as error:  # a full or read-only disk costs time, not the run
         log.warning("tokens are not cached in %s: %s", path.parent, error)
         return table
-    return TokenTable.read(path)
+    return TokenTable.read(path, key=key)
 
 
 def _write(table: TokenTable, path: Path) -> None:
@@ -66,22 +70,32 @@ def fingerprint(
     state = hashlib.sha256(f"{_FORMAT} {tokens!r} {len(texts)} {pairs is not None}".encode())
     state.update(tokenizer_content(tokenizer))
     for column in (texts, pairs or ()):
-        for text in column:
-            content = text.encode()
-            state.update(len(content).to_bytes(8, "little"))
-            state.update(content)
+        contents = [text.encode() for text in column]
+        state.update(np.array([len(content) for content in contents], dtype="<i8").tobytes())
+        state.update(b"".join(contents))
     return state.hexdigest()
 
 
 def tokenizer_content(tokenizer: PreTrainedTokenizerBase) -> bytes:
     """Return all of a tokenizer that its ids follow from."""
+    about: list[Any] = [type(tokenizer).__name__, tokenizer.model_input_names]
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
-        content = json.loads(backend.to_str())
-        # The tokenizer keeps the arguments of its last call here; they say nothing about ours.
-        content.pop("truncation", None)
-        content.pop("padding", None)
-    else:
-        content = {"vocabulary": tokenizer.get_vocab(), "options": tokenizer.init_kwargs}
-    content = [type(tokenizer).__name__, content, tokenizer.model_input_names]
-    return json.dumps(content, sort_keys=True, default=str).encode()
+        # To write the vocabulary once more in Python would take longer than all else here.
+        return json.dumps(about).encode() + _rules(backend).encode()
+    about += [tokenizer.get_vocab(), tokenizer.init_kwargs]
+    return json.dumps(about, sort_keys=True, default=str).encode()
+
+
+def _rules(backend: Any) -> str:
+    """Return a fast tokenizer as json, without the arguments of its last call, which it keeps."""
+    truncation, padding = backend.truncation, backend.padding
+    backend.no_truncation()
+    backend.no_padding()
+    try:
+        return str(backend.to_str())
+    finally:
+        if truncation is not None:
+            backend.enable_truncation(**truncation)
+        if padding is not None:
+            backend.enable_padding(**padding)

@@ -1,6 +1,8 @@
 """Token sequences of a whole data set, in one memory-mapped Arrow file."""
 
+import hashlib
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,7 @@ class TokenTable:
         starts: Where each row begins, int64 ``(rows + 1,)``.
         token_type_ids: Segment of each token, int8 ``(tokens,)``, for tokenizers that have them.
         cut: Whether a row was longer than allowed, bool ``(rows,)``.
+        key: What the table is cached under, if it is.
     """
 
     def __init__(
@@ -32,12 +35,14 @@ class TokenTable:
         *,
         token_type_ids: np.ndarray | None,
         cut: np.ndarray,
+        key: str | None = None,
     ) -> None:
         """See the class."""
         self.input_ids = input_ids
         self.starts = starts
         self.token_type_ids = token_type_ids
         self.cut = cut
+        self.key = key
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -48,6 +53,21 @@ class TokenTable:
         """Tokens of each row, int64 ``(rows,)``."""
         return np.diff(self.starts)
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """Name of the content: tables of one fingerprint hold the same tokens in the same order.
+
+        The key of the cache, which is known before the tokens are; the hash of the tokens for a
+        table that never had one.
+        """
+        if self.key is not None:
+            return self.key
+        state = hashlib.sha256()
+        for column in (self.starts, self.input_ids, self.token_type_ids):
+            if column is not None:
+                state.update(np.ascontiguousarray(column).tobytes())
+        return state.hexdigest()
+
     def row(self, position: int) -> dict[str, np.ndarray]:
         """Return the model inputs of one row, each ``(seq,)``, without padding."""
         span = slice(self.starts[position], self.starts[position + 1])
@@ -56,23 +76,34 @@ class TokenTable:
             inputs["token_type_ids"] = self.token_type_ids[span]
         return inputs
 
+    def take(self, positions: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the model inputs of several rows end to end, ``(tokens,)``, and ``lengths``."""
+        lengths = self.starts[positions + 1] - self.starts[positions]  # (rows,)
+        # Where a row begins here, taken from where it begins in the table.
+        shifts = self.starts[positions] - (np.cumsum(lengths) - lengths)
+        places = np.arange(lengths.sum()) + np.repeat(shifts, lengths)  # (tokens,)
+        inputs = {"input_ids": self.input_ids[places], "lengths": lengths}
+        if self.token_type_ids is not None:
+            inputs["token_type_ids"] = self.token_type_ids[places]
+        return inputs
+
     def write(self, path: Path) -> None:
         """Write the table to ``path`` as an Arrow file."""
-        starts = pa.array(self.starts, pa.int64())
+        starts = _to_arrow(self.starts)
         columns = {
-            "cut": pa.array(self.cut),
-            "input_ids": pa.LargeListArray.from_arrays(starts, pa.array(self.input_ids)),
+            "cut": _to_arrow(self.cut.astype(np.uint8)).cast(pa.bool_()),
+            "input_ids": pa.LargeListArray.from_arrays(starts, _to_arrow(self.input_ids)),
         }
         if self.token_type_ids is not None:
-            types = pa.array(self.token_type_ids)
+            types = _to_arrow(self.token_type_ids)
             columns["token_type_ids"] = pa.LargeListArray.from_arrays(starts, types)
         table = pa.table(columns)
         with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
             writer.write_table(table, max_chunksize=max(len(self), 1))
 
     @classmethod
-    def read(cls, path: Path) -> "TokenTable":
-        """Map the table at ``path`` into memory.
+    def read(cls, path: Path, *, key: str | None = None) -> "TokenTable":
+        """Map the table at ``path``, cached under ``key``, into memory.
 
         Raises:
             OSError: If there is no such file.
@@ -84,13 +115,30 @@ class TokenTable:
         ids = table["input_ids"].chunk(0)
         types = None
         if "token_type_ids" in table.column_names:
-            types = table["token_type_ids"].chunk(0).values.to_numpy()
+            types = _to_numpy(table["token_type_ids"].chunk(0).values, np.int8)
         return cls(
-            ids.values.to_numpy(),
-            ids.offsets.to_numpy(),
+            _to_numpy(ids.values, np.int32),
+            _to_numpy(ids.offsets, np.int64),
             token_type_ids=types,
-            cut=table["cut"].chunk(0).to_numpy(zero_copy_only=False),
+            cut=_to_numpy(table["cut"].chunk(0).cast(pa.uint8()), np.uint8).astype(bool),
+            key=key,
         )
+
+
+# Arrow's own ways from and to numpy import pandas, which takes longer than all the rest.
+def _to_arrow(array: np.ndarray) -> pa.Array:
+    kind = pa.from_numpy_dtype(array.dtype)
+    buffer = pa.py_buffer(np.ascontiguousarray(array))
+    return pa.Array.from_buffers(kind, len(array), [None, buffer])
+
+
+def _to_numpy(array: pa.Array, kind: type[np.generic]) -> np.ndarray:
+    """Return the values of an array of numbers without a copy."""
+    buffer = array.buffers()[1]
+    if buffer is None:  # of no values
+        return np.empty(0, kind)
+    values: np.ndarray = np.frombuffer(buffer, dtype=kind)
+    return values[array.offset : array.offset + len(array)]
 
 
 def tokenize(

@@ -12,7 +12,7 @@ from lightning_transfer.data.token_table import TokenTable
 
 
 class TokenizedSplit(Dataset[Any]):
-    """Rows of one split: token ids, target, and the position in the split.
+    """Rows of one split: token ids, target, and the position in the split and in the table.
 
     Args:
         table: Tokens of the whole data set.
@@ -37,13 +37,23 @@ class TokenizedSplit(Dataset[Any]):
         """Tokens of each row, int64 ``(rows,)``."""
         return self.table.lengths[self.positions]
 
-    def __getitem__(self, index: int | list[int]) -> Any:
-        """Return one row, or a list of rows for a list of positions."""
-        if isinstance(index, list):
-            return [self[position] for position in index]
+    def __getitem__(self, index: int | list[int]) -> dict[str, Any]:
+        """Return one row, or the rows of a list of positions end to end.
+
+        Returns:
+            Of one row: the model inputs, each ``(seq,)``, ``labels`` if there are any, ``index``
+            and ``row``. Of a list: the same, the model inputs as ``(tokens,)`` and the rest as
+            ``(rows, ...)``, and the ``lengths`` of the rows, int64 ``(rows,)``.
+        """
         row = self.positions[index]
+        several = isinstance(index, list)
+        inputs = self.table.take(row) if several else self.table.row(int(row))
         labels = {} if self.targets is None else {"labels": self.targets[row]}
-        return {**self.table.row(row), **labels, "index": index}
+        return {**inputs, **labels, "index": np.array(index) if several else index, "row": row}
+
+    def __getitems__(self, positions: list[int]) -> dict[str, Any]:
+        """Return the rows of a batch: what a ``DataLoader`` asks for, if there is such a method."""
+        return self[positions]
 
 
 class Collate:
@@ -59,25 +69,24 @@ class Collate:
         ids = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
         self.pad_id = next(token for token in ids if token is not None)
 
-    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+    def __call__(self, rows: Any) -> dict[str, Tensor]:
         """Return one batch.
+
+        Args:
+            rows: Rows end to end, as a :class:`TokenizedSplit` gives them: ``split[[3, 5]]``.
 
         Returns:
             ``input_ids``, ``attention_mask`` (1 on tokens, 0 on padding) and, if the rows have
             them, ``token_type_ids``: int64 ``(batch, seq)``. ``labels``, if the rows have them: as
-            :meth:`Rows.tensor_targets` says, ``(batch, ...)``. ``index``: int64 ``(batch,)``.
+            :meth:`Rows.tensor_targets` says, ``(batch, ...)``. ``index``, the rows' positions in
+            the split, and ``row``, those in the whole :class:`TokenTable`: int64 ``(batch,)``.
         """
-        shape = (len(rows), max(1, *(len(row["input_ids"]) for row in rows)))
-        names = [name for name in ("input_ids", "token_type_ids") if name in rows[0]]
-        batch = {name: np.zeros(shape, dtype=np.int64) for name in [*names, "attention_mask"]}
-        batch["input_ids"][:] = self.pad_id
-        for place, row in enumerate(rows):
-            length = len(row["input_ids"])
-            batch["attention_mask"][place, :length] = 1
-            for name in names:
-                batch[name][place, :length] = row[name]
-        tensors = {name: torch.from_numpy(array) for name, array in batch.items()}
-        if "labels" in rows[0]:
-            tensors["labels"] = torch.from_numpy(np.stack([row["labels"] for row in rows]))
-        tensors["index"] = torch.tensor([row["index"] for row in rows])
-        return tensors
+        rest = dict(rows)
+        lengths = rest.pop("lengths")
+        mask = np.arange(lengths.max(initial=1)) < lengths[:, None]  # (batch, seq)
+        batch = {"attention_mask": mask.astype(np.int64)}
+        for name, padding in (("input_ids", self.pad_id), ("token_type_ids", 0)):
+            if name in rest:
+                batch[name] = np.full(mask.shape, padding, dtype=np.int64)
+                batch[name][mask] = rest.pop(name)  # row by row, as they lie end to end
+        return {name: torch.from_numpy(array) for name, array in {**batch, **rest}.items()}

@@ -1,9 +1,8 @@
 """Tweets."""
 
-from datasets import Dataset
-
 from lightning_transfer.data.columns import Columns
 from lightning_transfer.data.hutto import SENTIMENT, read_ground_truth
+from lightning_transfer.data.rows import Table
 from lightning_transfer.data.text_data_module import TextDataModule
 
 
@@ -20,6 +19,6 @@ class Tweets(TextDataModule):
     default_columns = Columns(label="rating")
     default_label = SENTIMENT
 
-    def load_rows(self) -> Dataset:
+    def load_rows(self) -> Table:
         """Return the rows of the file."""
         return read_ground_truth(self.source_path, "tweets_GroundTruth.txt", self.columns)

@@ -2,7 +2,9 @@
 
 A head of your own is an ``nn.Module`` built with ``(hidden_size, num_outputs)`` whose ``forward``
 takes token features (batch, seq, hidden) and the attention mask (batch, seq). Call its last
-``nn.Linear`` ``out`` and its rows can be carried over by label name.
+``nn.Linear`` ``out`` and its rows can be carried over by label name. If it reads the first token's
+features alone, say so by an attribute ``first_token`` that is true: the top layer then computes no
+others, and it is given (batch, 1, hidden).
 """
 
 from lightning_transfer.heads.language_model import LanguageModelHead

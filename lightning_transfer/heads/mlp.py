@@ -63,6 +63,11 @@ class MLPHead(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     @property
+    def first_token(self) -> bool:
+        """Whether the first token's features are all that is read of a text."""
+        return self.pooling == "cls"
+
+    @property
     def args(self) -> dict[str, Any]:
         """What rebuilds this head beside its sizes."""
         return {

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from lightning_transfer.checkpoint import KEY, describe_task
+from lightning_transfer.kernels import keep_freed_memory
 from lightning_transfer.labels import Labels
 from lightning_transfer.objectives import RemembersStart, Weighted
 from lightning_transfer.optim import Recipe
 
 Batch = Mapping[str, Any]
 # What a backbone is given beside ids and mask, where the batch has it and the backbone takes it.
-_EXTRAS = ("token_type_ids",)
+_EXTRAS = ("token_type_ids", "from_depth", "hidden")
 _STARTS = f"{KEY}_starts"  # what objectives remember, in resume points
 
 
@@ -60,6 +61,11 @@ class TransferModule(LightningModule):
         self.recipe = recipe or Recipe()
         self.position: dict[str, Any] = {}  # where in a larger plan this run stands
         self._extras = [name for name in _EXTRAS if _accepts(backbone.forward, name)]
+        asked = inspect.signature(backbone.forward).parameters
+        self._may_shorten = "first_token" in asked
+        self._needs_mask = (
+            "attention_mask" not in asked or asked["attention_mask"].default is not None
+        )
         self._weights = dict(objectives or {})
         self.objectives = nn.ModuleDict({k: w.objective for k, w in self._weights.items()})
         metrics = self.build_metrics()
@@ -79,10 +85,25 @@ class TransferModule(LightningModule):
         """Feed a batch's logits (batch, num_outputs) and targets to the metrics."""
         raise NotImplementedError
 
+    @property
+    def reads_first_token(self) -> bool:
+        """Whether the backbone is asked for the features of the first token alone."""
+        return self._may_shorten and getattr(self.head, "first_token", False)
+
     def forward(self, batch: Batch) -> Tensor:
-        """Compute outputs, float (batch, num_outputs), of a tokenized batch."""
+        """Compute outputs, float (batch, num_outputs), of a tokenized batch.
+
+        With ``hidden``, float (batch, seq, hidden), and ``from_depth`` in the batch, as
+        :class:`callbacks.ActivationCache` puts them there, only what lies above runs.
+        """
         extra = {name: batch[name] for name in self._extras if name in batch}
-        hidden = self.backbone(batch["input_ids"], batch["attention_mask"], **extra)
+        if self.reads_first_token:
+            extra["first_token"] = True
+        mask = batch["attention_mask"]
+        # On another device it is left to the model, so as not to wait for it here.
+        if not self._needs_mask and mask.device.type == "cpu" and mask.all():
+            mask = None
+        hidden = self.backbone(batch["input_ids"], mask, **extra)
         # A backbone may be kept in 16 bits below a head that is not.
         dtype = next((p.dtype for p in self.head.parameters()), hidden.dtype)
         return self.head(hidden.to(dtype), batch["attention_mask"])  # (batch, num_outputs)
@@ -93,6 +114,11 @@ class TransferModule(LightningModule):
             self.train()
             for objective in self._remembering().values():
                 objective.begin(self)
+
+    def on_fit_start(self) -> None:
+        """Keep the memory of a step for the next one, where the steps are computed on the CPU."""
+        if self.device.type == "cpu":
+            keep_freed_memory()
 
     def _remembering(self) -> dict[str, RemembersStart]:
         return {k: o for k, o in self.objectives.items() if isinstance(o, RemembersStart)}

@@ -27,6 +27,7 @@ from tests.adapters.cases import (
     trainable,
 )
 from tests.tiny import HIDDEN, OwnBackbone, make_backbone, make_batch, make_loader, make_trainer
+from tests.tiny_seq2seq import make_model, texts_of
 
 BATCH = make_batch("single", outputs=3)
 RECIPE = Recipe(partial(torch.optim.AdamW, lr=1e-2, weight_decay=0.5))
@@ -278,6 +279,26 @@ def test_an_attention_of_its_own_takes_no_prefix(model):
         PrefixTuning().apply(backbone)
     assert set(dict(backbone.named_parameters())) == before
     assert all(p.requires_grad for p in backbone.parameters())
+
+
+@pytest.mark.parametrize("model", ["gpt2", "t5", "bart", "bert2bert"])
+def test_a_causal_attention_takes_no_prefix(model):
+    """Its first tokens would not see the whole of it."""
+    backbone, _ = make_model(model)
+    before = set(dict(backbone.named_parameters()))
+    with pytest.raises(ValueError, match=r"Model has causal attention.*use strategy lora or ia3"):
+        PrefixTuning().apply(backbone)
+    assert set(dict(backbone.named_parameters())) == before
+
+
+@pytest.mark.parametrize("adapter", ["lora", "ia3"])
+@pytest.mark.parametrize("model", ["t5", "bart"])
+def test_an_encoder_decoder_with_an_adapter_is_replayed_exactly(adapter, model):
+    backbone, batch = make_model(model)
+    ADAPTERS[adapter].apply(backbone)
+    features = backbone.eval()(**batch)
+    for depth, hidden in backbone.outputs_of(range(4), **texts_of(batch)).items():
+        assert torch.equal(backbone(**batch, from_depth=depth, hidden=hidden), features)
 
 
 ERRORS = {

@@ -31,9 +31,11 @@ class Numbers(Dataset):
         return float(index)
 
 
-def make_loader(rows=ROWS, batch_size=BATCH, seed=0):
+def make_loader(rows=ROWS, batch_size=BATCH, seed=0, max_tokens=None):
     lengths = [row % 7 + 1 for row in range(rows)]
-    sampler = LengthBatchSampler(lengths, batch_size, seed=seed, shuffle=True)
+    sampler = LengthBatchSampler(
+        lengths, batch_size, seed=seed, shuffle=True, max_tokens=max_tokens
+    )
     return ResumableLoader(Numbers(), sampler, collate_fn=torch.tensor)
 
 
@@ -160,6 +162,27 @@ def test_resume_is_exact_under_other_trainer_arguments(tmp_path, options):
     # was saved in on_train_epoch_end, and asks for the order of the epoch after the next.
     skip = ["epoch"] if "max_steps" in options else []
     check_all_resumes(tmp_path, make_loader, validate=True, skip=skip, **options)
+
+
+def test_resume_is_exact_under_a_budget_of_tokens(tmp_path):
+    def make():
+        return make_loader(batch_size=6, max_tokens=12)
+
+    whole = check_all_resumes(tmp_path, make, validate=True)
+    sizes = [len(batch) for _, batch in whole.seen]
+    assert len(sizes) == EPOCHS * len(make())
+    assert min(sizes) == 1
+    assert max(sizes) > 3
+
+
+def test_lightning_knows_the_number_of_steps_under_a_budget():
+    class Asks(Callback):
+        def on_train_start(self, trainer, model):
+            self.expected = trainer.estimated_stepping_batches
+
+    asks = Asks()
+    model = fit(make_loader(batch_size=6, max_tokens=12), validate=False, callback=asks)
+    assert len(model.seen) == asks.expected
 
 
 def test_resume_is_exact_for_combined_loaders(tmp_path):

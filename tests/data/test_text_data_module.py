@@ -1,3 +1,4 @@
+import copy
 import logging
 import math
 import random
@@ -102,6 +103,120 @@ def test_evaluation_has_each_row_once_and_predict_the_test_rows(rated, tokenizer
         assert sorted(index.tolist()) == list(range(count))
     index = torch.cat([batch["index"] for batch in data.predict_dataloader()])
     assert sorted(index.tolist()) == list(range(40))
+
+
+def test_max_tokens_bounds_all_batches(rated, tokenizer):
+    data = rated(label=BANDS, batch_size=64, max_tokens=90)
+    data.tokenizer = tokenizer
+    data.setup("fit")
+    data.setup("test")
+    loaders = {
+        140: data.train_dataloader(),
+        20: data.val_dataloader(),
+        40: data.test_dataloader(),
+    }
+    for count, loader in loaders.items():
+        batches = list(loader)
+        assert len(batches) == len(loader) > 1
+        assert max(batch["input_ids"].numel() for batch in batches) <= 90
+        assert sum(len(batch["index"]) for batch in batches) == count
+    assert max(batch["input_ids"].numel() for batch in data.predict_dataloader()) <= 90
+
+
+def test_rows_end_to_end_are_the_rows(rated, tokenizer):
+    tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
+    data = rated(label=BANDS)
+    data.tokenizer = tokenizer
+    data.setup("fit")
+    split = data.train_dataloader().dataset
+    together = split[[7, 0, 7, 139]]
+    alone = [split[position] for position in (7, 0, 7, 139)]
+    assert together["lengths"].tolist() == [len(row["input_ids"]) for row in alone]
+    for name in ("input_ids", "token_type_ids"):
+        joined = [token for row in alone for token in row[name].tolist()]
+        assert together[name].tolist() == joined
+    for name in ("labels", "index", "row"):
+        assert together[name].tolist() == [row[name] for row in alone]
+
+
+def test_a_second_run_starts_without_tokenizing(rated, tokenizer, monkeypatch):
+    def batches():
+        data = rated(label=BANDS, batch_size=8)
+        data.tokenizer = tokenizer
+        data.prepare_data()
+        data.setup("fit")
+        return [batch["input_ids"].tolist() for batch in data.train_dataloader()]
+
+    first = batches()
+
+    def refuse(*_, **__):
+        raise AssertionError("tokenized again")
+
+    monkeypatch.setattr(type(tokenizer), "__call__", refuse)
+    monkeypatch.setattr(type(tokenizer), "_encode_plus", refuse)
+    assert batches() == first
+
+
+def test_a_plain_mapping_is_read_as_a_data_set_is():
+    table = {"text": make_texts(30), "label": [row % 3 for row in range(30)]}
+
+    class Plain(TextDataModule):
+        def load_rows(self):
+            return table
+
+    found = []
+    for kind in (Plain, domain(**table)):
+        data = kind(label=BANDS, splits=Splits(val=5, test=5))
+        data.setup("fit")
+        found.append([data.rows(split)[:] for split in ("train", "validation", "test")])
+    assert sum(len(rows["text"]) for rows in found[0]) == 30
+    for rows in found[1]:
+        rows["row"] = [place.replace("Domain", "Plain") for place in rows["row"]]
+    assert found[0] == found[1]
+
+
+def test_columns_of_different_lengths_are_an_error():
+    class Plain(TextDataModule):
+        def load_rows(self):
+            return {"text": ["a", "b"], "label": [1]}
+
+    message = "Plain: .* columns of one length, it returned 2 x text, 1 x label"
+    with pytest.raises(ValueError, match=message):
+        Plain(label=BANDS).setup("fit")
+
+
+def test_row_is_the_place_in_the_whole_table(rated, tokenizer):
+    data = rated(label=BANDS, batch_size=8)
+    data.tokenizer = tokenizer
+    data.setup("fit")
+    loaders = (
+        data.train_dataloader(),
+        data.val_dataloader(),
+        data.test_dataloader(),
+        data.predict_dataloader(),
+    )
+    rows = [[row for batch in loader for row in batch["row"].tolist()] for loader in loaders]
+    assert sorted([*rows[0], *rows[1], *rows[2]]) == list(range(200))
+    assert rows[3] == rows[2]
+    for batch in loaders[0]:
+        assert batch["row"].dtype == torch.int64
+        for ids, mask, row in zip(
+            batch["input_ids"], batch["attention_mask"], batch["row"].tolist(), strict=True
+        ):
+            assert ids[mask == 1].tolist() == data.token_table.row(row)["input_ids"].tolist()
+
+
+def test_the_token_table_follows_the_tokenizer(rated, tokenizer):
+    data = rated(label=BANDS)
+    message = r"no tokens yet: set data.tokenizer, then call setup\(\)"
+    with pytest.raises(RuntimeError, match=message):
+        _ = data.token_table
+    data.tokenizer = tokenizer
+    data.setup("fit")
+    assert len(data.token_table) == 200
+    data.tokenizer = copy.deepcopy(tokenizer)
+    with pytest.raises(RuntimeError, match=message):
+        _ = data.token_table
 
 
 def test_setup_is_done_once(rated, tokenizer, monkeypatch):
@@ -488,7 +603,8 @@ def test_a_text_without_tokens_is_an_error(tokenizer):
     [
         ({}, "Domain has no label of its own; say what the label column holds"),
         ({"label": BANDS, "train_size": -1}, "train_size must be a count >= 0"),
-        ({"label": BANDS, "batch_size": 0}, "batch_size must be >= 1, got 0"),
+        ({"label": BANDS, "batch_size": 0}, "batch_size must be >= 1, got 0; set data.batch_size"),
+        ({"label": BANDS, "max_tokens": 0}, "max_tokens must be >= 1, got 0; set data.max_tokens"),
         ({"label": BANDS, "on_bad_row": "ignore"}, "must be error or skip, got 'ignore'"),
     ],
 )

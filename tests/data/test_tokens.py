@@ -135,8 +135,11 @@ def test_the_second_run_does_not_tokenize(tokenizer, monkeypatch):
 def test_the_cache_follows_the_content_only(tokenizer, monkeypatch):
     key = fingerprint(["a"], None, tokenizer, Tokens())
     tokenizer(["good"], truncation=True, max_length=3, padding="max_length")
+    backend = tokenizer.backend_tokenizer
+    kept = (backend.truncation, backend.padding)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert fingerprint(["a"], None, tokenizer, Tokens()) == key
+    assert (backend.truncation, backend.padding) == kept != (None, None)
     others = [
         fingerprint(["a "], None, tokenizer, Tokens()),
         fingerprint(["a"], ["a"], tokenizer, Tokens()),
@@ -182,6 +185,25 @@ def test_a_full_disk_costs_the_cache_and_not_the_run(tokenizer, monkeypatch, cap
     assert "tokens are not cached" in caplog.text
     assert "No space left" in caplog.text
     assert list((cache_dir() / "tokens").iterdir()) == []
+
+
+def test_the_fingerprint_of_a_table_is_its_key_on_disk_or_not(tokenizer, monkeypatch):
+    texts, tokens = ["good film", "bad plot"], Tokens(8)
+    key = fingerprint(texts, None, tokenizer, tokens)
+    written = cached_tokens(texts, None, tokenizer=tokenizer, tokens=tokens)
+    read = cached_tokens(texts, None, tokenizer=tokenizer, tokens=tokens)
+    monkeypatch.setattr(TokenTable, "read", lambda *_, **__: (_ for _ in ()).throw(OSError()))
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk is full")))
+    unwritten = cached_tokens(texts, None, tokenizer=tokenizer, tokens=tokens)
+    assert [table.fingerprint for table in (written, read, unwritten)] == [key] * 3
+
+
+def test_the_fingerprint_of_a_table_that_was_never_cached_follows_its_tokens(tokenizer):
+    one, same, other = (
+        tokenize([text], None, tokenizer=tokenizer, tokens=Tokens())
+        for text in ("good film", "Good film", "good plot")
+    )
+    assert one.fingerprint == same.fingerprint != other.fingerprint
 
 
 def _tokenize_in_child(tokenizer, start, results):

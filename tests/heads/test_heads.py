@@ -113,3 +113,12 @@ def test_an_unknown_activation_is_refused():
 def test_a_pooler_of_another_width_is_refused():
     with pytest.raises(RuntimeError, match="size mismatch"):
         MLPHead(HIDDEN, 2).load_pooler(nn.Linear(8, 8).state_dict())
+
+
+@heads
+@pytest.mark.parametrize(("pooling", "alone"), [("cls", True), ("mean", False), ("max", False)])
+def test_a_head_says_whether_it_reads_the_first_token_alone(head_class, pooling, alone):
+    head = head_class(HIDDEN, 2, pooling=pooling).eval()
+    assert head.first_token is alone
+    hidden, mask = torch.randn(3, 5, HIDDEN), torch.ones(3, 5)
+    assert torch.equal(head(hidden, mask), head(hidden[:, :1], mask)) is alone

@@ -1,0 +1,94 @@
+"""What a pretrained model is read from, and how: its source, its class, its type, its dropout."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModel, AutoModelForSeq2SeqLM, PretrainedConfig
+
+from lightning_transfer import assets
+
+# What model configs call their dropout probabilities.
+_DROPOUTS = (
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "dropout",
+    "dropout_rate",
+    "attention_dropout",
+    "activation_dropout",
+    "embedding_dropout",
+    "mlp_dropout",
+    "attn_pdrop",
+    "embd_pdrop",
+    "resid_pdrop",
+)
+
+
+def resolve_source(name: str | Path) -> str:
+    """Return the folder or hub id behind a model name; ``asset:`` names are fetched.
+
+    Raises:
+        OSError: If an asset cannot be fetched, or a path leads to no folder.
+        ValueError: If there is no such asset.
+    """
+    text = str(name)
+    if text.startswith("asset:"):
+        return str(assets.fetch(text.removeprefix("asset:")))
+    folder = Path(text).expanduser()
+    if folder.is_dir():
+        return str(folder)
+    if text.startswith((".", "/", "~")) or text.count("/") > 1:
+        raise FileNotFoundError(
+            f"no model folder at {text}; a model is asset:<name>, a folder or a hub id"
+        )
+    return text
+
+
+def check_safetensors(source: str) -> None:
+    """Refuse a folder of pickled weights before transformers looks for them elsewhere."""
+    folder = Path(source)
+    if folder.is_dir() and not any(folder.glob("*.safetensors")):
+        names = ", ".join(sorted(path.name for path in folder.iterdir())) or "it is empty"
+        raise OSError(
+            f"{source} holds no model.safetensors ({names}); other weight files can run code when "
+            "they are read, so write them anew with model.save_pretrained(folder)"
+        )
+
+
+def parse_dtype(dtype: str) -> torch.dtype:
+    """Return the torch type called ``dtype``.
+
+    Raises:
+        ValueError: If torch has no floating type of that name.
+    """
+    value = getattr(torch, str(dtype), None)
+    if not isinstance(value, torch.dtype) or not value.is_floating_point:
+        raise ValueError(
+            f"backbone.dtype must be float32, bfloat16, float16 or float64, got {dtype!r}"
+        )
+    return value
+
+
+def auto_class(config: PretrainedConfig) -> Any:
+    """Return the class of transformers that builds a model without a head from its config.
+
+    A model made of two others exists only with the head of its decoder.
+    """
+    return AutoModelForSeq2SeqLM if config.model_type == "encoder-decoder" else AutoModel
+
+
+def set_dropout(config: PretrainedConfig, dropout: float) -> None:
+    """Set every dropout probability of a model config, of both sides of an encoder-decoder.
+
+    Raises:
+        ValueError: If the probability is out of its range, or the config has none to set.
+    """
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout must be in [0, 1), got {dropout}; set backbone.dropout")
+    sides = [getattr(config, name, None) for name in ("encoder", "decoder")]
+    configs = [config, *(side for side in sides if isinstance(side, PretrainedConfig))]
+    found = [(each, name) for each in configs for name in _DROPOUTS if hasattr(each, name)]
+    if not found:
+        raise ValueError(f"{type(config).__name__} has no dropout that is known; drop dropout=")
+    for each, name in found:
+        setattr(each, name, float(dropout))

@@ -1,0 +1,82 @@
+"""What of a batch reaches the backbone, and how much of its output is asked for."""
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_transfer.heads import LinearHead, MLPHead
+from lightning_transfer.labels import Labels
+from lightning_transfer.tasks import SequenceRegression
+from tests.tiny import HIDDEN, OwnBackbone, OwnHead, make_backbone, make_batch
+
+RATING = Labels("rating")
+FULL, PADDED = (5, 5, 5), (5, 3, 5)
+
+
+class Recording(nn.Module):
+    """A backbone that notes its arguments."""
+
+    def __init__(self, backbone):
+        super().__init__()
+        self.inner = backbone
+        self.hidden_size = HIDDEN
+        self.calls = []
+
+    @property
+    def layers(self):
+        return self.inner.layers
+
+    def forward(self, input_ids, attention_mask=None, *, first_token=False):
+        self.calls.append({"mask": attention_mask, "first_token": first_token})
+        return self.inner(input_ids, attention_mask, first_token=first_token)
+
+
+class MaskAlways(OwnBackbone):
+    """A user's own that cannot do without a mask."""
+
+    def forward(self, input_ids, attention_mask):
+        return super().forward(input_ids, attention_mask) * attention_mask[..., None]
+
+
+def make_task(head, backbone=None):
+    return SequenceRegression(backbone or Recording(make_backbone()), head, labels=RATING)
+
+
+@pytest.mark.parametrize(
+    ("head", "alone"),
+    [
+        (MLPHead(HIDDEN, 1), True),
+        (LinearHead(HIDDEN, 1, pooling="cls"), True),
+        (LinearHead(HIDDEN, 1), False),
+        (OwnHead(HIDDEN, 1), False),
+    ],
+    ids=["mlp", "cls", "mean", "own"],
+)
+def test_one_token_is_asked_for_where_the_head_says_so(head, alone):
+    task = make_task(head).eval()
+    batch = make_batch()
+    outputs = task(batch)
+    assert [call["first_token"] for call in task.backbone.calls] == [alone]
+    features = task.backbone.inner(batch["input_ids"], batch["attention_mask"])
+    expected = head(features, batch["attention_mask"])
+    torch.testing.assert_close(outputs, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("head", [MLPHead(HIDDEN, 1), LinearHead(HIDDEN, 1)])
+def test_a_backbone_of_ones_own_is_asked_for_no_more_than_it_takes(head):
+    task = make_task(head, OwnBackbone())
+    batch = make_batch()
+    assert task(batch).shape == (3, 1)
+
+
+@pytest.mark.parametrize(("lengths", "masked"), [(FULL, False), (PADDED, True)])
+def test_a_batch_without_padding_has_no_mask(lengths, masked):
+    task = make_task(LinearHead(HIDDEN, 1))
+    task(make_batch(lengths=lengths))
+    [call] = task.backbone.calls
+    assert (call["mask"] is not None) is masked
+
+
+def test_a_backbone_that_needs_a_mask_gets_one():
+    task = make_task(LinearHead(HIDDEN, 1), MaskAlways())
+    assert task(make_batch(lengths=FULL)).shape == (3, 1)
