@@ -167,8 +167,15 @@ class Backbone(nn.Module):
 
     @property
     def token_embeddings(self) -> nn.Embedding | None:
-        """The table of token embeddings, to which a language model's head is tied."""
-        table = self.model.get_input_embeddings()
+        """The table that ``input_ids`` are looked up in, to which a language model's head is tied.
+
+        None where a model shows none.
+        """
+        reader: Any = self._reader
+        try:
+            table = reader.get_input_embeddings()
+        except NotImplementedError:
+            return None
         return table if isinstance(table, nn.Embedding) else None
 
     @cached_property

@@ -13,18 +13,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import (
-    AutoModelForMaskedLM,
-    AutoModelForPreTraining,
-    AutoModelForSequenceClassification,
-    PreTrainedTokenizerBase,
-)
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED_LM_CLASSES,
-)
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_PRETRAINING_MAPPING_NAMES as PRETRAINING_CLASSES,
-)
+from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES as NATIVE_CLASSES,
 )
@@ -41,7 +30,6 @@ from lightning_transfer.labels import Labels
 from lightning_transfer.modes import evaluating
 from lightning_transfer.native_lm import NATIVE_LM, NativeLM
 from lightning_transfer.tasks import TransferModule
-from lightning_transfer.tasks.masked_language_modelling import Guesses
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +62,47 @@ class Native:
             return f"head.{'dense' if path == self.dense else 'out'}.{leaf}"
         return f"backbone.model.{native.removeprefix(self.prefix + '.')}"
 
+    def objection(self, config: Any, head: nn.Module) -> str:
+        """Return why a head is not this architecture's, or nothing.
+
+        Args:
+            config: The model's own config.
+            head: Any head.
+        """
+        model_type = config.model_type
+        if type(head) is not MLPHead:
+            return f"transformers has no {type(head).__name__} for {model_type!r}"
+        if head.pooling != "cls" or head.activation != self.activation:
+            return (
+                f"transformers' {model_type!r} head pools cls with {self.activation}, "
+                f"this one {head.pooling} with {head.activation}"
+            )
+        stated = getattr(config, "pooler_hidden_act", self.activation)  # DeBERTa's
+        if self is _DEBERTA and stated != self.activation:
+            return f"the model's config asks for a pooler with {stated}"
+        return ""
+
+    def describe(self, config: Any, labels: Labels) -> None:
+        """Write the architecture and the labels into a model's config."""
+        config.architectures = [NATIVE_CLASSES[config.model_type]]
+        names = ("rating",) if labels.kind == "rating" else labels.names
+        config.num_labels = len(names)
+        config.id2label = dict(enumerate(names))
+        config.label2id = {name: index for index, name in enumerate(names)}
+        config.problem_type = {
+            "rating": "regression",
+            "single": "single_label_classification",
+            "multi": "multi_label_classification",
+        }[labels.kind]
+
+    def opener(self, labels: Labels) -> Any:
+        """Return the class that opens a folder of such a model."""
+        return AutoModelForSequenceClassification
+
+    def compared(self, ours: Tensor, theirs: Any, mask: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Return what has to be equal: our output and that of transformers' own model."""
+        return [(ours, theirs.logits)]
+
 
 _ROBERTA = Native("roberta", "classifier.dense", "classifier.out_proj", "tanh")
 _DEBERTA = Native("deberta", "pooler.dense", "classifier", "gelu")
@@ -92,10 +121,11 @@ NATIVE: dict[str, Native] = {
 
 def native_of(described: Mapping[str, Any]) -> Native | NativeLM:
     """Return how transformers stores the model of a description that says that it does."""
-    forms: Mapping[str, Native | NativeLM] = NATIVE
-    if described["labels"]["kind"] == "tokens":
-        forms = NATIVE_LM
-    return forms[described["backbone"]["model_type"]]
+    return _forms(described["labels"]["kind"])[described["backbone"]["model_type"]]
+
+
+def _forms(kind: str) -> Mapping[str, Native | NativeLM]:
+    return NATIVE_LM if kind == "tokens" else NATIVE
 
 
 def native_form(
@@ -114,26 +144,11 @@ def native_form(
     adapter = applied(backbone)
     if adapter is not None and not isinstance(adapter, InPeft):
         return None, f"plain transformers does not open a {name_of(adapter)}, nor does peft"
-    if labels.kind == "tokens":
-        lm = NATIVE_LM.get(model_type)
-        if lm is None:
-            return None, f"model type {model_type!r} has no known masked language model"
-        objection = lm.objection(backbone.config, head)
-        return (None, objection) if objection else (lm, "")
-    native = NATIVE.get(model_type)
+    native = _forms(labels.kind).get(model_type)
     if native is None:
-        return None, f"model type {model_type!r} has no known classification form"
-    if type(head) is not MLPHead:
-        return None, f"transformers has no {type(head).__name__} for {model_type!r}"
-    if head.pooling != "cls" or head.activation != native.activation:
-        return None, (
-            f"transformers' {model_type!r} head pools cls with {native.activation}, "
-            f"this one {head.pooling} with {head.activation}"
-        )
-    stated = getattr(backbone.config, "pooler_hidden_act", native.activation)  # DeBERTa's
-    if native is _DEBERTA and stated != native.activation:
-        return None, f"the model's config asks for a pooler with {stated}"
-    return native, ""
+        return None, f"model type {model_type!r} has no known form for labels of {labels.kind!r}"
+    objection = native.objection(backbone.config, head)
+    return (None, objection) if objection else (native, "")
 
 
 def export(
@@ -202,7 +217,7 @@ def export(
         if native is None:
             log.info("model folder holds backbone and head apart: %s", reason)
         else:
-            _verify(task, temp, adapter)
+            _verify(task, native, temp, adapter)
         temp.chmod(0o755)
         _replace(temp, folder)
     finally:
@@ -237,12 +252,7 @@ def _write_native(
     backbone: Backbone, task: TransferModule, native: Native | NativeLM, folder: Path
 ) -> None:
     config = copy.deepcopy(backbone.config)
-    classes = NATIVE_CLASSES
-    if task.labels.kind == "tokens":
-        classes = PRETRAINING_CLASSES if task.labels.names else MASKED_LM_CLASSES
-    else:
-        _write_labels(config, task.labels)
-    config.architectures = [classes[config.model_type]]
+    native.describe(config, task.labels)
     config.save_pretrained(folder)
     base = base_state(backbone, applied(backbone))
     state = {f"backbone.model.{name}": value for name, value in base.items()}
@@ -256,25 +266,12 @@ def _save(state: Mapping[str, Tensor], path: Path) -> None:
     save_file(clones, path, metadata={"format": "pt"})
 
 
-def _write_labels(config: Any, labels: Labels) -> None:
-    names = ("rating",) if labels.kind == "rating" else labels.names
-    config.num_labels = len(names)
-    config.id2label = dict(enumerate(names))
-    config.label2id = {name: index for index, name in enumerate(names)}
-    config.problem_type = {
-        "rating": "regression",
-        "single": "single_label_classification",
-        "multi": "multi_label_classification",
-    }[labels.kind]
-
-
 @torch.no_grad()
-def _verify(task: TransferModule, folder: Path, adapter: Adapter | None) -> None:
+def _verify(
+    task: TransferModule, native: Native | NativeLM, folder: Path, adapter: Adapter | None
+) -> None:
     """Load the folder as a stranger would, and compare."""
-    auto: Any = AutoModelForSequenceClassification
-    if task.labels.kind == "tokens":
-        auto = AutoModelForPreTraining if task.labels.names else AutoModelForMaskedLM
-    model = auto.from_pretrained(folder, use_safetensors=True)
+    model = native.opener(task.labels).from_pretrained(folder, use_safetensors=True)
     if adapter is not None:
         model = need_peft(name_of(adapter)).PeftModel.from_pretrained(model, folder / PEFT_FOLDER)
     vocabulary = int(model.config.vocab_size)
@@ -283,15 +280,9 @@ def _verify(task: TransferModule, folder: Path, adapter: Adapter | None) -> None
     device = next(task.parameters()).device
     with evaluating(task):
         batch = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
-        ours = task(batch)
+        given = task(batch)
     found = model.eval()(input_ids=ids, attention_mask=mask)
-    if isinstance(ours, Guesses):
-        logits = found.prediction_logits if task.labels.names else found.logits
-        pairs = [(ours.tokens, logits[mask.bool()])]
-        if ours.pairs is not None:
-            pairs.append((ours.pairs, found.seq_relationship_logits))
-    else:
-        pairs = [(ours, found.logits)]
+    pairs = native.compared(given, found, mask)
     ours = torch.cat([own.float().cpu().flatten() for own, _ in pairs])
     theirs = torch.cat([other.float().flatten() for _, other in pairs])
     worst = (ours - theirs).abs().max().item()

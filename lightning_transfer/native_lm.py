@@ -2,10 +2,20 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from transformers import AutoModelForMaskedLM, AutoModelForPreTraining
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED_LM_CLASSES,
+)
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_PRETRAINING_MAPPING_NAMES as PRETRAINING_CLASSES,
+)
 
 from lightning_transfer.heads import LanguageModelHead
+from lightning_transfer.labels import Labels
+from lightning_transfer.tasks.masked_language_modelling import Guesses
 
 
 @dataclass(frozen=True)
@@ -74,6 +84,29 @@ class NativeLM:
                 f"{head.activation} and {head.norm.eps}; set head.activation and head.norm_eps"
             )
         return "" if getattr(config, "tie_word_embeddings", True) else "its embeddings are not tied"
+
+    def describe(self, config: Any, labels: Labels) -> None:
+        """Write the architecture into a model's config; it has two, one for pairs too."""
+        classes = PRETRAINING_CLASSES if labels.names else MASKED_LM_CLASSES
+        config.architectures = [classes[config.model_type]]
+
+    def opener(self, labels: Labels) -> Any:
+        """Return the class that opens a folder of such a model."""
+        return AutoModelForPreTraining if labels.names else AutoModelForMaskedLM
+
+    def compared(self, ours: Guesses, theirs: Any, mask: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Return what has to be equal: our output and that of transformers' own model.
+
+        Args:
+            ours: A guess of each token of a batch.
+            theirs: What transformers' model returns for it.
+            mask: 1 on tokens, int64 (batch, seq).
+        """
+        inside = mask.bool()
+        if ours.pairs is None:
+            return [(ours.tokens, theirs.logits[inside])]
+        pairs = (ours.pairs, theirs.seq_relationship_logits)
+        return [(ours.tokens, theirs.prediction_logits[inside]), pairs]
 
 
 _BERT = "cls.predictions"

@@ -107,7 +107,7 @@ OTHERS = {
     "another model": (
         "modernbert",
         lambda: MLPHead(HIDDEN, 3),
-        "model type 'modernbert' has no known classification form",
+        "model type 'modernbert' has no known form for labels of 'single'",
     ),
     "DeBERTa with another pooler": (
         "deberta-v2",

@@ -9,6 +9,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from lightning_transfer.loading import load, read_weights
 from lightning_transfer.predict import Predictor
+from tests.conftest import WORDS
 from tests.data.test_documents import stories
 from tests.runs import Runs, Watch, rows_of, stage, weights
 
@@ -23,7 +24,9 @@ SMALL = (
 def runs(tiny_folder, tmp_path_factory):
     runs = Runs(tiny_folder, tmp_path_factory.mktemp("runs"))
     runs.text = runs.folder / "text.txt"
-    runs.text.write_text("\n\n".join(stories(40)))
+    # Of one word each, which are easy to learn: a masked word is any of its neighbours.
+    alike = [f"{' '.join([word] * 8)}. " * count for word in WORDS for count in (3, 4)]
+    runs.text.write_text("\n\n".join([*stories(20), *alike]))
     return runs
 
 
@@ -55,7 +58,7 @@ def pretraining(runs, name="adapt", packing="packed", *options):
 def adapted(runs):
     return [
         "order=[adapt,target]",
-        *pretraining(runs, "adapt", "packed", "stages.adapt.seed=0"),
+        *pretraining(runs, "adapt", "packed", "stages.adapt.seed=0", "stages.adapt.epochs=5"),
         *stage("target", runs.movies, epochs=1),
         "+controls={no_adapt: {order: [target]}}",
         "gain.over=no_adapt",
@@ -88,7 +91,7 @@ def test_pretraining_is_one_more_stage_with_its_own_row(whole):
         *("mlm_loss", "perplexity", "mlm_accuracy", "unigram_loss"),
         *("mlm_loss_before", "perplexity_before"),
     }
-    assert own["mlm_loss"] < own["mlm_loss_before"]
+    assert own["mlm_loss"] < own["mlm_loss_before"] - 0.2
     assert rows["adapt"]["n_train"] > 0
     assert "pearson" in rows["transfer"]["metrics"]
 
@@ -142,7 +145,7 @@ def test_a_model_is_pretrained_from_nothing_with_a_tokenizer_of_its_own(runs, tm
     finally:
         runs.words = runs_words
     metrics = found["rows"][0]["metrics"]
-    assert metrics["nsp_accuracy"]["mean"] > 0
+    assert 0 < metrics["nsp_accuracy"]["mean"] <= 1
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
     model = AutoModelForMaskedLM.from_pretrained(tmp_path / "model").eval()
     encoded = tokenizer("good film", return_tensors="pt")

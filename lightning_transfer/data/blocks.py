@@ -79,8 +79,13 @@ class Blocks:
         return full
 
     def row(self, position: int, random: np.random.Generator) -> dict[str, np.ndarray]:
-        """Return one row as :meth:`Frame.row` does; nothing in it is left to chance."""
-        return self.frame.row(self._content(position))
+        """Return one row as :meth:`Frame.row` does; nothing in it is left to chance.
+
+        A separator between two documents is special too.
+        """
+        row = self.frame.row(self._content(position))
+        row["special"] |= np.isin(row["input_ids"], self._separator)
+        return row
 
     def _content(self, position: int) -> np.ndarray:
         if self.packing == "cut":

@@ -3,7 +3,9 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
+from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_transfer.data.batching import LengthBatchSampler
@@ -97,3 +99,55 @@ class ResumableLoader(DataLoader):
         self.batch_sampler.set_epoch(epoch)
         self.batch_sampler.start = batches
         self._epoch, self._batches = epoch, batches
+
+
+def deal_to_ranks(
+    lengths: np.ndarray,
+    batch_size: int,
+    *,
+    seed: int,
+    shuffle: bool,
+    trainer: Trainer | None,
+    max_tokens: int | None = None,
+) -> LengthBatchSampler:
+    """Return the batches of this process: a :class:`LengthBatchSampler` of its rank.
+
+    Args:
+        lengths: Tokens of each row, int64 ``(rows,)``.
+        batch_size: Rows per device and batch at most.
+        seed: Of the order.
+        shuffle: ``True`` for training.
+        trainer: Says the rank, and of how many; None: there is one process. One that is to
+            overfit a few batches gets them in one order.
+        max_tokens: Tokens per device and batch at most.
+    """
+    return LengthBatchSampler(
+        lengths,
+        batch_size,
+        seed=seed,
+        shuffle=shuffle and not getattr(trainer, "overfit_batches", 0),
+        rank=trainer.global_rank if trainer else 0,
+        world_size=trainer.world_size if trainer else 1,
+        max_tokens=max_tokens,
+    )
+
+
+def evaluation_loader(
+    rows: Dataset[Any], batches: LengthBatchSampler, collate: Callable[[Any], Any]
+) -> DataLoader | list[Any]:
+    """Return a loader of batches in a fixed order; nothing, where there are no rows.
+
+    Args:
+        rows: Of a split.
+        batches: Deals them.
+        collate: Makes a batch of a list of rows.
+    """
+    if not len(batches.lengths):
+        return []
+    return DataLoader(
+        rows,
+        batch_sampler=batches,
+        collate_fn=collate,
+        # Its own: or each evaluation would draw from the generator that dropout draws from.
+        generator=torch.Generator(),
+    )

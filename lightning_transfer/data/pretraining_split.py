@@ -6,9 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
+from transformers import PreTrainedTokenizerBase
 
 from lightning_transfer.data.batching import LengthBatchSampler
 from lightning_transfer.data.masking import IGNORED, Masker
+from lightning_transfer.data.token_table import padding_id
 
 
 class RowSource(Protocol):
@@ -36,7 +38,7 @@ class PretrainingSplit(Dataset[Any]):
 
     Args:
         rows: Where the rows come from.
-        masker: Chooses what is to be guessed; None: each token is.
+        masker: Chooses what is to be guessed.
         seed: Of all that is drawn.
         sampler: Says which epoch it is; None: the draw is the same in every epoch.
     """
@@ -44,7 +46,7 @@ class PretrainingSplit(Dataset[Any]):
     def __init__(
         self,
         rows: RowSource,
-        masker: Masker | None,
+        masker: Masker,
         *,
         seed: int,
         sampler: LengthBatchSampler | None = None,
@@ -67,10 +69,7 @@ class PretrainingSplit(Dataset[Any]):
         random = np.random.default_rng([self.seed, epoch, index])
         row = self.rows.row(index, random)
         special = row.pop("special")
-        if self.masker is None:
-            labels = np.where(special, IGNORED, row["input_ids"])
-        else:
-            row["input_ids"], labels = self.masker(row["input_ids"], special, random)
+        row["input_ids"], labels = self.masker(row["input_ids"], special, random)
         return {**row, "labels": labels, "index": np.int64(index)}
 
 
@@ -78,14 +77,16 @@ class PretrainingCollate:
     """Pads rows and their targets to the longest of the batch.
 
     Args:
-        pad_id: Id of the padding.
+        tokenizer: Says the padding's id.
         unigram: Log-probability of each id where nothing is known of a text, float32
             ``(vocabulary,)``; None: batches do not say how well it does.
     """
 
-    def __init__(self, pad_id: int, *, unigram: np.ndarray | None = None) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, *, unigram: np.ndarray | None = None
+    ) -> None:
         """See the class."""
-        self.pad_id = pad_id
+        self.pad_id = padding_id(tokenizer)
         self.unigram = unigram
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:

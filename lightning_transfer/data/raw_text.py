@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch.utils.data import DataLoader
@@ -19,22 +18,22 @@ from lightning_transfer.data.document_index import DocumentIndex, cached_index
 from lightning_transfer.data.document_tokens import DocumentTokens, cached_documents
 from lightning_transfer.data.documents import Documents
 from lightning_transfer.data.frame import Frame
-from lightning_transfer.data.loader import ResumableLoader
+from lightning_transfer.data.loader import ResumableLoader, deal_to_ranks, evaluation_loader
 from lightning_transfer.data.masking import Masker, Masking
 from lightning_transfer.data.pretraining_split import (
     PretrainingCollate,
     PretrainingSplit,
     RowSource,
 )
+from lightning_transfer.data.resumption import Resumption
 from lightning_transfer.data.sentence_pairs import NEXT, SentencePairs
 from lightning_transfer.data.splits import Splits, check_size, count_of
-from lightning_transfer.data.splitter import SPLITS
+from lightning_transfer.data.splitter import SPLITS, check_split_name
+from lightning_transfer.data.token_table import need_tokenizer
 from lightning_transfer.data.tokens import Tokens
 from lightning_transfer.labels import Labels
 
 log = logging.getLogger(__name__)
-
-_BERT = Masking()
 
 
 class RawText(LightningDataModule):
@@ -50,7 +49,7 @@ class RawText(LightningDataModule):
         exclude: Sources by name; a document that holds one of their texts is left out, so that the
             test rows of a later stage stay unseen (see :class:`Overlap`).
         blocks: Length of the rows, and how documents fill them.
-        masking: Which tokens are to be guessed; None: every token, from those before it.
+        masking: Which tokens are to be guessed; None: BERT's.
         train_size: Training documents to use: a count (int) or a fraction (float), drawn with
             ``seed``; None: all.
         splits: How many documents are held back for validation and test, and their seed.
@@ -66,7 +65,7 @@ class RawText(LightningDataModule):
         *,
         exclude: Mapping[str, Documents] | None = None,
         blocks: BlockSpec | None = None,
-        masking: Masking | None = _BERT,
+        masking: Masking | None = None,
         train_size: int | float | None = None,
         splits: Splits | None = None,
         batch_size: int = 32,
@@ -80,7 +79,7 @@ class RawText(LightningDataModule):
         self.documents = documents
         self.exclude = dict(exclude or {})
         self.blocks = blocks or BlockSpec()
-        self.masking = masking
+        self.masking = masking or Masking()
         self.train_size = train_size
         self.splits = splits or Splits(val=0.02, test=0.02)
         self.batch_size = batch_size
@@ -88,8 +87,7 @@ class RawText(LightningDataModule):
         self.tokenizer: PreTrainedTokenizerBase | None = None
         self.seed = 0
         self.allow_zero_length_dataloader_with_multiple_devices = True
-        self._loader: ResumableLoader | None = None
-        self._place: dict[str, int] | None = None  # of a run that is resumed
+        self._resumption = Resumption()
         self._index: tuple[DocumentIndex, Mapping[str, np.ndarray]] | None = None
         self._table: tuple[PreTrainedTokenizerBase, DocumentTokens] | None = None
         self._rows: dict[tuple[str, int], RowSource] = {}  # of split and seed
@@ -142,9 +140,8 @@ class RawText(LightningDataModule):
             RuntimeError: If there is no tokenizer yet.
             ValueError: If there is no such split, or its documents make no rows.
         """
-        if split not in SPLITS:
-            raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
-        tokenizer = self._need_tokenizer()
+        check_split_name(split)
+        tokenizer = need_tokenizer(self.tokenizer)
         tokens = self._tokenize(tokenizer)
         key = (split, self.seed if split == "train" else 0)
         if key not in self._rows:
@@ -158,7 +155,7 @@ class RawText(LightningDataModule):
         Each token counts once more than it occurs, so that none is impossible.
         """
         if self._unigram is None or self._unigram[0] != self.seed:
-            tokenizer = self._need_tokenizer()
+            tokenizer = need_tokenizer(self.tokenizer)
             counts = self._tokenize(tokenizer).counts(self._positions("train"), len(tokenizer)) + 1
             self._unigram = (self.seed, np.log(counts / counts.sum()).astype(np.float32))
         return self._unigram[1]
@@ -190,29 +187,24 @@ class RawText(LightningDataModule):
 
     def train_dataloader(self) -> ResumableLoader:
         """Return the training batches: shuffled, resumable in mid-epoch, masked anew each epoch."""
-        overfit = getattr(self.trainer, "overfit_batches", 0)
-        split, sampler = self._loader_parts("train", shuffle=not overfit)
-        self._loader = ResumableLoader(split, sampler, collate_fn=self._collate())
-        if self._place is not None:
-            self._loader.load_state_dict(self._place)
-            self._place = None
-        return self._loader
+        split, sampler, collate = self._loader_parts("train")
+        return self._resumption.begin(ResumableLoader(split, sampler, collate_fn=collate))
 
     def state_dict(self) -> dict[str, Any]:
         """Return how far the training batches are; Lightning puts it into checkpoints."""
-        return {} if self._loader is None else {"train": self._loader.state_dict()}
+        return self._resumption.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep the place for the next training loader; see :class:`TextDataModule`."""
-        self._place = state_dict.get("train")
+        """Keep the place for the next training loader."""
+        self._resumption.load_state_dict(state_dict)
 
     def val_dataloader(self) -> DataLoader | list[Any]:
         """Return the validation batches; none without validation rows."""
-        return self._evaluation_loader("validation")
+        return evaluation_loader(*self._loader_parts("validation"))
 
     def test_dataloader(self) -> DataLoader | list[Any]:
         """Return the test batches; none without test rows."""
-        return self._evaluation_loader("test")
+        return evaluation_loader(*self._loader_parts("test"))
 
     def _load(self) -> tuple[DocumentIndex, Mapping[str, np.ndarray]]:
         if self._index is None:
@@ -235,11 +227,6 @@ class RawText(LightningDataModule):
                 f"documents of {self.where}; lower train_size, splits.val or splits.test"
             )
         return index.draw(documents, count, seed=self.seed)
-
-    def _need_tokenizer(self) -> PreTrainedTokenizerBase:
-        if self.tokenizer is None:
-            raise RuntimeError("no tokenizer: set data.tokenizer before fit, validate or test")
-        return self.tokenizer
 
     def _tokenize(self, tokenizer: PreTrainedTokenizerBase) -> DocumentTokens:
         if self._table is None or self._table[0] is not tokenizer:
@@ -265,37 +252,19 @@ class RawText(LightningDataModule):
             tokens, documents, frame=frame, length=length, packing=packing, separator=separator
         )
 
-    def _collate(self, *, unigram: np.ndarray | None = None) -> PretrainingCollate:
-        tokenizer = self._need_tokenizer()
-        ids = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
-        return PretrainingCollate(next(i for i in ids if i is not None), unigram=unigram)
-
     def _loader_parts(
-        self, split: str, *, shuffle: bool
-    ) -> tuple[PretrainingSplit, LengthBatchSampler]:
-        tokenizer, rows = self._need_tokenizer(), self.rows(split)
-        sampler = LengthBatchSampler(
-            rows.lengths,
-            self.batch_size,
-            seed=self.seed,
-            shuffle=shuffle,
-            rank=self.trainer.global_rank if self.trainer else 0,
-            world_size=self.trainer.world_size if self.trainer else 1,
-        )
-        masker = None if self.masking is None else Masker(self.masking, tokenizer)
+        self, split: str
+    ) -> tuple[PretrainingSplit, LengthBatchSampler, PretrainingCollate]:
+        tokenizer, rows = need_tokenizer(self.tokenizer), self.rows(split)
         trains = split == "train"
-        seed = self.seed if trains else self.splits.seed
-        draws = sampler if trains else None
-        return PretrainingSplit(rows, masker, seed=seed, sampler=draws), sampler
-
-    def _evaluation_loader(self, split: str) -> DataLoader | list[Any]:
-        rows, batches = self._loader_parts(split, shuffle=False)
-        if not len(rows):
-            return []
-        return DataLoader(
-            rows,
-            batch_sampler=batches,
-            collate_fn=self._collate(unigram=self.unigram),
-            # Its own: or each evaluation would draw from the generator that dropout draws from.
-            generator=torch.Generator(),
+        sampler = deal_to_ranks(
+            rows.lengths, self.batch_size, seed=self.seed, shuffle=trains, trainer=self.trainer
         )
+        drawn = PretrainingSplit(
+            rows,
+            Masker(self.masking, tokenizer),
+            seed=self.seed if trains else self.splits.seed,
+            sampler=sampler if trains else None,
+        )
+        unigram = None if trains else self.unigram
+        return drawn, sampler, PretrainingCollate(tokenizer, unigram=unigram)

@@ -11,6 +11,16 @@ from lightning_transfer.data.splits import Splits, count_of, digest
 SPLITS = ("train", "validation", "test")
 
 
+def check_split_name(split: str) -> None:
+    """Raise if there is no such split.
+
+    Raises:
+        ValueError: If it is none of :data:`SPLITS`.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+
+
 @dataclass(frozen=True)
 class SplitRows:
     """Which rows each split holds.

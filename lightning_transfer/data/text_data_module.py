@@ -16,12 +16,13 @@ from lightning_transfer.data.batching import LengthBatchSampler
 from lightning_transfer.data.columns import Columns
 from lightning_transfer.data.corpus import Corpus
 from lightning_transfer.data.label_spec import LabelSpec
-from lightning_transfer.data.loader import ResumableLoader
+from lightning_transfer.data.loader import ResumableLoader, deal_to_ranks, evaluation_loader
+from lightning_transfer.data.resumption import Resumption
 from lightning_transfer.data.rows import Table, check_rows
 from lightning_transfer.data.splits import Splits, check_size
-from lightning_transfer.data.splitter import SPLITS
+from lightning_transfer.data.splitter import SPLITS, check_split_name
 from lightning_transfer.data.token_cache import cached_tokens
-from lightning_transfer.data.token_table import TokenTable
+from lightning_transfer.data.token_table import TokenTable, need_tokenizer
 from lightning_transfer.data.tokenized_split import Collate, TokenizedSplit
 from lightning_transfer.data.tokens import Tokens
 from lightning_transfer.labels import Labels
@@ -120,8 +121,7 @@ class TextDataModule(LightningDataModule):
         self.seed = 0
         # A small evaluation split may leave a rank without a row; that is no mistake.
         self.allow_zero_length_dataloader_with_multiple_devices = True
-        self._loader: ResumableLoader | None = None
-        self._place: dict[str, int] | None = None  # of a run that is resumed
+        self._resumption = Resumption()
         self._corpus: Corpus | None = None
         self._train: tuple[int, np.ndarray] | None = None  # a seed and the rows it drew
         self._table: tuple[PreTrainedTokenizerBase, TokenTable] | None = None
@@ -234,31 +234,23 @@ class TextDataModule(LightningDataModule):
     def train_dataloader(self) -> ResumableLoader:
         """Return the training batches: shuffled, of like length, resumable in mid-epoch."""
         split, sampler, collate = self._loader_parts("train")
-        self._loader = ResumableLoader(split, sampler, collate_fn=collate)
-        if self._place is not None:
-            self._loader.load_state_dict(self._place)
-            self._place = None
-        return self._loader
+        return self._resumption.begin(ResumableLoader(split, sampler, collate_fn=collate))
 
     def state_dict(self) -> dict[str, Any]:
         """Return how far the training batches are; Lightning puts it into checkpoints."""
-        return {} if self._loader is None else {"train": self._loader.state_dict()}
+        return self._resumption.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep the place for the next training loader.
-
-        Lightning gives a loader its place back as well, but not if the loader was made before the
-        loops were restored, as any schedule that asks for ``estimated_stepping_batches`` does.
-        """
-        self._place = state_dict.get("train")
+        """Keep the place for the next training loader."""
+        self._resumption.load_state_dict(state_dict)
 
     def val_dataloader(self) -> DataLoader | list[Any]:
         """Return the validation batches, longest rows first; none without validation rows."""
-        return self._evaluation_loader("validation")
+        return evaluation_loader(*self._loader_parts("validation"))
 
     def test_dataloader(self) -> DataLoader | list[Any]:
         """Return the test batches, longest rows first; none without test rows."""
-        return self._evaluation_loader("test")
+        return evaluation_loader(*self._loader_parts("test"))
 
     def predict_dataloader(self) -> DataLoader | list[Any]:
         """Return the test batches for ``Trainer.predict``; ``index`` says which row is which."""
@@ -286,8 +278,7 @@ class TextDataModule(LightningDataModule):
         return self._corpus
 
     def _positions(self, split: str) -> np.ndarray:
-        if split not in SPLITS:
-            raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+        check_split_name(split)
         if self._corpus is None or self._train is None:
             raise RuntimeError("the rows are not loaded yet: call setup() first")
         return self._train[1] if split == "train" else self._corpus.positions[split]
@@ -343,29 +334,15 @@ class TextDataModule(LightningDataModule):
             )
 
     def _loader_parts(self, split: str) -> tuple[TokenizedSplit, LengthBatchSampler, Collate]:
-        if self.tokenizer is None:
-            raise RuntimeError("no tokenizer: set data.tokenizer before fit, validate or test")
-        table = self._tokenize(self.tokenizer)
+        tokenizer = need_tokenizer(self.tokenizer)
+        table = self._tokenize(tokenizer)
         rows = TokenizedSplit(table, self._positions(split), self._load().rows.tensor_targets())
-        sampler = LengthBatchSampler(
+        sampler = deal_to_ranks(
             rows.lengths,
             self.batch_size,
             seed=self.seed,
-            shuffle=split == "train" and not getattr(self.trainer, "overfit_batches", 0),
-            rank=self.trainer.global_rank if self.trainer else 0,
-            world_size=self.trainer.world_size if self.trainer else 1,
+            shuffle=split == "train",
+            trainer=self.trainer,
             max_tokens=self.max_tokens,
         )
-        return rows, sampler, Collate(self.tokenizer)
-
-    def _evaluation_loader(self, split: str) -> DataLoader | list[Any]:
-        rows, batches, collate = self._loader_parts(split)
-        if not len(rows):
-            return []
-        return DataLoader(
-            rows,
-            batch_sampler=batches,
-            collate_fn=collate,
-            # Its own: or each evaluation would draw from the generator that dropout draws from.
-            generator=torch.Generator(),
-        )
+        return rows, sampler, Collate(tokenizer)

@@ -246,3 +246,23 @@ def _share(first: int, second: int, budget: int) -> tuple[int, int]:
     if first <= budget - half:
         return first, budget - first
     return budget - half, half
+
+
+def need_tokenizer(tokenizer: PreTrainedTokenizerBase | None) -> PreTrainedTokenizerBase:
+    """Return a DataModule's tokenizer.
+
+    Raises:
+        RuntimeError: If it has none yet.
+    """
+    if tokenizer is None:
+        raise RuntimeError("no tokenizer: set data.tokenizer before fit, validate or test")
+    return tokenizer
+
+
+def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the id that fills up short rows.
+
+    Any id does where there is no padding token, because the mask hides it.
+    """
+    ids = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+    return next(token for token in ids if token is not None)

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from lightning_transfer.data.token_table import TokenTable
+from lightning_transfer.data.token_table import TokenTable, padding_id
 
 
 class TokenizedSplit(Dataset[Any]):
@@ -60,14 +60,12 @@ class Collate:
     """Pads rows to the longest of the batch.
 
     Args:
-        tokenizer: Says the padding's id. Any id does where there is no padding token, because the
-            mask hides it.
+        tokenizer: Says the padding's id.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """See the class."""
-        ids = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
-        self.pad_id = next(token for token in ids if token is not None)
+        self.pad_id = padding_id(tokenizer)
 
     def __call__(self, rows: Any) -> dict[str, Tensor]:
         """Return one batch.

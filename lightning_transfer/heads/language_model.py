@@ -6,10 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_transfer.heads.mlp import Activation
+from lightning_transfer.heads.mlp import ACTIVATIONS, Activation
 from lightning_transfer.pooling import PoolingMode
-
-_ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "gelu": nn.GELU}
 
 
 class LanguageModelHead(nn.Module):
@@ -49,16 +47,16 @@ class LanguageModelHead(nn.Module):
     ) -> None:
         """See the class."""
         super().__init__()
-        if activation not in _ACTIVATIONS:
+        if activation not in ACTIVATIONS:
             raise ValueError(
-                f"activation must be one of {', '.join(_ACTIVATIONS)}, got {activation!r}; "
+                f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}; "
                 "set head.activation"
             )
         if num_outputs < 0:
             raise ValueError(f"num_outputs must be >= 0, got {num_outputs}")
         rows, width = vocabulary
         self.activation: Activation = activation
-        self.act = _ACTIVATIONS[activation]()
+        self.act = ACTIVATIONS[activation]()
         self.transform = nn.Linear(hidden_size, width)
         self.norm = nn.LayerNorm(width, eps=norm_eps)
         self.bias = nn.Parameter(torch.zeros(rows))

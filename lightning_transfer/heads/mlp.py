@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from lightning_transfer.pooling import PoolingMode, check_pooling, pool
 
 Activation = Literal["tanh", "relu", "gelu"]
-_ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "gelu": nn.GELU}
+ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "gelu": nn.GELU}
 
 
 class MLPHead(nn.Module):
@@ -46,9 +46,9 @@ class MLPHead(nn.Module):
         """See the class."""
         super().__init__()
         check_pooling(pooling)
-        if activation not in _ACTIVATIONS:
+        if activation not in ACTIVATIONS:
             raise ValueError(
-                f"activation must be one of {', '.join(_ACTIVATIONS)}, got {activation!r}; "
+                f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}; "
                 "set head.activation"
             )
         if num_outputs < 1:
@@ -56,7 +56,7 @@ class MLPHead(nn.Module):
         self.pooling: PoolingMode = pooling
         self.activation: Activation = activation
         self.dense = nn.Linear(hidden_size, hidden_size)
-        self.act = _ACTIVATIONS[activation]()
+        self.act = ACTIVATIONS[activation]()
         self.dropout = nn.Dropout(dropout)
         self.out = nn.Linear(hidden_size, num_outputs)
         nn.init.normal_(self.out.weight, std=0.02)  # as in BERT, arXiv:1810.04805

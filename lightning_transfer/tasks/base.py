@@ -96,6 +96,10 @@ class TransferModule(LightningModule):
         With ``hidden``, float (batch, seq, hidden), and ``from_depth`` in the batch, as
         :class:`callbacks.ActivationCache` puts them there, only what lies above runs.
         """
+        return self.head(self.features(batch), batch["attention_mask"])  # (batch, num_outputs)
+
+    def features(self, batch: Batch) -> Tensor:
+        """Compute what the head reads, float (batch, seq, hidden); seq is 1 for the first token."""
         extra = {name: batch[name] for name in self._extras if name in batch}
         if self.reads_first_token:
             extra["first_token"] = True
@@ -106,7 +110,7 @@ class TransferModule(LightningModule):
         hidden = self.backbone(batch["input_ids"], mask, **extra)
         # A backbone may be kept in 16 bits below a head that is not.
         dtype = next((p.dtype for p in self.head.parameters()), hidden.dtype)
-        return self.head(hidden.to(dtype), batch["attention_mask"])  # (batch, num_outputs)
+        return hidden.to(dtype)
 
     def setup(self, stage: str) -> None:
         """Put everything in train mode; freezing callbacks then take their part out of it."""

@@ -88,7 +88,7 @@ class MaskedLanguageModelling(TransferModule):
         if self.labels.kind != "tokens":
             raise ValueError(
                 "MaskedLanguageModelling needs text without labels, got labels of kind "
-                f"{self.labels.kind!r}; use data=imdb_text or text_files"
+                f"{self.labels.kind!r}; use data of raw text, such as imdb_text or text_files"
             )
         metrics: dict[str, Metric | MetricCollection] = {
             "mlm_loss": MeanMetric(),
@@ -103,8 +103,10 @@ class MaskedLanguageModelling(TransferModule):
     def setup(self, stage: str) -> None:
         """Let a new head begin with the tokens' frequencies, if the data tell them."""
         super().setup(stage)
+        if not self.head.is_new:
+            return
         unigram = getattr(getattr(self.trainer, "datamodule", None), "unigram", None)
-        if unigram is not None and self.head.is_new:
+        if unigram is not None:
             self.head.start_from(torch.as_tensor(unigram))
 
     def forward(self, batch: Batch) -> Guesses:  # type: ignore[override]
@@ -113,10 +115,7 @@ class MaskedLanguageModelling(TransferModule):
         Without ``labels`` (int64 (batch, seq), -100 where nothing is to be guessed) each position
         of a text is guessed.
         """
-        mask = batch["attention_mask"]
-        extra = {name: batch[name] for name in self._extras if name in batch}
-        hidden = self.backbone(batch["input_ids"], mask, **extra)  # (batch, seq, hidden)
-        hidden = hidden.to(self.head.bias.dtype)
+        hidden, mask = self.features(batch), batch["attention_mask"]
         wanted = batch["labels"] != _IGNORED if "labels" in batch else mask.bool()
         table = self.backbone.token_embeddings
         assert isinstance(table, nn.Embedding)
