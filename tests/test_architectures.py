@@ -76,6 +76,22 @@ def test_features_are_those_of_transformers(name):
     assert backbone.is_encoder_decoder == (name in SEQ2SEQ)
 
 
+@new
+def test_the_token_embeddings_are_the_table_that_the_ids_are_looked_up_in(name):
+    backbone, batch = make_model(name)
+    read = set()
+
+    def note(table, args):
+        if torch.is_tensor(args[0]) and torch.equal(args[0], batch["input_ids"]):
+            read.add(id(table.weight))
+
+    for module in backbone.modules():
+        if isinstance(module, nn.Embedding):
+            module.register_forward_pre_hook(note)
+    backbone(**batch)
+    assert read == {id(backbone.token_embeddings.weight)}
+
+
 @encoder_decoders
 def test_both_masks_are_heeded(name):
     """What stands where the mask has a zero changes no feature of a token."""
