@@ -20,7 +20,7 @@ from lightning_transfer.optim import Recipe
 Batch = Mapping[str, Any]
 # What a backbone is given beside ids and mask, where the batch has it and the backbone takes it.
 _EXTRAS = ("token_type_ids", "from_depth", "hidden")
-_FULL = "full"  # whether each row of a batch is as long as the batch is wide
+_FULL = "full"  # an entry of batches without padding, as a TextDataModule marks them
 _STARTS = f"{KEY}_starts"  # what objectives remember, in resume points
 
 
@@ -93,25 +93,12 @@ class TransferModule(LightningModule):
         extra = {name: batch[name] for name in self._extras if name in batch}
         if self._may_shorten and getattr(self.head, "first_token", False):
             extra["first_token"] = True
-        mask = None if batch.get(_FULL) else batch["attention_mask"]
+        full = _FULL in batch and not self._needs_mask
+        mask = None if full else batch["attention_mask"]
         hidden = self.backbone(batch["input_ids"], mask, **extra)
         # A backbone may be kept in 16 bits below a head that is not.
         dtype = next((p.dtype for p in self.head.parameters()), hidden.dtype)
         return self.head(hidden.to(dtype), batch["attention_mask"])  # (batch, num_outputs)
-
-    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Note which batches have no padding while they are on the CPU.
-
-        Without a mask attention is cheaper, and a device would have to be waited for to find out.
-        """
-        if self._needs_mask or not isinstance(batch, Mapping):
-            return batch
-        if "attention_mask" in batch:
-            return {**batch, _FULL: bool(batch["attention_mask"].all())}
-        return {
-            name: self.on_before_batch_transfer(part, dataloader_idx)
-            for name, part in batch.items()
-        }
 
     def setup(self, stage: str) -> None:
         """Put everything in train mode; freezing callbacks then take their part out of it."""

@@ -3,15 +3,14 @@
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 
 from lightning_transfer.heads import LinearHead, MLPHead
 from lightning_transfer.labels import Labels
 from lightning_transfer.tasks import SequenceRegression
-from tests.tiny import HIDDEN, OwnBackbone, OwnHead, make_backbone, make_batch, make_trainer
+from tests.tiny import HIDDEN, OwnBackbone, OwnHead, make_backbone, make_batch
 
 RATING = Labels("rating")
-FULL, PADDED = (5, 5, 5), (5, 3, 5)
+FULL = (5, 5, 5)
 
 
 class Recording(nn.Module):
@@ -70,37 +69,17 @@ def test_a_backbone_of_ones_own_is_asked_for_no_more_than_it_takes(head):
     assert task(batch).shape == (3, 1)
 
 
-@pytest.mark.parametrize(("lengths", "masked"), [(FULL, False), (PADDED, True)])
-@pytest.mark.parametrize("nested", [True, False])
-def test_a_batch_without_padding_has_no_mask(lengths, masked, nested):
-    task = make_task(LinearHead(HIDDEN, 1))
-    batch = make_batch(lengths=lengths)
-    moved = task.on_before_batch_transfer({"source": batch} if nested else batch, 0)
-    moved = moved["source"] if nested else moved
-    task.eval()(moved)
+@pytest.mark.parametrize(("said", "masked"), [({"full": ()}, False), ({}, True)])
+def test_a_batch_that_says_it_has_no_padding_has_no_mask(said, masked):
+    task = make_task(LinearHead(HIDDEN, 1)).eval()
+    batch = make_batch(lengths=FULL)
+    outputs = task({**batch, **said})
     [call] = task.backbone.calls
     assert (call["mask"] is not None) is masked
-    assert torch.equal(task(moved), task(batch))
-    assert moved.keys() - batch.keys() == {"full"}
-
-
-def test_batches_are_noted_before_they_are_moved_in_a_run_too():
-    task = make_task(LinearHead(HIDDEN, 1))
-    batches = [make_batch(lengths=FULL), make_batch(lengths=PADDED)]
-    loader = DataLoader(batches, batch_size=None)
-    make_trainer().fit(task, loader, loader)
-    assert [call["mask"] is not None for call in task.backbone.calls] == [False, True] * 2
+    assert torch.equal(outputs, task(batch))
 
 
 def test_a_backbone_that_needs_a_mask_gets_one():
     task = make_task(LinearHead(HIDDEN, 1), MaskAlways())
     batch = make_batch(lengths=FULL)
-    assert task.on_before_batch_transfer(batch, 0) is batch
-    loader = DataLoader([batch], batch_size=None)
-    make_trainer().fit(task, loader, loader)
-
-
-def test_what_is_no_mapping_passes_through():
-    task = make_task(LinearHead(HIDDEN, 1))
-    assert task.on_before_batch_transfer([1, 2], 0) == [1, 2]
-    assert task.on_before_batch_transfer({"text": "a"}, 0) == {"text": "a"}
+    assert torch.equal(task.eval()({**batch, "full": ()}), task(batch))
