@@ -90,6 +90,7 @@ class Replayer:
         self._first_token = first_token
         self._context = context
         self.prefix = Prefix(backbone.layers)
+        self.top = backbone.replayable  # kept, since it is asked for with each batch
         self._stores: dict[int, ActivationStore] = {}
         self._keys: dict[int, str] = {}
         self._versions: tuple[int, ...] = ()
@@ -97,16 +98,10 @@ class Replayer:
         self._seen = np.zeros(len(table.starts) - 1, dtype=bool)  # rows compared with the table
         self.full: str | None = None  # why nothing more is kept
 
-    @property
-    def top(self) -> int:
-        """The highest depth that can be replayed."""
-        return self._backbone.replayable
-
     def stored(self) -> int | None:
         """Return the highest depth of which there is a store already, None if there is none."""
-        top = self.top
-        keys = self._key_of_each(top)
-        return max((d for d in range(1, top + 1) if self.shelf.holds(keys[d])), default=None)
+        keys = self._key_of_each(self.top)
+        return max((d for d in range(1, self.top + 1) if self.shelf.holds(keys[d])), default=None)
 
     def states(
         self, batch: Mapping[str, Tensor], depth: int, *, ahead: Sequence[int] = ()
