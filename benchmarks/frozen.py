@@ -35,14 +35,17 @@ TOKENIZING, FIRST, SECOND = "our tokenizing", "first job of a sweep", "second jo
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, and print the table."""
-    options = parse(parser(__doc__, rows=2048, epochs=10), arguments)
+    made = parser(__doc__, rows=2048, epochs=10)
+    made.add_argument("--sweep-epochs", type=int, default=3, help="of each job (%(default)s)")
+    options = parse(made, arguments)
     with session(options, lr=1e-3) as (work, folder):
         report(rows_of_table(work, folder, options), options)
 
 
 def rows_of_table(work: Work, folder: Path, options: argparse.Namespace) -> list[Row]:
     """Return our head against the peers', and the second job of a sweep against the first."""
-    measured = measure(partial(sides, folder=folder), work, repeats=options.repeats)
+    found_sides = partial(sides, folder=folder, sweep_epochs=options.sweep_epochs)
+    measured = measure(found_sides, work, repeats=options.repeats)
     limit, found = measured.limit, measured.found
     fastest = limit.time_of(limit.forward(measured.lengths))  # each token once; the head is nothing
     peers = [name for name in found if name.startswith(("Trainer", "Lightning"))]
@@ -52,8 +55,8 @@ def rows_of_table(work: Work, folder: Path, options: argparse.Namespace) -> list
     return rows + compare("second job of a head sweep", found, ours=SECOND, peers=[FIRST])
 
 
-def sides(work: Work, folder: Path) -> Mapping[str, Side]:
-    """Return ours and the peers by name."""
+def sides(work: Work, folder: Path, sweep_epochs: int) -> Mapping[str, Side]:
+    """Return ours and the peers by name; the jobs of a sweep have epochs of their own."""
 
     def trainer(seed: int, *, grouped: bool) -> Result:
         data = movies(work, seed=seed)
@@ -64,7 +67,7 @@ def sides(work: Work, folder: Path) -> Mapping[str, Side]:
         data = movies(work, seed=seed)
         return _lightning.frozen(work, rows_of(data), rows_of(data, "test"), seed=seed)
 
-    sweep = Sweep(work, folder)
+    sweep = Sweep(dataclasses.replace(work, epochs=sweep_epochs), folder)
     return {
         "ours": Ours(work, folder, strategy=lambda: [Freezing()]),
         TOKENIZING: lambda seed: _tokenizing(work, seed),

@@ -31,7 +31,7 @@ SAMPLE = 640  # texts that the batch sizes are tried on
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, and print the table."""
     made = parser(__doc__, rows=10_000)
-    made.add_argument("--news", type=int, default=1024, help="training rows (%(default)s)")
+    made.add_argument("--news", type=int, default=2048, help="training rows (%(default)s)")
     options = parse(made, arguments)
     with session(options) as (work, folder):
         report(rows_of_table(work, folder, options), options)

@@ -17,9 +17,8 @@ from torch import nn
 from lightning_transfer import slots
 from lightning_transfer.backbone import Backbone
 from lightning_transfer.callbacks import (
-    AutoFreeze,
+    Freezer,
     Freezing,
-    GradualUnfreezing,
     ResumePoint,
     StageProgress,
     StageProgressBar,
@@ -156,7 +155,7 @@ class StageRunner:
         callbacks = self._callbacks(run)
         make_trainer(self._arguments(run.stage), folder=self.folder, callbacks=callbacks)
         for callback in callbacks:
-            if isinstance(callback, AutoFreeze | Freezing | GradualUnfreezing):
+            if isinstance(callback, Freezer):
                 try:
                     callback.check(task)
                 except ValueError as error:

@@ -2,6 +2,7 @@
 
 import csv
 import random
+import sys
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,21 @@ def make_rows(count, seed=0):
         name = "positive" if balance > 0 else "negative" if balance < 0 else "neutral"
         rows.append({"id": str(number), "text": " ".join(words), "rating": balance, "mood": name})
     return rows
+
+
+@pytest.fixture(scope="module")
+def runs(tiny_folder, tmp_path_factory):
+    """Tiny whole runs, with a cache of the module's own."""
+    from tests.runs import Runs  # which imports Lightning, that most tests can do without
+
+    return Runs(tiny_folder, tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(autouse=True)
+def _watch_nothing():
+    """Let no test find what another one's runs have told ``tests.runs.Watch``."""
+    if found := sys.modules.get("tests.runs"):
+        found.Watch.reset()
 
 
 @pytest.fixture(scope="session")

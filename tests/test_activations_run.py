@@ -3,19 +3,9 @@
 import pytest
 
 from lightning_transfer.activations.store import SUMS
-from tests.runs import Runs, Watch, results
+from tests.runs import results
 
 FROZEN = "strategy@stages.target.strategy=frozen"
-
-
-@pytest.fixture(scope="module")
-def runs(tiny_folder, tmp_path_factory):
-    return Runs(tiny_folder, tmp_path_factory.mktemp("runs"))
-
-
-@pytest.fixture(autouse=True)
-def _reset():
-    Watch.reset()
 
 
 @pytest.fixture(autouse=True)

@@ -12,14 +12,9 @@ import pytest
 import torch
 
 from lightning_transfer.cli import main
-from tests.runs import Runs, Watch, left_behind, stage
+from tests.runs import Watch, left_behind, stage
 
 BAD = Path(__file__).parent / "bad_inputs"
-
-
-@pytest.fixture(scope="module")
-def runs(tiny_folder, tmp_path_factory):
-    return Runs(tiny_folder, tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture(scope="module")

@@ -30,11 +30,6 @@ def runs(tmp_path_factory):
     return Runs(folder, tmp_path_factory.mktemp("runs"))
 
 
-@pytest.fixture(autouse=True)
-def _reset():
-    Watch.reset()
-
-
 def overrides(runs, batch_size):
     sizes = [f"stages.{name}.data.batch_size={batch_size}" for name in ("source", "target")]
     odd = ["stages.target.data.splits.test=37", "stages.target.data.splits.val=13"]

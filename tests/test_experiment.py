@@ -12,19 +12,9 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning_transfer.data import Columns, Files, LabelSpec, Splits
 from lightning_transfer.experiment import Experiment
 from lightning_transfer.loading import load
-from tests.runs import Runs, Watch, results, rows_of, stage, transfer, weights, without_seconds
+from tests.runs import Watch, results, rows_of, stage, transfer, weights, without_seconds
 
 METRICS = ["pearson", "spearman", "r2"]
-
-
-@pytest.fixture(scope="module")
-def runs(tiny_folder, tmp_path_factory):
-    return Runs(tiny_folder, tmp_path_factory.mktemp("runs"))
-
-
-@pytest.fixture(autouse=True)
-def _reset():
-    Watch.reset()
 
 
 @pytest.fixture(scope="module")

@@ -5,17 +5,7 @@ import json
 import pytest
 import wandb
 
-from tests.runs import Runs, Stop, Watch, results, stage, transfer
-
-
-@pytest.fixture(scope="module")
-def runs(tiny_folder, tmp_path_factory):
-    return Runs(tiny_folder, tmp_path_factory.mktemp("runs"))
-
-
-@pytest.fixture(autouse=True)
-def _reset():
-    Watch.reset()
+from tests.runs import Stop, Watch, results, stage, transfer
 
 
 class Run:

@@ -15,7 +15,6 @@ from lightning_transfer import experiment, fitting, stages
 from lightning_transfer.cli import main
 from lightning_transfer.runfolder import RunFolder, read_config
 from tests.runs import (
-    Runs,
     Stop,
     Watch,
     left_behind,
@@ -29,16 +28,6 @@ from tests.runs import (
 SOURCE, TARGET, ALONE = "source-seed0", "source-seed0/target-seed0", "target-seed0"
 # Four batches an epoch, two epochs a stage; every stage keeps drawing random numbers (dropout).
 OPTIONS = ("resume_every=3", "+controls={no_source: {order: [target]}}", "gain.over=no_source")
-
-
-@pytest.fixture(scope="module")
-def runs(tiny_folder, tmp_path_factory):
-    return Runs(tiny_folder, tmp_path_factory.mktemp("runs"))
-
-
-@pytest.fixture(autouse=True)
-def _reset():
-    Watch.reset()
 
 
 def overrides(runs):

@@ -12,14 +12,9 @@ import pytest
 from lightning_transfer import run as run_module
 from lightning_transfer.cli import main
 from lightning_transfer.predict import Predictor
-from tests.runs import Runs, Watch, results, rows_of, stage, transfer, write_csv
+from tests.runs import Watch, results, rows_of, stage, transfer, write_csv
 
 TEXTS = ["a good film", "a bad and dull story", "the plot"]
-
-
-@pytest.fixture(scope="module")
-def runs(tiny_folder, tmp_path_factory):
-    return Runs(tiny_folder, tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture(scope="module")

@@ -9,20 +9,10 @@ from torch import nn
 from lightning_transfer.data import Columns, Files, LabelSpec, Splits
 from lightning_transfer.loading import load
 from tests.conftest import make_rows
-from tests.runs import Runs, Watch, rows_of, stage, transfer, weights, without_seconds, write_csv
+from tests.runs import Watch, rows_of, stage, transfer, weights, without_seconds, write_csv
 
 CONSTANT = pytest.mark.filterwarnings("ignore:The variance of predictions or target is close")
 CLASSES = {"label": "mood", "kind": "names"}
-
-
-@pytest.fixture(scope="module")
-def runs(tiny_folder, tmp_path_factory):
-    return Runs(tiny_folder, tmp_path_factory.mktemp("runs"))
-
-
-@pytest.fixture(autouse=True)
-def _reset():
-    Watch.reset()
 
 
 @pytest.fixture(scope="module")

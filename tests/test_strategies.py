@@ -27,16 +27,6 @@ LAYERS = 2  # of the tiny model, embeddings aside
 TARGET = "source-seed0/target-seed0"
 
 
-@pytest.fixture(scope="module")
-def runs(tiny_folder, tmp_path_factory):
-    return Runs(tiny_folder, tmp_path_factory.mktemp("runs"))
-
-
-@pytest.fixture(autouse=True)
-def _reset():
-    Watch.reset()
-
-
 def strategy(name, *more):
     return [f"strategy@stages.target.strategy={name}", *more]
 

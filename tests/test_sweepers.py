@@ -19,14 +19,9 @@ from lightning_transfer.cli import main
 from lightning_transfer.runfolder import hold
 from lightning_transfer.sweepers import search_space
 from lightning_transfer.trials import Trials
-from tests.runs import Runs, Watch, stage
+from tests.runs import Watch, stage
 
 ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture(scope="module")
-def runs(tiny_folder, tmp_path_factory):
-    return Runs(tiny_folder, tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture(autouse=True)

@@ -90,22 +90,18 @@ class Replayer:
         self._first_token = first_token
         self._context = context
         self.prefix = Prefix(backbone.layers)
+        self.top = backbone.replayable  # kept, since it is asked for with each batch
         self._stores: dict[int, ActivationStore] = {}
         self._keys: dict[int, str] = {}
         self._versions: tuple[int, ...] = ()
+        self._wanted: set[int] = set()  # depths whose output is asked for, now or later
         self._seen = np.zeros(len(table.starts) - 1, dtype=bool)  # rows compared with the table
         self.full: str | None = None  # why nothing more is kept
 
-    @property
-    def top(self) -> int:
-        """The highest depth that can be replayed."""
-        return self._backbone.replayable
-
     def stored(self) -> int | None:
         """Return the highest depth of which there is a store already, None if there is none."""
-        top = self.top
-        keys = self._key_of_each(top)
-        return max((d for d in range(1, top + 1) if self.shelf.holds(keys[d])), default=None)
+        keys = self._key_of_each(self.top)
+        return max((d for d in range(1, self.top + 1) if self.shelf.holds(keys[d])), default=None)
 
     def states(
         self, batch: Mapping[str, Tensor], depth: int, *, ahead: Sequence[int] = ()
@@ -162,12 +158,21 @@ class Replayer:
         if self.full is not None:
             return
         try:
-            if self.shelf.make_room(store.size(rows)):
+            if self._has_room(store.size(rows)):
                 store.write(rows, states)
             else:
                 self.full = f"the limit is {self.shelf.limit / 1e9:.1f} GB"
         except OSError as error:
             self.full = str(error)
+
+    def _has_room(self, size: int) -> bool:
+        """Make room for that many bytes, if need be in place of stores that only spare work."""
+        if self.shelf.make_room(size):
+            return True
+        aside = set(self._stores) - self._wanted
+        for depth in aside:
+            self._stores.pop(depth).close()
+        return bool(aside) and self.shelf.make_room(size)
 
     def count(self, depth: int) -> int:
         """Return how many rows are stored of a depth that was asked for."""
@@ -181,6 +186,7 @@ class Replayer:
 
     def _settle(self, depths: Sequence[int]) -> None:
         """Open the stores of these depths, and of lower ones where they are; drop stale ones."""
+        self._wanted = set(depths)
         top = max([*depths, *self._stores])
         versions = self.prefix.versions(top)
         if versions == self._versions and all(depth in self._stores for depth in depths):

@@ -4,6 +4,7 @@ from lightning_transfer.callbacks.activation_cache import ActivationCache
 from lightning_transfer.callbacks.auto_freeze import AutoFreeze
 from lightning_transfer.callbacks.averaging import ema_averaging
 from lightning_transfer.callbacks.compiled import Compiled
+from lightning_transfer.callbacks.freezer import Freezer
 from lightning_transfer.callbacks.freezing import Freezing
 from lightning_transfer.callbacks.gradual_unfreezing import GradualUnfreezing
 from lightning_transfer.callbacks.mixout import Mixout
@@ -16,6 +17,7 @@ __all__ = [
     "ActivationCache",
     "AutoFreeze",
     "Compiled",
+    "Freezer",
     "Freezing",
     "GradualUnfreezing",
     "Mixout",

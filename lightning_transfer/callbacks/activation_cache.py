@@ -12,14 +12,12 @@ from torch import nn
 from lightning_transfer.activations import Replayer, Shelf
 from lightning_transfer.activations.replayer import Replays, Tokens
 from lightning_transfer.assets import cache_dir
-from lightning_transfer.callbacks.auto_freeze import AutoFreeze
-from lightning_transfer.callbacks.freezing import Freezing
+from lightning_transfer.callbacks.freezer import Freezer
 from lightning_transfer.callbacks.gradual_unfreezing import GradualUnfreezing
 
 log = logging.getLogger(__name__)
 
 _DTYPES = ("float32", "bfloat16", "float16")
-_FREEZING = (BaseFinetuning, AutoFreeze, Freezing, GradualUnfreezing)
 _HIDDEN, _DEPTH = "hidden", "from_depth"
 
 
@@ -98,7 +96,7 @@ class ActivationCache(Callback):
         self._off, self._depth = False, None
         callbacks = trainer.callbacks  # type: ignore[attr-defined]
         for late in callbacks[callbacks.index(self) :]:
-            if isinstance(late, _FREEZING):
+            if isinstance(late, BaseFinetuning | Freezer):
                 raise ValueError(
                     f"ActivationCache must stand behind {type(late).__name__} in the list of "
                     "callbacks, to see before each batch what that one has frozen"

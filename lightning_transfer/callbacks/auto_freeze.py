@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn, ones
 from torch.optim import Optimizer
 
@@ -19,12 +19,13 @@ from lightning_transfer.callbacks._trainable import (
     thaw,
     wrap_again,
 )
+from lightning_transfer.callbacks.freezer import Freezer
 from lightning_transfer.callbacks.gradual_unfreezing import check_optimizers
 
 log = logging.getLogger(__name__)
 
 
-class AutoFreeze(Callback):
+class AutoFreeze(Freezer):
     """Freeze layers from the input up, once their gradients have come to rest.
 
     After Liu et al. 2021 (AutoFreeze, arXiv:2102.01386). Gradients are summed over intervals of
@@ -94,7 +95,6 @@ class AutoFreeze(Callback):
         self.keep = keep
         self.layers = layers
         self._found = Layers(0, {})
-        self._trainable: TrainableSet | None = None
         self._moving: dict[int, str] = {}  # ids and names of parameters whose gradients are summed
         self._interval, self._start = 1, 0  # optimizer steps
         self._tests: range = range(0)  # the layers that have a test of their own
@@ -251,18 +251,6 @@ class AutoFreeze(Callback):
         self._steps = state_dict["steps"]
         self._sums.sums = dict(state_dict["sums"])
         self._before = dict(state_dict["before"])
-
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
-        """Let later fits train what this one has left frozen."""
-        self.teardown(trainer, pl_module, "fit")
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Let later fits train what this one has left frozen."""
-        if self._trainable is not None:
-            self._trainable.release()
-            self._trainable = None
 
 
 def _span(name: str, given: int | str) -> tuple[float, str]:

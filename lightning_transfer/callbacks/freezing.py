@@ -3,16 +3,17 @@
 import logging
 from collections.abc import Callable, Sequence
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 
 from lightning_transfer.callbacks._layers import find_layers, matching
 from lightning_transfer.callbacks._trainable import TrainableSet, count_line, thaw
+from lightning_transfer.callbacks.freezer import Freezer
 
 log = logging.getLogger(__name__)
 
 
-class Freezing(Callback):
+class Freezing(Freezer):
     r"""Freeze a part of the module for the whole run.
 
     What is frozen takes no gradient, which is settled before DDP wraps the module, and a layer or
@@ -65,7 +66,6 @@ class Freezing(Callback):
         self.names = names
         self.function = function
         self.backbone = backbone
-        self._trainable: TrainableSet | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Take the gradients away, before the strategy wraps the module."""
@@ -133,15 +133,3 @@ class Freezing(Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Set them again, whatever has happened between the epochs."""
         self.on_train_start(trainer, pl_module)
-
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
-        """Let later fits train what this one has left frozen."""
-        self.teardown(trainer, pl_module, "fit")
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Let later fits train what this one has left frozen."""
-        if self._trainable is not None:
-            self._trainable.release()
-            self._trainable = None

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch.optim import Optimizer
 
 from lightning_transfer.callbacks._layers import Layers, find_layers, name_depths
@@ -17,12 +17,13 @@ from lightning_transfer.callbacks._trainable import (
     thaw,
     wrap_again,
 )
+from lightning_transfer.callbacks.freezer import Freezer
 from lightning_transfer.callbacks.phase import Phase, Plateau, parse_phases
 
 log = logging.getLogger(__name__)
 
 
-class GradualUnfreezing(Callback):
+class GradualUnfreezing(Freezer):
     """Train some layers first and others later, by a list of phases.
 
     After Howard & Ruder 2018 (arXiv:1801.06146), who start from the head and unfreeze one more
@@ -81,7 +82,6 @@ class GradualUnfreezing(Callback):
         self.layers = layers
         self._plan: tuple[Phase, ...] = ()
         self._found = Layers(0, {})
-        self._trainable: TrainableSet | None = None
         self._starts: list[int] = []  # the optimizer step at which each phase so far began
         self._seen: tuple[int, int] | None = None  # epoch and step of the last look
         self._best: float | None = None
@@ -301,18 +301,10 @@ class GradualUnfreezing(Callback):
     def _signature(self) -> str:
         return "; ".join(str(phase) for phase in self._plan)
 
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
-        """Let later fits train what this one has left frozen."""
-        self.teardown(trainer, pl_module, "fit")
-
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Let later fits train what this one has left frozen."""
+        """Let go of the optimizers too."""
         self._rewarm.detach()
-        if self._trainable is not None:
-            self._trainable.release()
-            self._trainable = None
+        super().teardown(trainer, pl_module, stage)
 
 
 def check_optimizers(

@@ -265,6 +265,19 @@ class TextDataModule(LightningDataModule):
             generator=torch.Generator(),
         )
 
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Mark each batch that has no padding by an entry ``full``, while it is on the CPU.
+
+        Attention then needs no mask, and no device has to be waited for to find out. The entry is
+        an empty tuple, because Lightning takes the size of a batch from all that it holds.
+        """
+        if not isinstance(batch, Mapping):
+            return batch
+        if "attention_mask" in batch:
+            return {**batch, "full": ()} if batch["attention_mask"].all() else batch
+        parts = batch.items()
+        return {name: self.on_before_batch_transfer(part, dataloader_idx) for name, part in parts}
+
     def _load(self) -> Corpus:
         if self._corpus is None:
             rows = check_rows(

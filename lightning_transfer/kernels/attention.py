@@ -92,7 +92,7 @@ def attend(
 
 def _cast(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Convert as autocast does for ``scaled_dot_product_attention``."""
-    if not torch.is_autocast_enabled("cpu"):
+    if not torch.is_autocast_enabled("cpu") or query.dtype == torch.float64:  # left as it is
         return query, key, value
     dtype = torch.get_autocast_dtype("cpu")
     return query.to(dtype), key.to(dtype), value.to(dtype)

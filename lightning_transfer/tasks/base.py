@@ -20,6 +20,7 @@ from lightning_transfer.optim import Recipe
 Batch = Mapping[str, Any]
 # What a backbone is given beside ids and mask, where the batch has it and the backbone takes it.
 _EXTRAS = ("token_type_ids", "from_depth", "hidden")
+_FULL = "full"  # an entry of batches without padding, as a TextDataModule marks them
 _STARTS = f"{KEY}_starts"  # what objectives remember, in resume points
 
 
@@ -103,10 +104,8 @@ class TransferModule(LightningModule):
         extra = {name: batch[name] for name in self._extras if name in batch}
         if self.reads_first_token:
             extra["first_token"] = True
-        mask = batch["attention_mask"]
-        # On another device it is left to the model, so as not to wait for it here.
-        if not self._needs_mask and mask.device.type == "cpu" and mask.all():
-            mask = None
+        full = _FULL in batch and not self._needs_mask
+        mask = None if full else batch["attention_mask"]
         hidden = self.backbone(batch["input_ids"], mask, **extra)
         # A backbone may be kept in 16 bits below a head that is not.
         dtype = next((p.dtype for p in self.head.parameters()), hidden.dtype)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.runs import Runs, Watch, still_model, transfer, weights
+from tests.runs import Runs, still_model, transfer, weights
 from tests.test_ddp import SGD, STILL, launch
 
 STRATEGIES = ("lora", "ia3", "prefix", "bottleneck", "bitfit")
@@ -13,11 +13,6 @@ STRATEGIES = ("lora", "ia3", "prefix", "bottleneck", "bitfit")
 def runs(tmp_path_factory):
     folder = still_model(tmp_path_factory.mktemp("still"))
     return Runs(folder, tmp_path_factory.mktemp("runs"))
-
-
-@pytest.fixture(autouse=True)
-def _reset():
-    Watch.reset()
 
 
 def overrides(runs, name, batch_size):

@@ -15,7 +15,7 @@ from lightning_transfer.adapters.peft_layers import base_name
 from lightning_transfer.checkpoint import read_checkpoint
 from lightning_transfer.cli import main
 from lightning_transfer.loading import load
-from tests.runs import Runs, Stop, Watch, transfer, weights, without_seconds
+from tests.runs import Stop, Watch, transfer, weights, without_seconds
 
 pytestmark = pytest.mark.slow  # whole runs
 
@@ -23,16 +23,6 @@ STRATEGIES = ("lora", "ia3", "prefix", "bottleneck", "bitfit")
 SOURCE, TARGET = "source-seed0", "source-seed0/target-seed0"
 # Random numbers of its own, where an adapter can draw them.
 DROPOUT = {"lora": ("adapter.dropout=0.3",), "bottleneck": ("adapter.dropout=0.3",)}
-
-
-@pytest.fixture(scope="module")
-def runs(tiny_folder, tmp_path_factory):
-    return Runs(tiny_folder, tmp_path_factory.mktemp("runs"))
-
-
-@pytest.fixture(autouse=True)
-def _reset():
-    Watch.reset()
 
 
 def with_strategy(name, stage="target", *options):

@@ -230,6 +230,20 @@ def test_a_limit_that_is_reached_is_told_once_and_training_goes_on(caplog):
     assert "activations.limit_gb=2e-05" in told[0]
 
 
+def test_a_lower_store_makes_room_for_the_one_that_is_read(tmp_path):
+    phases = [{"from_depth": 2}, {"from_depth": 3, "at_epoch": 2}]
+    small, large = tmp_path / "small", tmp_path / "large"
+    fit(make_task(), GradualUnfreezing(phases), ActivationCache(folder=large), epochs=4)
+    sizes = [path.stat().st_blocks * 512 for path in large.glob(f"*/{VALUES}")]
+    assert len(sizes) == 2
+    limit = (max(sizes) + min(sizes) / 2) / 1e9
+    cache = ActivationCache(limit, folder=small)
+    watch = fit(make_task(), GradualUnfreezing(phases), cache, epochs=4)
+    [kept] = small.glob(f"*/{VALUES}")
+    assert kept.stat().st_blocks * 512 == max(sizes)
+    assert watch.rows[3] == 4 * (TRAIN + VAL)
+
+
 def test_a_folder_that_cannot_be_written_to_is_told_and_training_goes_on(tmp_path, caplog):
     caplog.set_level(logging.INFO, "lightning_transfer")
     (tmp_path / "file").write_text("in the way")

@@ -21,7 +21,7 @@ from lightning_transfer.labels import Labels
 from lightning_transfer.loading import load
 from lightning_transfer.optim import ParameterGroups, Recipe, linear_schedule
 from lightning_transfer.tasks import SequenceClassification, SequenceRegression
-from tests.runs import Runs, Stop, Watch, stage, transfer, weights
+from tests.runs import Stop, Watch, stage, transfer, weights
 from tests.tiny import HIDDEN, OwnBackbone, make_loader, make_trainer
 
 pytestmark = pytest.mark.slow  # whole runs
@@ -53,11 +53,6 @@ class Steps(pl.Callback):
 def _reset():
     Watch.reset()
     Steps.reset()
-
-
-@pytest.fixture(scope="module")
-def runs(tiny_folder, tmp_path_factory):
-    return Runs(tiny_folder, tmp_path_factory.mktemp("runs"))
 
 
 def words(runs, name, *options, place="target"):

@@ -9,7 +9,7 @@ from lightning_transfer.callbacks import Freezing, Mixout
 from lightning_transfer.heads import LinearHead
 from lightning_transfer.labels import Labels
 from lightning_transfer.tasks import SequenceRegression
-from tests.runs import Runs, Stop, stage
+from tests.runs import Stop, stage
 from tests.tiny import HIDDEN, OwnBackbone, make_backbone, make_batch, make_loader, make_trainer
 
 
@@ -132,11 +132,6 @@ def test_arguments_out_of_range_are_refused(arguments, message):
 def test_a_part_without_linear_layers_is_refused():
     with pytest.raises(ValueError, match=r"backbone.table has none; leave the callback out"):
         Mixout(backbone="backbone.table").setup(make_trainer(), make_task(), "fit")
-
-
-@pytest.fixture(scope="module")
-def runs(tiny_folder, tmp_path_factory):
-    return Runs(tiny_folder, tmp_path_factory.mktemp("runs"))
 
 
 def test_a_run_cut_off_in_mid_epoch_ends_the_same(runs, tmp_path):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from datasets import Dataset
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.data import extract_batch_size
 
 from lightning_transfer.data import Columns, LabelSpec, Splits, TextDataModule, Tokens
 from lightning_transfer.labels import Labels
@@ -354,6 +355,17 @@ def test_each_rank_takes_its_part_of_the_global_batch(rated, tokenizer):
 
     whole, first, second = index_of(0, 1, 16), index_of(0, 2, 8), index_of(1, 2, 8)
     assert [sorted(a + b) for a, b in zip(first, second, strict=True)] == list(map(sorted, whole))
+
+
+def test_a_batch_without_padding_is_marked(rated):
+    data = rated(label=BANDS)
+    full = {"attention_mask": torch.ones(2, 3), "index": torch.arange(2)}
+    padded = {"attention_mask": torch.tensor([[1, 1, 1], [1, 1, 0]]), "index": torch.arange(2)}
+    marked = data.on_before_batch_transfer({"source": full, "target": padded}, 0)
+    assert marked == {"source": {**full, "full": ()}, "target": padded}
+    assert data.on_before_batch_transfer(full, 0) == {**full, "full": ()}
+    assert data.on_before_batch_transfer([1, 2], 0) == [1, 2]
+    assert extract_batch_size(marked) == extract_batch_size(full) == 2
 
 
 class Bag(LightningModule):

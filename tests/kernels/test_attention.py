@@ -164,6 +164,14 @@ def test_autocast_computes_in_its_own_type_and_gives_gradients_in_that_of_the_in
     assert all(x.grad.dtype == torch.float32 and x.grad.isfinite().all() for x in inputs)
 
 
+def test_autocast_leaves_float64_alone():
+    inputs = tensors()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out, _ = attend(Asking(), *inputs, padding(), dropout=0.3)
+        theirs, _ = attend(Asking(), *inputs, padding(), dropout=0.0)
+    assert out.dtype == theirs.dtype == torch.float64
+
+
 def test_a_query_that_sees_nothing_gives_numbers_and_leaves_the_others_alone():
     mask = padding().clone()
     inputs = [x.detach() for x in tensors()]

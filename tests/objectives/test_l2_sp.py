@@ -7,7 +7,7 @@ from lightning_transfer.heads import LinearHead
 from lightning_transfer.labels import Labels
 from lightning_transfer.objectives import L2SP, Weighted
 from lightning_transfer.tasks import SequenceRegression
-from tests.runs import Runs, Watch, stage
+from tests.runs import Watch, stage
 from tests.tiny import HIDDEN, OwnBackbone, make_loader, make_trainer
 
 BATCH = {"labels": torch.zeros(1)}
@@ -101,11 +101,6 @@ def test_negative_strengths_are_refused(strengths):
     message = f"alpha and beta must be >= 0, got {given['alpha']} and {given['beta']}"
     with pytest.raises(ValueError, match=message):
         L2SP(**strengths)
-
-
-@pytest.fixture(scope="module")
-def runs(tiny_folder, tmp_path_factory):
-    return Runs(tiny_folder, tmp_path_factory.mktemp("runs"))
 
 
 STRATEGY = "strategy@stages.target.strategy=l2_sp"

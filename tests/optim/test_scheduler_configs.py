@@ -4,14 +4,9 @@ import pytest
 import torch
 
 from lightning_transfer.listing import conf_folder
-from tests.runs import Runs, stage
+from tests.runs import stage
 
 NAMES = sorted(path.stem for path in (conf_folder() / "scheduler").glob("*.yaml"))
-
-
-@pytest.fixture(scope="module")
-def runs(tiny_folder, tmp_path_factory):
-    return Runs(tiny_folder, tmp_path_factory.mktemp("runs"))
 
 
 @pytest.mark.parametrize("name", NAMES)

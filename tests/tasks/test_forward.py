@@ -10,7 +10,7 @@ from lightning_transfer.tasks import SequenceRegression
 from tests.tiny import HIDDEN, OwnBackbone, OwnHead, make_backbone, make_batch
 
 RATING = Labels("rating")
-FULL, PADDED = (5, 5, 5), (5, 3, 5)
+FULL = (5, 5, 5)
 
 
 class Recording(nn.Module):
@@ -69,14 +69,17 @@ def test_a_backbone_of_ones_own_is_asked_for_no_more_than_it_takes(head):
     assert task(batch).shape == (3, 1)
 
 
-@pytest.mark.parametrize(("lengths", "masked"), [(FULL, False), (PADDED, True)])
-def test_a_batch_without_padding_has_no_mask(lengths, masked):
-    task = make_task(LinearHead(HIDDEN, 1))
-    task(make_batch(lengths=lengths))
+@pytest.mark.parametrize(("said", "masked"), [({"full": ()}, False), ({}, True)])
+def test_a_batch_that_says_it_has_no_padding_has_no_mask(said, masked):
+    task = make_task(LinearHead(HIDDEN, 1)).eval()
+    batch = make_batch(lengths=FULL)
+    outputs = task({**batch, **said})
     [call] = task.backbone.calls
     assert (call["mask"] is not None) is masked
+    assert torch.equal(outputs, task(batch))
 
 
 def test_a_backbone_that_needs_a_mask_gets_one():
     task = make_task(LinearHead(HIDDEN, 1), MaskAlways())
-    assert task(make_batch(lengths=FULL)).shape == (3, 1)
+    batch = make_batch(lengths=FULL)
+    assert torch.equal(task.eval()({**batch, "full": ()}), task(batch))
