@@ -1,5 +1,6 @@
 """Text with labels: one Lightning DataModule for each domain; and raw text to pretrain on."""
 
+from lightning_transfer.data.aclsum import Paper, read_aclsum
 from lightning_transfer.data.batching import LengthBatchSampler
 from lightning_transfer.data.bbc_topics import BbcTopics
 from lightning_transfer.data.block_spec import BlockSpec
@@ -38,6 +39,7 @@ __all__ = [
     "Masking",
     "MovieSnippets",
     "News",
+    "Paper",
     "Products",
     "RawText",
     "ResumableLoader",
@@ -48,4 +50,5 @@ __all__ = [
     "Tokens",
     "Tweets",
     "encode_batches",
+    "read_aclsum",
 ]
