@@ -160,6 +160,11 @@ class Backbone(nn.Module):
         return self._anatomy.writer is not None
 
     @property
+    def is_causal(self) -> bool:
+        """Whether each position sees only those before it, as in GPT-2."""
+        return self._anatomy.causal
+
+    @property
     def hidden_size(self) -> int:
         """Width of the features."""
         side = self._anatomy.writer or self._anatomy.reader

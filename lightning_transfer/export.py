@@ -28,6 +28,7 @@ from lightning_transfer.files import TEMP_PREFIX
 from lightning_transfer.heads import MLPHead
 from lightning_transfer.labels import Labels
 from lightning_transfer.modes import evaluating
+from lightning_transfer.native_causal_lm import NATIVE_CAUSAL_LM, NativeCausalLM
 from lightning_transfer.native_lm import NATIVE_LM, NativeLM
 from lightning_transfer.tasks import TransferModule
 
@@ -119,18 +120,21 @@ NATIVE: dict[str, Native] = {
 }
 
 
-def native_of(described: Mapping[str, Any]) -> Native | NativeLM:
+Form = Native | NativeLM | NativeCausalLM
+
+
+def native_of(described: Mapping[str, Any]) -> Form:
     """Return how transformers stores the model of a description that says that it does."""
     return _forms(described["labels"]["kind"])[described["backbone"]["model_type"]]
 
 
-def _forms(kind: str) -> Mapping[str, Native | NativeLM]:
+def _forms(kind: str) -> Mapping[str, Form]:
+    if kind == "next_tokens":
+        return NATIVE_CAUSAL_LM
     return NATIVE_LM if kind == "tokens" else NATIVE
 
 
-def native_form(
-    backbone: nn.Module, head: nn.Module, labels: Labels
-) -> tuple[Native | NativeLM | None, str]:
+def native_form(backbone: nn.Module, head: nn.Module, labels: Labels) -> tuple[Form | None, str]:
     """Return how transformers stores this model, or None and the reason why it cannot.
 
     Args:
@@ -164,9 +168,9 @@ def export(
     Where transformers has the same architecture with the same head, the folder loads with
     ``AutoModelForSequenceClassification.from_pretrained`` and gives the same logits; this is
     checked before the folder takes its place. A masked language model loads with
-    ``AutoModelForMaskedLM`` (``AutoModelForPreTraining`` if it judges pairs too). Otherwise
-    it holds the backbone for ``AutoModel``, the head beside it, and
-    :func:`lightning_transfer.loading.load` opens both.
+    ``AutoModelForMaskedLM`` (``AutoModelForPreTraining`` if it judges pairs too), a causal one
+    with ``AutoModelForCausalLM``. Otherwise it holds the backbone for ``AutoModel``, the head
+    beside it, and :func:`lightning_transfer.loading.load` opens both.
 
     An adapter is merged into the weights of the folder, and not into those of the task. With
     ``merge=False`` of LoRA and IA3 the folder holds the base weights, with the trained head, and
@@ -248,9 +252,7 @@ def _write_parts(backbone: Backbone, head: nn.Module, folder: Path) -> None:
     _save(head.state_dict(), folder / HEAD_FILE)
 
 
-def _write_native(
-    backbone: Backbone, task: TransferModule, native: Native | NativeLM, folder: Path
-) -> None:
+def _write_native(backbone: Backbone, task: TransferModule, native: Form, folder: Path) -> None:
     config = copy.deepcopy(backbone.config)
     native.describe(config, task.labels)
     config.save_pretrained(folder)
@@ -267,9 +269,7 @@ def _save(state: Mapping[str, Tensor], path: Path) -> None:
 
 
 @torch.no_grad()
-def _verify(
-    task: TransferModule, native: Native | NativeLM, folder: Path, adapter: Adapter | None
-) -> None:
+def _verify(task: TransferModule, native: Form, folder: Path, adapter: Adapter | None) -> None:
     """Load the folder as a stranger would, and compare."""
     model = native.opener(task.labels).from_pretrained(folder, use_safetensors=True)
     if adapter is not None:

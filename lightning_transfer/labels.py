@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-Kind = Literal["rating", "single", "multi", "tokens"]
+Kind = Literal["rating", "single", "multi", "tokens", "next_tokens"]
 
 
 @dataclass(frozen=True)
@@ -17,10 +17,11 @@ class Labels:
 
     Args:
         kind: ``rating`` (one real output), ``single`` (one class of several), ``multi`` (any
-            number of the classes) or ``tokens`` (no label: the text itself is to be guessed).
+            number of the classes), ``tokens`` (no label: hidden tokens of the text are to be
+            guessed) or ``next_tokens`` (no label: each token is, from those before it).
         names: Class names in output order. For a rating they are optional and name the bands that
             ``cutoffs`` cut the scale into. For tokens they are optional and name what the second
-            part of a pair may be to the first.
+            part of a pair may be to the first; next tokens have none.
         cutoffs: Ascending band limits of a rating, one fewer than ``names``, in units of the
             rating. A value equal to a cut-off lies in the band below it.
 
@@ -50,7 +51,9 @@ class Labels:
             self._check_bands()
         elif self.cutoffs:
             raise ValueError(f"only a rating has cut-offs, got {self.cutoffs} for {self.kind!r}")
-        elif len(self.names) < {"single": 2, "multi": 1, "tokens": 0}[self.kind]:
+        elif self.kind == "next_tokens" and self.names:
+            raise ValueError(f"'next_tokens' have no label names, got {list(self.names)}")
+        elif len(self.names) < {"single": 2, "multi": 1}.get(self.kind, 0):
             raise ValueError(f"{self.kind!r} labels need more names, got {list(self.names)}")
 
     def _check_bands(self) -> None:
@@ -61,6 +64,11 @@ class Labels:
             )
         if list(self.cutoffs) != sorted(set(self.cutoffs)):
             raise ValueError(f"cut-offs must ascend, got {list(self.cutoffs)}")
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the text itself is what is guessed."""
+        return self.kind in ("tokens", "next_tokens")
 
     @property
     def num_outputs(self) -> int:

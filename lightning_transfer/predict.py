@@ -86,11 +86,12 @@ class Predictor:
         for name, value in (("batch_size", batch_size), ("max_tokens", max_tokens)):
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be >= 1, got {value}")
-        if task.labels.kind == "tokens":
+        if task.labels.is_text:
             raise ValueError(
                 f"a {type(task).__name__} has learned text without labels, and has none to give; "
                 "train a stage with labels from it (stages.target.init_from=<this folder>), or "
-                "open its model folder with transformers' AutoModelForMaskedLM"
+                "open its model folder with transformers' AutoModelForMaskedLM or "
+                "AutoModelForCausalLM"
             )
         limit = getattr(task.backbone, "max_tokens", None)
         if limit is not None and limit < tokens.max_length:

@@ -17,7 +17,7 @@ Verdict = Literal["positive", "not significant", "negative"]
 Interval = tuple[float, float] | tuple[None, None]
 
 LOWER_IS_BETTER = frozenset(
-    {"loss", "mlm_loss", "unigram_loss", "mse", "rmse", "mae", "perplexity"}
+    {"loss", "mlm_loss", "lm_loss", "unigram_loss", "mse", "rmse", "mae", "perplexity"}
 )
 
 

@@ -249,7 +249,7 @@ def test_a_domain_is_built_as_its_class_would_be(name):
         return
     if isinstance(data, RawText):
         own = RawText(data.documents)
-        parts = ("blocks", "masking", "train_size", "splits", "tokens", "batch_size")
+        parts = ("blocks", "guess", "masking", "train_size", "splits", "tokens", "batch_size")
     else:
         own = type(data)()
         parts = ("columns", "label", "splits", "tokens", "batch_size", "on_bad_row", "source")
@@ -265,15 +265,17 @@ def test_parts_go_together_whichever_are_chosen(task, head, scheduler, strategy)
     def build(group, name):
         return hydra.utils.instantiate(alone(group, name)[group], _convert_="all")
 
-    if (task == "masked_language_modelling") != (head == "language_model"):
+    own = {"masked_language_modelling": "language_model", "causal_language_modelling": "next_token"}
+    if own.get(task) != (head if head in own.values() else None):
         pytest.skip("a language model has a head of its own")
     labels = {
         "sequence_regression": Labels("rating"),
         "masked_language_modelling": Labels("tokens", ("next", "other")),
+        "causal_language_modelling": Labels("next_tokens"),
     }.get(task, Labels("single", ("a", "b")))
     parts = build("strategy", strategy)
     backbone = OwnBackbone()
-    backbone.token_embeddings = backbone.table
+    backbone.token_embeddings, backbone.is_causal = backbone.table, True
     made = make_head(build("head", head), backbone, labels.num_outputs)
     built = build("task", task)(backbone, made, labels=labels)
     optimizer = build("optimizer", "adamw")(parts["groups"](built, backbone))

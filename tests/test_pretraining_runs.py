@@ -5,7 +5,7 @@ import logging
 
 import pytest
 import torch
-from transformers import AutoModelForMaskedLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
 from lightning_transfer.loading import load, read_weights
 from lightning_transfer.predict import Predictor
@@ -215,3 +215,31 @@ def test_an_accuracy_can_be_monitored_and_is_better_when_higher(runs):
     assert runner.mode("target") == "max"
     config["stages"]["target"]["monitor"] = None
     assert (runner.mode("target"), runner.metric("target")) == ("min", "perplexity")
+
+
+def test_a_causal_model_is_pretrained_by_the_same_stage(runs, tmp_path):
+    causal = {
+        "task@stages.target.task=masked_language_modelling": "causal_language_modelling",
+        "head@stages.target.head=language_model": "next_token",
+    }
+    words = [
+        f"{word.partition('=')[0]}={causal[word]}" if word in causal else word
+        for word in scratch(runs, "stages.target.data.guess=next")
+    ]
+    words = [word.replace("packing=pairs", "packing=packed") for word in words]
+    words = [word.replace("model_type: bert", "model_type: gpt2") for word in words]
+    words = [word.replace("vocab_size: 90}", "vocab_size: 90, segments: false}") for word in words]
+    runs_words, runs.words = runs.words, ["trainer.accelerator=cpu"]
+    try:
+        found = runs.fit(tmp_path, *words)
+    finally:
+        runs.words = runs_words
+    metrics = found["rows"][0]["metrics"]
+    assert metrics["lm_loss"]["mean"] < metrics["lm_loss_before"]["mean"]
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "model").eval()
+    encoded = tokenizer("good film", return_tensors="pt")
+    with torch.no_grad():
+        ours = load(tmp_path / "model").task(encoded)
+        theirs = model(**encoded).logits[0]
+    assert torch.allclose(ours, theirs, atol=1e-5)

@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from lightning_transfer.data.batching import LengthBatchSampler
-from lightning_transfer.data.masking import IGNORED, Masker
+from lightning_transfer.data.masking import IGNORED
 from lightning_transfer.data.token_table import padding_id
 
 
@@ -30,6 +30,16 @@ class RowSource(Protocol):
         ...
 
 
+class Guessing(Protocol):
+    """What is to be guessed of a row, such as :class:`Masker` and :class:`NextTokens`."""
+
+    def __call__(
+        self, ids: np.ndarray, special: np.ndarray, random: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return what the model sees and what it has to guess, both int64 ``(seq,)``."""
+        ...
+
+
 class PretrainingSplit(Dataset[Any]):
     """Rows of one split with what is to be guessed in them.
 
@@ -38,7 +48,7 @@ class PretrainingSplit(Dataset[Any]):
 
     Args:
         rows: Where the rows come from.
-        masker: Chooses what is to be guessed.
+        guessing: Chooses what is to be guessed.
         seed: Of all that is drawn.
         sampler: Says which epoch it is; None: the draw is the same in every epoch.
     """
@@ -46,14 +56,14 @@ class PretrainingSplit(Dataset[Any]):
     def __init__(
         self,
         rows: RowSource,
-        masker: Masker,
+        guessing: Guessing,
         *,
         seed: int,
         sampler: LengthBatchSampler | None = None,
     ) -> None:
         """See the class."""
         self.rows = rows
-        self.masker = masker
+        self.guessing = guessing
         self.seed = seed
         self.sampler = sampler
 
@@ -69,7 +79,7 @@ class PretrainingSplit(Dataset[Any]):
         random = np.random.default_rng([self.seed, epoch, index])
         row = self.rows.row(index, random)
         special = row.pop("special")
-        row["input_ids"], labels = self.masker(row["input_ids"], special, random)
+        row["input_ids"], labels = self.guessing(row["input_ids"], special, random)
         return {**row, "labels": labels, "index": np.int64(index)}
 
 

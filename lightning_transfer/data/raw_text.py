@@ -3,7 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from lightning.pytorch import LightningDataModule
@@ -20,7 +20,9 @@ from lightning_transfer.data.documents import Documents
 from lightning_transfer.data.frame import Frame
 from lightning_transfer.data.loader import ResumableLoader, deal_to_ranks, evaluation_loader
 from lightning_transfer.data.masking import Masker, Masking
+from lightning_transfer.data.next_token import NextTokens
 from lightning_transfer.data.pretraining_split import (
+    Guessing,
     PretrainingCollate,
     PretrainingSplit,
     RowSource,
@@ -34,6 +36,8 @@ from lightning_transfer.data.tokens import Tokens
 from lightning_transfer.labels import Labels
 
 log = logging.getLogger(__name__)
+
+Guess = Literal["masked", "next"]
 
 
 class RawText(LightningDataModule):
@@ -49,14 +53,16 @@ class RawText(LightningDataModule):
         exclude: Sources by name; a document that holds one of their texts is left out, so that the
             test rows of a later stage stay unseen (see :class:`Overlap`).
         blocks: Length of the rows, and how documents fill them.
-        masking: Which tokens are to be guessed; None: BERT's.
+        guess: What is to be guessed: ``masked`` tokens, or each ``next`` one from those before it,
+            for GPT-like backbones.
+        masking: Which tokens are masked, if they are; None: BERT's.
         train_size: Training documents to use: a count (int) or a fraction (float), drawn with
             ``seed``; None: all.
         splits: How many documents are held back for validation and test, and their seed.
         batch_size: Rows per device and batch.
 
     Raises:
-        ValueError: If a size is out of range.
+        ValueError: If a size is out of range, ``guess`` is unknown, or does not go with pairs.
     """
 
     def __init__(
@@ -65,6 +71,7 @@ class RawText(LightningDataModule):
         *,
         exclude: Mapping[str, Documents] | None = None,
         blocks: BlockSpec | None = None,
+        guess: Guess = "masked",
         masking: Masking | None = None,
         train_size: int | float | None = None,
         splits: Splits | None = None,
@@ -76,6 +83,14 @@ class RawText(LightningDataModule):
             check_size(train_size, "train_size")
         if batch_size < 1:
             raise ValueError(f"batch_size must be >= 1, got {batch_size}")
+        if guess not in get_args(Guess):
+            raise ValueError(f"guess must be one of {', '.join(get_args(Guess))}, got {guess!r}")
+        if guess == "next" and blocks is not None and blocks.packing == "pairs":
+            raise ValueError(
+                "blocks.packing=pairs is for masked tokens, got guess='next'; set blocks.packing "
+                "to packed or cut"
+            )
+        self.guess: Guess = guess
         self.documents = documents
         self.exclude = dict(exclude or {})
         self.blocks = blocks or BlockSpec()
@@ -101,6 +116,8 @@ class RawText(LightningDataModule):
     @property
     def labels(self) -> Labels:
         """The label contract: no label but what the second part of a pair is to the first."""
+        if self.guess == "next":
+            return Labels("next_tokens")
         return Labels("tokens", NEXT if self.blocks.packing == "pairs" else ())
 
     @property
@@ -138,7 +155,8 @@ class RawText(LightningDataModule):
 
         Raises:
             RuntimeError: If there is no tokenizer yet.
-            ValueError: If there is no such split, or its documents make no rows.
+            ValueError: If there is no such split, its documents make no rows, or the tokenizer
+                does not go with ``guess``.
         """
         check_split_name(split)
         tokenizer = need_tokenizer(self.tokenizer)
@@ -244,6 +262,12 @@ class RawText(LightningDataModule):
     ) -> RowSource:
         length, packing = self.blocks.length, self.blocks.packing
         frame = Frame.of(tokenizer, parts=2 if packing == "pairs" else 1)
+        if self.guess == "next" and frame.types is not None:
+            raise ValueError(
+                "guess='next' needs a tokenizer without token_type_ids: GPT-like models take them "
+                f"for words; {type(tokenizer).__name__} gives them, and one that is trained does "
+                "not with tokenizer.segments=false"
+            )
         if packing == "pairs":
             return SentencePairs(tokens, documents, frame=frame, length=length)
         ends = (tokenizer.sep_token_id, tokenizer.eos_token_id)
@@ -260,9 +284,12 @@ class RawText(LightningDataModule):
         sampler = deal_to_ranks(
             rows.lengths, self.batch_size, seed=self.seed, shuffle=trains, trainer=self.trainer
         )
+        guessing: Guessing = (
+            NextTokens() if self.guess == "next" else Masker(self.masking, tokenizer)
+        )
         drawn = PretrainingSplit(
             rows,
-            Masker(self.masking, tokenizer),
+            guessing,
             seed=self.seed if trains else self.splits.seed,
             sampler=sampler if trains else None,
         )

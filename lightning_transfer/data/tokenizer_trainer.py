@@ -31,6 +31,8 @@ class TokenizerTrainer:
         lowercase: Whether case and accents are taken away.
         min_frequency: How often a pair must occur to become a token (not for ``unigram``).
         stage: The stage on whose training text it is trained; None: the first of ``order``.
+        segments: Whether it tells the parts of a pair apart by ``token_type_ids``, as BERT does;
+            False for GPT-like models.
 
     Raises:
         ValueError: If the kind is unknown or a number out of its range.
@@ -44,6 +46,7 @@ class TokenizerTrainer:
         lowercase: bool = True,
         min_frequency: int = 2,
         stage: str | None = None,
+        segments: bool = True,
     ) -> None:
         """See the class."""
         if kind not in get_args(Kind):
@@ -62,6 +65,7 @@ class TokenizerTrainer:
         self.lowercase = lowercase
         self.min_frequency = min_frequency
         self.stage = stage
+        self.segments = segments
 
     def train(self, texts: Callable[[], Iterable[str]]) -> PreTrainedTokenizerFast:
         """Train on texts, which are never held in memory; the same texts give the same tokenizer.
@@ -84,9 +88,10 @@ class TokenizerTrainer:
             pair="[CLS] $A [SEP] $B:1 [SEP]:1",
             special_tokens=[("[CLS]", cls), ("[SEP]", sep)],
         )
+        types = ["token_type_ids"] if self.segments else []
         return PreTrainedTokenizerFast(
             tokenizer_object=tokenizer,
-            model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+            model_input_names=["input_ids", *types, "attention_mask"],
             pad_token="[PAD]",
             unk_token="[UNK]",
             cls_token="[CLS]",
@@ -102,6 +107,7 @@ class TokenizerTrainer:
             digest: A hash of all that the texts follow from.
         """
         told = [self.kind, self.vocab_size, self.lowercase, self.min_frequency, digest]
+        told += [] if self.segments else ["no segments"]  # the names of the others stay
         name = hashlib.sha256(json.dumps(told).encode()).hexdigest()
         folder = cache_dir() / "tokenizers" / name
         if folder.is_dir():

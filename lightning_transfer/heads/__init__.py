@@ -10,5 +10,6 @@ others, and it is given (batch, 1, hidden).
 from lightning_transfer.heads.language_model import LanguageModelHead
 from lightning_transfer.heads.linear import LinearHead
 from lightning_transfer.heads.mlp import MLPHead
+from lightning_transfer.heads.next_token import NextTokenHead
 
-__all__ = ["LanguageModelHead", "LinearHead", "MLPHead"]
+__all__ = ["LanguageModelHead", "LinearHead", "MLPHead", "NextTokenHead"]

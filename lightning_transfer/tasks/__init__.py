@@ -1,11 +1,13 @@
 """Tasks: LightningModules of a backbone and a head."""
 
 from lightning_transfer.tasks.base import TransferModule
+from lightning_transfer.tasks.causal_language_modelling import CausalLanguageModelling
 from lightning_transfer.tasks.masked_language_modelling import MaskedLanguageModelling
 from lightning_transfer.tasks.sequence_classification import SequenceClassification
 from lightning_transfer.tasks.sequence_regression import SequenceRegression
 
 __all__ = [
+    "CausalLanguageModelling",
     "MaskedLanguageModelling",
     "SequenceClassification",
     "SequenceRegression",

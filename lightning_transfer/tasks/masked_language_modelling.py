@@ -6,16 +6,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, Metric, MetricCollection
+from torchmetrics import MeanMetric, MetricCollection
 
 from lightning_transfer.heads import LanguageModelHead
 from lightning_transfer.labels import Labels
 from lightning_transfer.objectives import Weighted
 from lightning_transfer.optim import Recipe
 from lightning_transfer.tasks.base import Batch, TransferModule
-from lightning_transfer.tasks.token_metrics import Perplexity
-
-_IGNORED = -100  # a position whose token is not to be guessed
+from lightning_transfer.tasks.token_metrics import IGNORED, token_metrics, update_token_metrics
 
 
 @dataclass(frozen=True)
@@ -90,12 +88,7 @@ class MaskedLanguageModelling(TransferModule):
                 "MaskedLanguageModelling needs text without labels, got labels of kind "
                 f"{self.labels.kind!r}; use data of raw text, such as imdb_text or text_files"
             )
-        metrics: dict[str, Metric | MetricCollection] = {
-            "mlm_loss": MeanMetric(),
-            "perplexity": Perplexity(),
-            "mlm_accuracy": MeanMetric(),
-            "unigram_loss": MeanMetric(nan_strategy="disable"),
-        }
+        metrics = token_metrics("mlm")
         if self.labels.names:
             metrics["nsp_accuracy"] = MeanMetric()
         return MetricCollection(metrics, compute_groups=False)
@@ -116,7 +109,7 @@ class MaskedLanguageModelling(TransferModule):
         of a text is guessed.
         """
         hidden, mask = self.features(batch), batch["attention_mask"]
-        wanted = batch["labels"] != _IGNORED if "labels" in batch else mask.bool()
+        wanted = batch["labels"] != IGNORED if "labels" in batch else mask.bool()
         table = self.backbone.token_embeddings
         assert isinstance(table, nn.Embedding)
         tokens = self.head.tokens(hidden[wanted], table.weight)  # (targets, vocabulary)
@@ -132,19 +125,14 @@ class MaskedLanguageModelling(TransferModule):
             targets: Token ids, int64 (batch, seq), -100 where nothing is to be guessed.
         """
         cross_entropy = nn.functional.cross_entropy
-        loss = cross_entropy(logits.tokens, targets[targets != _IGNORED])
+        loss = cross_entropy(logits.tokens, targets[targets != IGNORED])
         if logits.pairs is None or logits.pair_labels is None:
             return loss
         return loss + cross_entropy(logits.pairs, logits.pair_labels)
 
     def _evaluate(self, batch: Batch, metrics: MetricCollection, name: str) -> None:
         guesses, targets = self(batch), batch["labels"]
-        wanted = targets[targets != _IGNORED]
-        losses = nn.functional.cross_entropy(guesses.tokens.float(), wanted, reduction="none")
-        metrics["mlm_loss"].update(losses)
-        metrics["perplexity"].update(losses)
-        metrics["mlm_accuracy"].update((guesses.tokens.argmax(-1) == wanted).float())
-        metrics["unigram_loss"].update(batch.get("unigram_loss", losses.new_tensor(torch.nan)))
+        update_token_metrics(metrics, guesses.tokens, batch, prefix="mlm")
         if guesses.pairs is not None:
             hits = guesses.pairs.argmax(-1) == batch["pair_labels"]
             metrics["nsp_accuracy"].update(hits.float())

@@ -43,6 +43,17 @@ def test_it_is_trained_once_and_kept():
     assert load_tokenizer(folder).get_vocab() == again.get_vocab()
 
 
+def test_segments_are_left_out_where_they_are_not_wanted():
+    with_them, without = (
+        TokenizerTrainer(vocab_size=80),
+        TokenizerTrainer(vocab_size=80, segments=False),
+    )
+    folders = [trainer.cached(lambda: TEXTS, "one") for trainer in (with_them, without)]
+    told, plain = (load_tokenizer(folder)("good film") for folder in folders)
+    assert ("token_type_ids" in told, "token_type_ids" in plain) == (True, False)
+    assert told["input_ids"] == plain["input_ids"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

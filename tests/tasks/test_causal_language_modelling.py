@@ -1,0 +1,197 @@
+import math
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, GPT2LMHeadModel
+
+from lightning_transfer.data import BlockSpec, RawText, Splits
+from lightning_transfer.data.next_token import NextTokens
+from lightning_transfer.export import export
+from lightning_transfer.handover import hand_over
+from lightning_transfer.heads import LinearHead, NextTokenHead
+from lightning_transfer.heads.making import make_head
+from lightning_transfer.labels import Labels, match_outputs
+from lightning_transfer.loading import load, read_weights
+from lightning_transfer.optim import ParameterGroups, Recipe
+from lightning_transfer.predict import Predictor
+from lightning_transfer.tasks import CausalLanguageModelling
+from tests.conftest import WORDS, make_tokenizer
+from tests.data.test_documents import Listed, stories
+from tests.tiny import HIDDEN, VOCABULARY, OwnBackbone, make_backbone, make_inputs, make_trainer
+from tests.tiny_seq2seq import make_seq2seq
+
+NEXT = Labels("next_tokens")
+
+
+def make_task(seed=0, **changes):
+    backbone = make_seq2seq("gpt2", seed=seed, **changes)
+    head = make_head(NextTokenHead, backbone, 0)
+    return CausalLanguageModelling(backbone, head, labels=NEXT).eval()
+
+
+def make_batch():
+    ids, mask = make_inputs()
+    labels = torch.full_like(ids, -100)
+    labels[:, :-1] = ids[:, 1:]
+    shifted = torch.zeros_like(mask)
+    shifted[:, :-1] = mask[:, 1:]
+    labels = labels.masked_fill(shifted == 0, -100)
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels, "index": torch.arange(3)}
+
+
+def data(tokenizer, packing="packed", texts=None):
+    module = RawText(
+        Listed(*(texts or stories(24))),
+        blocks=BlockSpec(20, packing),
+        guess="next",
+        splits=Splits(val=4, test=4),
+        batch_size=8,
+    )
+    module.tokenizer = tokenizer
+    return module
+
+
+def test_the_loss_is_that_of_transformers_own_gpt2():
+    task, batch = make_task(), make_batch()
+    model = GPT2LMHeadModel(task.backbone.config).eval()
+    model.transformer.load_state_dict(task.backbone.model.state_dict())
+    mask = batch["attention_mask"]
+    whole = batch["input_ids"].masked_fill(mask == 0, -100)  # theirs shifts by itself
+    theirs = model(input_ids=batch["input_ids"], attention_mask=mask, labels=whole)
+    logits = task(batch)
+    assert torch.allclose(task.loss(logits, batch["labels"]), theirs.loss, atol=1e-5)
+    assert torch.allclose(logits, theirs.logits[batch["labels"] != -100], atol=1e-5)
+
+
+def test_rows_guess_the_next_token_and_nothing_is_hidden(tokenizer):
+    module = data(tokenizer)
+    for loader in (module.train_dataloader(), module.val_dataloader(), module.test_dataloader()):
+        for batch in loader:
+            inside = batch["attention_mask"].bool()
+            assert (batch["input_ids"][inside] != tokenizer.mask_token_id).all()
+            later = inside[:, 1:]
+            assert torch.equal(batch["labels"][:, :-1][later], batch["input_ids"][:, 1:][later])
+            assert (batch["labels"][:, -1] == -100).all()
+            assert (batch["labels"] != -100).sum() == later.sum()
+    assert module.labels == NEXT
+
+
+def test_a_tokenizer_with_segments_is_told(tokenizer):
+    tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
+    with pytest.raises(
+        ValueError, match="guess='next' needs a tokenizer without token_type_ids: G"
+    ):
+        data(tokenizer).rows("train")
+
+
+def test_next_tokens_are_the_row_one_place_on():
+    seen, targets = NextTokens()(np.array([4, 5, 6]), np.zeros(3, bool), np.random.default_rng(0))
+    assert (seen.tolist(), targets.tolist()) == ([4, 5, 6], [5, 6, -100])
+
+
+def test_a_token_is_guessed_from_those_before_it_alone():
+    task, batch = make_task(), make_batch()
+    changed = {**batch, "input_ids": batch["input_ids"].clone()}
+    changed["input_ids"][:, 3:] = 7
+    before = (torch.arange(7) < 3)[(batch["labels"] != -100).nonzero()[:, 1]]
+    assert torch.allclose(task(batch)[before], task(changed)[before], atol=1e-6)
+    assert not torch.allclose(task(batch)[~before], task(changed)[~before], atol=1e-3)
+
+
+@pytest.mark.parametrize("packing", ["packed", "cut"])
+def test_metrics_are_means_over_all_tokens(tokenizer, packing):
+    module, task = data(tokenizer, packing), make_task()
+    [values] = make_trainer().test(task, datamodule=module, verbose=False)
+    losses, hits, unigram = [], [], []
+    with torch.no_grad():
+        for batch in module.test_dataloader():
+            logits, wanted = task(batch), batch["labels"][batch["labels"] != -100]
+            losses += torch.nn.functional.cross_entropy(logits, wanted, reduction="none").tolist()
+            hits += (logits.argmax(-1) == wanted).tolist()
+            unigram += batch["unigram_loss"].tolist()
+    mean = sum(losses) / len(losses)
+    assert values["test/lm_loss"] == pytest.approx(mean, 1e-4)
+    assert values["test/perplexity"] == pytest.approx(math.exp(mean), 1e-4)
+    assert values["test/lm_accuracy"] == pytest.approx(sum(hits) / len(hits), 1e-4)
+    assert values["test/unigram_loss"] == pytest.approx(sum(unigram) / len(unigram), 1e-4)
+
+
+def test_training_makes_the_loss_fall_below_the_unigram_baseline(tokenizer):
+    texts = [" ".join([word] * count) for word in WORDS for count in (12, 14, 16)]
+    module = data(tokenizer, "cut", texts)
+    task = make_task(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
+    task.recipe = Recipe(partial(torch.optim.AdamW, lr=1e-2), groups=ParameterGroups(1.0))
+    make_trainer(max_epochs=6).fit(task, datamodule=module)
+    [values] = make_trainer().test(task, datamodule=module, verbose=False)
+    assert values["test/lm_loss"] < values["test/unigram_loss"] - 0.5
+
+
+def test_a_checkpoint_gives_the_same_logits_and_is_handed_on(tmp_path, tokenizer):
+    module, task = data(tokenizer), make_task()
+    trainer = make_trainer(max_steps=2)
+    trainer.fit(task, datamodule=module)
+    trainer.save_checkpoint(tmp_path / "last.ckpt", weights_only=True)
+    loaded, batch = load(tmp_path / "last.ckpt").task, make_batch()
+    assert type(loaded) is CausalLanguageModelling
+    assert torch.equal(loaded(batch), task.eval()(batch))
+    start = read_weights(tmp_path / "last.ckpt")
+    same = make_task(seed=9)
+    assert "head kept" in hand_over(start, same.backbone, same.head, NEXT)
+    assert torch.equal(same(batch), task(batch))
+    moods = Labels("single", ("good", "bad"))
+    assert "new head" in hand_over(start, same.backbone, LinearHead(HIDDEN, 2), moods)
+
+
+def test_transformers_opens_the_model_folder_with_the_same_logits_and_text(tmp_path):
+    task, batch = make_task(), make_batch()
+    assert export(task, make_tokenizer(), tmp_path / "model")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "model").eval()
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        ours = task(inputs)
+        assert torch.allclose(ours, model(**inputs).logits[batch["attention_mask"].bool()])
+        again = load(tmp_path / "model").task
+        assert torch.equal(again(inputs), ours)
+        first = batch["input_ids"][:1]
+        made = model.generate(
+            first, attention_mask=first * 0 + 1, max_new_tokens=1, do_sample=False
+        )
+    assert made[0, -1] == ours[first.shape[1] - 1].argmax()
+
+
+def test_labels_of_next_tokens_match_no_others():
+    assert match_outputs(NEXT, NEXT) == []
+    assert match_outputs(NEXT, Labels("tokens")) is match_outputs(Labels("tokens"), NEXT) is None
+    assert (NEXT.num_outputs, NEXT.is_text, Labels("rating").is_text) == (0, True, False)
+    with pytest.raises(ValueError, match=r"'next_tokens' have no label names, got \['next'\]"):
+        Labels("next_tokens", ("next",))
+
+
+def test_what_does_not_go_together_is_told(tokenizer):
+    causal = make_seq2seq("gpt2")
+    head = NextTokenHead(HIDDEN, 0, vocabulary=(VOCABULARY, HIDDEN))
+    with pytest.raises(ValueError, match="needs the table of embeddings as its head, got LinearHe"):
+        CausalLanguageModelling(causal, LinearHead(HIDDEN, 1), labels=NEXT)
+    with pytest.raises(ValueError, match="got labels of kind 'tokens'; use data of raw text with"):
+        CausalLanguageModelling(causal, head, labels=Labels("tokens"))
+    with pytest.raises(
+        ValueError, match="Backbone does not say `is_causal`: one that sees the tok"
+    ):
+        CausalLanguageModelling(make_backbone(), head, labels=NEXT)
+    own = OwnBackbone()
+    own.is_causal = True
+    with pytest.raises(ValueError, match="OwnBackbone shows no `token_embeddings`"):
+        CausalLanguageModelling(own, head, labels=NEXT)
+    with pytest.raises(ValueError, match="has learned text without labels"):
+        Predictor(make_task(), tokenizer, None)
+    with pytest.raises(ValueError, match="guess must be one of masked, next, got 'last'"):
+        RawText(Listed("a"), guess="last")
+    with pytest.raises(ValueError, match="pairs is for masked tokens, got guess='next'; set block"):
+        RawText(Listed("a"), guess="next", blocks=BlockSpec(20, "pairs"))
+
+
+def test_a_backbone_says_whether_it_is_causal():
+    assert make_seq2seq("gpt2").is_causal
+    assert not any(make_backbone(name).is_causal for name in ("bert", "distilbert", "deberta-v2"))
