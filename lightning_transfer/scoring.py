@@ -54,6 +54,8 @@ def score(
         raise ValueError("the checkpoint holds no tokenizer; pass the run folder or model folder")
     if data.tokenizer is None:
         data.tokenizer = loaded.tokenizer
+    if loaded.target_tokenizer is not None and getattr(data, "target_tokenizer", None) is None:
+        data.target_tokenizer = loaded.target_tokenizer
     data.prepare_data()
     data.setup("validate" if split == "validation" else "test")
     task = align_outputs(loaded.task, data.labels)
