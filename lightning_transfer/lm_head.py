@@ -87,8 +87,9 @@ def take_apart(
     core = _core_of(whole)
     output: Any = whole.get_output_embeddings()
     table = core.get_submodule("decoder").get_input_embeddings().weight  # type: ignore
-    setattr(own, _OWN_OUTPUT, output.weight is not table)
-    setattr(core.config, _OWN_OUTPUT, output.weight is not table)
+    if pretrained:  # else it is built as its config says, and the config may know better
+        setattr(own, _OWN_OUTPUT, output.weight is not table)
+        setattr(core.config, _OWN_OUTPUT, output.weight is not table)
     base = "" if whole.base_model is whole else _path_of(whole, whole.base_model) + "."
     inside = {f"{base}{name}" for name in core.state_dict()}
     state = {

@@ -57,9 +57,7 @@ class Weights:
     state: Mapping[str, Tensor]
     tokenizer: PreTrainedTokenizerBase | None
     where: str  # the file or folder that they were read from
-    target_tokenizer: PreTrainedTokenizerBase | None = (
-        None  # of texts to be written; None: the same
-    )
+    target_tokenizer: PreTrainedTokenizerBase | None = None  # of targets; None: the same
 
     def part(self, name: str) -> dict[str, Tensor]:
         """Return the weights of ``backbone`` or ``head`` by the part's own parameter names."""
@@ -174,10 +172,10 @@ def check_vocabulary(
     table = getattr(backbone, "target_embeddings" if target else "token_embeddings", None)
     rows = table.num_embeddings if isinstance(table, nn.Embedding) else None
     if rows is not None and rows < len(tokenizer):
-        side = ("target_", "decoder") if target else ("", "backbone")
+        key, side = ("target_tokenizer", "decoder") if target else ("tokenizer", "backbone")
         raise ValueError(
-            f"the {side[0]}tokenizer has {len(tokenizer):,} tokens and the {side[1]} embeddings for "
-            f"{rows:,}; set {side[0]}tokenizer.vocab_size or backbone.config.vocab_size"
+            f"the {key} has {len(tokenizer):,} tokens and the {side} embeddings for {rows:,}; set "
+            f"{key}.vocab_size or backbone.config.vocab_size"
         )
 
 

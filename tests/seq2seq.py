@@ -1,9 +1,13 @@
 """Tasks that write text, tiny, and texts for them."""
 
+import json
+
 import datasets
 import lightning.pytorch as pl
 import torch
+from tokenizers import Tokenizer
 from torch.utils.data import DataLoader
+from transformers import PreTrainedTokenizerFast
 
 from lightning_transfer.data import Tokens
 from lightning_transfer.handover import hand_over
@@ -35,6 +39,21 @@ def make_task(name="bart", *, seed=0, backbone=None, **arguments):
     return SequenceToSequence(
         backbone, head, labels=TEXT, **{"generation": SHORT, **arguments}
     ).eval()
+
+
+def make_small():
+    """A tokenizer of the targets, with 19 tokens."""
+    content = json.loads(make_tokenizer().backend_tokenizer.to_str())
+    vocabulary = content["model"]["vocab"]
+    content["model"]["vocab"] = {token: i for token, i in vocabulary.items() if i < 19}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(content)),
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+    )
 
 
 def make_batch(*, rows=3, vocabulary=21):

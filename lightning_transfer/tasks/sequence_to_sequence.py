@@ -54,6 +54,7 @@ class SequenceToSequence(TransferModule):
 
     monitor = "val/loss"
     mode = "min"
+    reads_targets = True
 
     def __init__(
         self,

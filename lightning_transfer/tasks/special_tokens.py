@@ -59,8 +59,8 @@ def adopt_special_tokens(config: PretrainedConfig, tokenizer: PreTrainedTokenize
         elif name != "decoder_start_token_id" and value not in _all(stated):
             raise ValueError(
                 f"the model's {name} is {stated}, and the tokenizer of the targets has {value} "
-                f"({tokenizer.convert_ids_to_tokens(value)!r}); set backbone.config.{name}={value}, "
-                "or use the tokenizer that the model came with"
+                f"({tokenizer.convert_ids_to_tokens(value)!r}); set "
+                f"backbone.config.{name}={value}, or use the tokenizer that the model came with"
             )
     start = int(_one(getattr(config, "decoder_start_token_id")))  # noqa: B009
     if not 0 <= start < len(tokenizer):

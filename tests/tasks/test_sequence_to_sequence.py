@@ -3,6 +3,7 @@ from functools import partial
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from torchmetrics.functional.text import chrf_score, rouge_score, sacre_bleu_score
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
@@ -18,7 +19,7 @@ from lightning_transfer.loading import load, read_weights
 from lightning_transfer.optim import Recipe
 from lightning_transfer.tasks import Generation, SequenceToSequence
 from tests.conftest import WORDS, make_tokenizer
-from tests.seq2seq import FAMILIES, IDS, SHORT, TEXT, Pairs, make_batch, make_task
+from tests.seq2seq import FAMILIES, IDS, SHORT, TEXT, Pairs, make_batch, make_small, make_task
 from tests.tiny import HIDDEN, make_backbone, make_trainer
 from tests.tiny_seq2seq import SEQ2SEQ, make_seq2seq
 
@@ -144,28 +145,6 @@ def test_a_checkpoint_gives_the_same_logits_and_texts(name, tmp_path):
     assert (found.target_tokenizer is None) == (writer is None)
 
 
-def make_small():
-    """A tokenizer of the targets, with fewer tokens."""
-    small = make_tokenizer()
-    state = small.backend_tokenizer.to_str()
-    import json
-
-    content = json.loads(state)
-    vocabulary = content["model"]["vocab"]
-    content["model"]["vocab"] = {t: i for t, i in vocabulary.items() if i < 19}
-    from tokenizers import Tokenizer
-    from transformers import PreTrainedTokenizerFast
-
-    return PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(json.dumps(content)),
-        pad_token="[PAD]",
-        unk_token="[UNK]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        mask_token="[MASK]",
-    )
-
-
 @pytest.mark.parametrize("name", [*FAMILIES, "t5-gated", "umt5", "mbart", "bert2bert"])
 def test_transformers_opens_the_model_folder_and_writes_the_same(name, tmp_path):
     task = make_task(name, generation={**SHORT, **BEAMS})
@@ -192,9 +171,7 @@ def test_scores_are_those_of_the_generated_texts_against_the_references():
     texts, losses = [], []
     for batch in data.test_dataloader():
         ids = task.generate(batch)
-        texts += [
-            text.strip() for text in data.tokenizer.batch_decode(ids, skip_special_tokens=True)
-        ]
+        texts += map(str.strip, data.tokenizer.batch_decode(ids, skip_special_tokens=True))
         labels = batch["labels"]
         logits = logits_of(task, batch)
         losses += nn.functional.cross_entropy(
@@ -221,7 +198,7 @@ def test_text_is_generated_every_so_many_epochs(every, expected, monkeypatch):
     monkeypatch.setattr(task, "_write", lambda *args: calls.append(1) or plain(*args))
     trainer = fit(task, max_epochs=3)
     assert len(calls) == expected * 3  # batches
-    assert ("val/chrf" in trainer.callback_metrics) == (every == 1)
+    assert ("val/chrf" in trainer.callback_metrics) == (expected > 0)
     assert {"val/loss", "val/perplexity"} <= set(trainer.callback_metrics)
 
 
@@ -279,8 +256,6 @@ def test_an_output_layer_of_its_own_is_kept_apart_from_the_embeddings(tmp_path):
     whole = AutoModelForSeq2SeqLM.from_config(SEQ2SEQ["t5"])
     state = {k: v.clone() for k, v in whole.state_dict().items()}
     state["lm_head.weight"] = torch.randn_like(state["lm_head.weight"])
-    from safetensors.torch import save_file
-
     whole.save_pretrained(tmp_path)
     save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
     backbone = Backbone.from_pretrained(tmp_path)
@@ -320,17 +295,15 @@ def test_ids_come_from_the_tokenizer_where_the_model_leaves_them_open():
 def test_ids_that_do_not_agree_are_told():
     task = make_task("bart")
     task.backbone.config.eos_token_id = 1
-    with pytest.raises(
-        ValueError, match=r"eos_token_id is 1, .* targets has 3 \('\[SEP\]'\); set b"
-    ):
+    with pytest.raises(ValueError, match=r"eos_token_id is 1, .* has 3 \('\[SEP\]'\); set b"):
         task.adopt(make_tokenizer())
     task.backbone.config.eos_token_id = 3
     task.backbone.config.decoder_start_token_id = 58100
-    with pytest.raises(ValueError, match="decoder_start_token_id is 58100, .* has 33 tokens"):
+    with pytest.raises(ValueError, match=r"decoder_start_token_id is 58100, .* has 33 tokens"):
         task.adopt(make_tokenizer())
     small = make_small()
     small.pad_token = None
-    with pytest.raises(ValueError, match="PreTrainedTokenizerFast has no pad token for the texts"):
+    with pytest.raises(ValueError, match="TokenizersBackend has no pad token for the texts"):
         task.adopt(small)
 
 
@@ -349,9 +322,7 @@ def test_what_does_not_go_together_is_told():
         SequenceToSequence(backbone, head, labels=TEXT, generate_every=0)
     with pytest.raises(ValueError, match="max_new_tokens=64 is more than the decoder has positi"):
         SequenceToSequence(backbone, head, labels=TEXT)
-    with pytest.raises(
-        ValueError, match="a decoder's head needs an encoder-decoder, and BertModel"
-    ):
+    with pytest.raises(ValueError, match="a decoder's head needs an encoder-decoder, and Bert"):
         make_head(DecoderHead, make_backbone(), 0)
     with pytest.raises(ValueError, match="writes tokens and has no other outputs, got 2"):
         make_head(DecoderHead, backbone, 2)
