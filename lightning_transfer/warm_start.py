@@ -44,13 +44,7 @@ def join_pretrained(
     reader = read_model(
         encoder, attn_implementation=attn_implementation, dtype=dtype, dropout=dropout
     )
-    source = None if isinstance(decoder, Mapping) else resolve_source(decoder)
-    if source is None:
-        values = {str(k): v for k, v in dict(decoder).items() if k != "model_type"}  # type: ignore
-        config = AutoConfig.for_model(str(decoder["model_type"]), **values)  # type: ignore
-    else:
-        check_safetensors(source)
-        config = AutoConfig.from_pretrained(source)
+    config, source = _config_of(decoder)
     if dropout is not None:
         set_dropout(config, dropout)
     _check(reader, config)
@@ -67,6 +61,23 @@ def join_pretrained(
     return EncoderDecoderModel(encoder=reader, decoder=writer, config=joined)
 
 
+def _config_of(
+    decoder: str | Path | Mapping[str, Any],
+) -> tuple[PretrainedConfig, str | None]:
+    """Return the config of a decoder, and where its weights are; None for a new one."""
+    if not isinstance(decoder, Mapping):
+        source = resolve_source(decoder)
+        check_safetensors(source)
+        return AutoConfig.from_pretrained(source), source
+    if "model_type" not in decoder:
+        raise ValueError(
+            "backbone.decoder is a new one and lacks its model_type; add model_type: bert, or give "
+            "the name of a pretrained model"
+        )
+    values = {str(name): value for name, value in decoder.items() if name != "model_type"}
+    return AutoConfig.for_model(str(decoder["model_type"]), **values), None
+
+
 def _check(reader: PreTrainedModel, config: PretrainedConfig) -> None:
     """Refuse what cannot be joined before weights are read."""
     if getattr(reader.config, "is_encoder_decoder", False):
@@ -78,6 +89,7 @@ def _check(reader: PreTrainedModel, config: PretrainedConfig) -> None:
         head_form(EncoderDecoderConfig.from_encoder_decoder_configs(reader.config, config))
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"a {config.model_type!r} can't be the decoder of a warm start: {error}; choose BERT, "
-            "RoBERTa, XLM-RoBERTa, CamemBERT or GPT-2"
+            f"a {config.model_type!r} can't be the decoder of a warm start "
+            f"({str(error).splitlines()[0][:120]}); choose BERT, RoBERTa, XLM-RoBERTa, CamemBERT "
+            "or GPT-2"
         ) from error
