@@ -1,5 +1,6 @@
 """A model of transformers, run from the input up and from the middle."""
 
+import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
@@ -45,6 +46,7 @@ class StackModel(nn.Module):
         kernels.install(model)
         self.model = model
         self._entries: int | None = None
+        self._has_segments = "token_type_ids" in inspect.signature(self._reader.forward).parameters
         self.train()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -151,7 +153,8 @@ class StackModel(nn.Module):
         Args:
             input_ids: Token ids, int64 (batch, seq).
             attention_mask: 1 for tokens and 0 for padding, int64 (batch, seq).
-            token_type_ids: Segment ids, int64 (batch, seq), for models that have them.
+            token_type_ids: Segment ids, int64 (batch, seq); models that have no segments leave
+                them aside.
             decoder_input_ids: Token ids of the target, int64 (batch, target seq), begun by the
                 start token; for encoder-decoders, and for no other.
             decoder_attention_mask: As ``attention_mask``, of the target.
@@ -214,7 +217,8 @@ class StackModel(nn.Module):
 
     def _read(self, input_ids: Tensor, mask: Tensor | None, types: Tensor | None) -> Tensor:
         """Run the encoder, or a model that has one stack; float (batch, seq, hidden)."""
-        extra: dict[str, Any] = {} if types is None else {"token_type_ids": types}
+        # A tokenizer may tell segments that the model knows nothing of.
+        extra: dict[str, Any] = {"token_type_ids": types} if self._has_segments else {}
         if self._anatomy.causal:
             extra["use_cache"] = False
         features: Tensor = self._reader(input_ids, attention_mask=mask, **extra)[0]

@@ -132,7 +132,7 @@ def test_a_target_vocabulary_that_is_too_small_is_told(tiny_folder):
 def test_what_cannot_be_joined_is_told(tiny_folder, tmp_path):
     with pytest.raises(ValueError, match="a 'distilbert' can't be the decoder of a warm start"):
         Backbone.warm_start(tiny_folder, CONFIGS["distilbert"].to_dict())
-    with pytest.raises(ValueError, match="backbone.decoder is a new one and lacks its model_type"):
+    with pytest.raises(ValueError, match=r"backbone.decoder is a new one and lacks its model_t"):
         Backbone.warm_start(tiny_folder, {"hidden_size": 24})
     whole = AutoModelForSeq2SeqLM.from_config(SEQ2SEQ["bart"])
     whole.save_pretrained(tmp_path)
