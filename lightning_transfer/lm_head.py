@@ -102,8 +102,9 @@ def take_apart(
 
 def _core_of(whole: PreTrainedModel) -> PreTrainedModel:
     """Return the model below the head, made of the very same modules."""
-    if whole.base_model is not whole:
-        return whole.base_model
+    base: Any = whole.base_model
+    if base is not whole:
+        return base  # type: ignore[no-any-return]
     with torch.device("meta"):  # T5's parts stand beside the head: they get a frame of their own
         core: PreTrainedModel = AutoModel.from_config(whole.config)
     for name, _ in list(core.named_children()):
@@ -177,7 +178,7 @@ def head_form(config: PretrainedConfig) -> HeadForm:
         bias, names["bias"] = "fixed", ("final_logits_bias",)
     elif output.bias is not None:
         bias, names["bias"] = "learned", ("lm_head.bias",)
-    return HeadForm(tuple(output.weight.shape), tied, _scale(config), bias, None, 0.0, names)
+    return HeadForm(_shape(output), tied, _scale(config), bias, None, 0.0, names)
 
 
 def _transforming(owner: Any, path: str, output: nn.Linear) -> HeadForm:
@@ -190,7 +191,11 @@ def _transforming(owner: Any, path: str, output: nn.Linear) -> HeadForm:
     names["bias"] = (bias, f"{path}.bias")  # which transformers ties to it
     activation = owner.config.hidden_act if path.startswith("cls") else "gelu"
     eps = float(owner.get_submodule(norm).eps)
-    return HeadForm(tuple(output.weight.shape), tied, 1.0, "learned", activation, eps, names)
+    return HeadForm(_shape(output), tied, 1.0, "learned", activation, eps, names)
+
+
+def _shape(output: nn.Linear) -> tuple[int, int]:
+    return output.out_features, output.in_features
 
 
 def _scale(config: Any) -> float:
@@ -287,8 +292,7 @@ def _put(owner: nn.Module, path: str, tensor: Tensor) -> None:
     module = owner.get_submodule(holder)
     if leaf in module._parameters:
         is_parameter = isinstance(tensor, nn.Parameter)
-        module._parameters[leaf] = (
-            tensor if is_parameter else nn.Parameter(tensor, requires_grad=False)
-        )
+        own = tensor if is_parameter else nn.Parameter(tensor, requires_grad=False)
+        module._parameters[leaf] = own  # type: ignore[assignment]
     else:
         module._buffers[leaf] = tensor

@@ -31,7 +31,7 @@ class Chrf(CHRFScore):
         """Add texts, each with one reference."""
         super().update(preds, [[text] for text in target])
 
-    def compute(self) -> Tensor:  # type: ignore[override]
+    def compute(self) -> Tensor:
         """Return the score in [0, 100]."""
         score = super().compute()
         assert isinstance(score, Tensor)  # a tuple if scores of sentences are asked for
