@@ -30,13 +30,15 @@ from lightning_transfer.labels import Labels
 from lightning_transfer.modes import evaluating
 from lightning_transfer.native_causal_lm import NATIVE_CAUSAL_LM, NativeCausalLM
 from lightning_transfer.native_lm import NATIVE_LM, NativeLM
-from lightning_transfer.tasks import TransferModule
+from lightning_transfer.native_seq2seq import NativeSeq2Seq
+from lightning_transfer.tasks import SequenceToSequence, TransferModule
 
 log = logging.getLogger(__name__)
 
 DESCRIPTION = "lightning_transfer.json"
 MODEL_FILE = "model.safetensors"
 HEAD_FILE = "head.safetensors"
+TARGET_FOLDER = "target_tokenizer"
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,7 @@ class Native:
 
 _ROBERTA = Native("roberta", "classifier.dense", "classifier.out_proj", "tanh")
 _DEBERTA = Native("deberta", "pooler.dense", "classifier", "gelu")
+AnyNative = Native | NativeLM | NativeCausalLM | NativeSeq2Seq
 NATIVE: dict[str, Native] = {
     "bert": Native("bert", "bert.pooler.dense", "classifier", "tanh"),
     "roberta": _ROBERTA,
@@ -120,21 +123,28 @@ NATIVE: dict[str, Native] = {
 }
 
 
-Form = Native | NativeLM | NativeCausalLM
-
-
-def native_of(described: Mapping[str, Any]) -> Form:
+def native_of(described: Mapping[str, Any]) -> AnyNative:
     """Return how transformers stores the model of a description that says that it does."""
+    if described["labels"]["kind"] == "text":
+        return NativeSeq2Seq.of(described["backbone"])
     return _forms(described["labels"]["kind"])[described["backbone"]["model_type"]]
 
 
-def _forms(kind: str) -> Mapping[str, Form]:
+def _form_of(kind: str, config: Any) -> AnyNative | None:
+    if kind == "text":
+        return NativeSeq2Seq.of(config)
+    return _forms(kind).get(config.model_type)
+
+
+def _forms(kind: str) -> Mapping[str, Native | NativeLM | NativeCausalLM]:
     if kind == "next_tokens":
         return NATIVE_CAUSAL_LM
     return NATIVE_LM if kind == "tokens" else NATIVE
 
 
-def native_form(backbone: nn.Module, head: nn.Module, labels: Labels) -> tuple[Form | None, str]:
+def native_form(
+    backbone: nn.Module, head: nn.Module, labels: Labels
+) -> tuple[AnyNative | None, str]:
     """Return how transformers stores this model, or None and the reason why it cannot.
 
     Args:
@@ -148,7 +158,7 @@ def native_form(backbone: nn.Module, head: nn.Module, labels: Labels) -> tuple[F
     adapter = applied(backbone)
     if adapter is not None and not isinstance(adapter, InPeft):
         return None, f"plain transformers does not open a {name_of(adapter)}, nor does peft"
-    native = _forms(labels.kind).get(model_type)
+    native = _form_of(labels.kind, backbone.config)
     if native is None:
         return None, f"model type {model_type!r} has no known form for labels of {labels.kind!r}"
     objection = native.objection(backbone.config, head)
@@ -161,6 +171,8 @@ def export(
     folder: str | Path,
     *,
     tokens: Any | None = None,
+    target_tokenizer: PreTrainedTokenizerBase | None = None,
+    target_tokens: Any | None = None,
     position: dict[str, Any] | None = None,
 ) -> bool:
     """Write a model folder, whole or not at all.
@@ -169,8 +181,9 @@ def export(
     ``AutoModelForSequenceClassification.from_pretrained`` and gives the same logits; this is
     checked before the folder takes its place. A masked language model loads with
     ``AutoModelForMaskedLM`` (``AutoModelForPreTraining`` if it judges pairs too), a causal one
-    with ``AutoModelForCausalLM``. Otherwise it holds the backbone for ``AutoModel``, the head
-    beside it, and :func:`lightning_transfer.loading.load` opens both.
+    with ``AutoModelForCausalLM``, an encoder-decoder with ``AutoModelForSeq2SeqLM``, and it writes
+    the same texts. Otherwise it holds the backbone for ``AutoModel``, the head beside it, and
+    :func:`lightning_transfer.loading.load` opens both.
 
     An adapter is merged into the weights of the folder, and not into those of the task. With
     ``merge=False`` of LoRA and IA3 the folder holds the base weights, with the trained head, and
@@ -183,13 +196,16 @@ def export(
         tokenizer: Saved beside the weights.
         folder: An older folder of that name is replaced.
         tokens: How texts were cut; see ``data.Tokens``.
+        target_tokenizer: Of texts that are to be written, where it is another one; saved in
+            ``target_tokenizer`` below the folder.
+        target_tokens: How those were cut.
         position: Where in a run these weights come from.
 
     Returns:
         Whether plain transformers (with peft, if the adapter is not merged) opens the whole model.
 
     Raises:
-        RuntimeError: If the folder, loaded with transformers, gave other logits.
+        RuntimeError: If the folder, loaded with transformers, gave other logits or texts.
         ValueError: If the backbone is not a Hugging Face model, which has no such folder.
     """
     folder = Path(folder)
@@ -202,6 +218,8 @@ def export(
     if adapter is not None and adapter.mergeable and adapter.merge:
         backbone, adapter = copy.deepcopy(backbone), None
         merge(backbone)
+    if isinstance(task, SequenceToSequence):
+        task.adopt(target_tokenizer or tokenizer)
     native, reason = native_form(backbone, task.head, task.labels)
     folder.parent.mkdir(parents=True, exist_ok=True)
     temp = Path(tempfile.mkdtemp(prefix=TEMP_PREFIX, dir=folder.parent))
@@ -214,7 +232,9 @@ def export(
             rename = _automodel_name if native is None else native.names
             write_adapter(adapter, backbone, temp, rename=rename)
         tokenizer.save_pretrained(temp)
-        described = describe_task(task, tokenizer=None, tokens=tokens)
+        if target_tokenizer is not None and target_tokenizer is not tokenizer:
+            target_tokenizer.save_pretrained(temp / TARGET_FOLDER)
+        described = describe_task(task, tokenizer=None, tokens=tokens, target_tokens=target_tokens)
         described |= {"native": native is not None, "position": position}
         described["adapter"] = described["adapter"] if adapter else None
         (temp / DESCRIPTION).write_text(json.dumps(described, indent=2))
@@ -252,7 +272,9 @@ def _write_parts(backbone: Backbone, head: nn.Module, folder: Path) -> None:
     _save(head.state_dict(), folder / HEAD_FILE)
 
 
-def _write_native(backbone: Backbone, task: TransferModule, native: Form, folder: Path) -> None:
+def _write_native(
+    backbone: Backbone, task: TransferModule, native: AnyNative, folder: Path
+) -> None:
     config = copy.deepcopy(backbone.config)
     native.describe(config, task.labels)
     config.save_pretrained(folder)
@@ -260,6 +282,9 @@ def _write_native(backbone: Backbone, task: TransferModule, native: Form, folder
     state = {f"backbone.model.{name}": value for name, value in base.items()}
     state |= task.head.state_dict(prefix="head.")
     _save({native.names(name): value for name, value in state.items()}, folder / MODEL_FILE)
+    if isinstance(native, NativeSeq2Seq):
+        assert isinstance(task, SequenceToSequence)  # as its kind of labels has it
+        native.write_generation(task, folder)
 
 
 def _save(state: Mapping[str, Tensor], path: Path) -> None:
@@ -269,20 +294,23 @@ def _save(state: Mapping[str, Tensor], path: Path) -> None:
 
 
 @torch.no_grad()
-def _verify(task: TransferModule, native: Form, folder: Path, adapter: Adapter | None) -> None:
+def _verify(task: TransferModule, native: AnyNative, folder: Path, adapter: Adapter | None) -> None:
     """Load the folder as a stranger would, and compare."""
     model = native.opener(task.labels).from_pretrained(folder, use_safetensors=True)
     if adapter is not None:
         model = need_peft(name_of(adapter)).PeftModel.from_pretrained(model, folder / PEFT_FOLDER)
-    vocabulary = int(model.config.vocab_size)
+    vocabulary = int(model.get_input_embeddings().num_embeddings)
     ids = torch.arange(12).reshape(2, 6).remainder(vocabulary)  # (batch, seq)
     mask = torch.tensor([[1] * 6, [1] * 4 + [0] * 2])  # (batch, seq)
-    device = next(task.parameters()).device
+    model.eval()
     with evaluating(task):
-        batch = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
-        given = task(batch)
-    found = model.eval()(input_ids=ids, attention_mask=mask)
-    pairs = native.compared(given, found, mask)
+        if isinstance(native, NativeSeq2Seq):
+            assert isinstance(task, SequenceToSequence)  # as its kind of labels has it
+            pairs = native.compared(task, model, ids, mask)
+        else:
+            device = next(task.parameters()).device
+            given = task({"input_ids": ids.to(device), "attention_mask": mask.to(device)})
+            pairs = native.compared(given, model(input_ids=ids, attention_mask=mask), mask)
     ours = torch.cat([own.float().cpu().flatten() for own, _ in pairs])
     theirs = torch.cat([other.float().flatten() for _, other in pairs])
     worst = (ours - theirs).abs().max().item()

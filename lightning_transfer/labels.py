@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-Kind = Literal["rating", "single", "multi", "tokens", "next_tokens"]
+Kind = Literal["rating", "single", "multi", "tokens", "next_tokens", "text"]
 
 
 @dataclass(frozen=True)
@@ -18,10 +18,11 @@ class Labels:
     Args:
         kind: ``rating`` (one real output), ``single`` (one class of several), ``multi`` (any
             number of the classes), ``tokens`` (no label: hidden tokens of the text are to be
-            guessed) or ``next_tokens`` (no label: each token is, from those before it).
+            guessed), ``next_tokens`` (no label: each token is, from those before it) or ``text``
+            (another text is to be written).
         names: Class names in output order. For a rating they are optional and name the bands that
             ``cutoffs`` cut the scale into. For tokens they are optional and name what the second
-            part of a pair may be to the first; next tokens have none.
+            part of a pair may be to the first. For next tokens and text there are none.
         cutoffs: Ascending band limits of a rating, one fewer than ``names``, in units of the
             rating. A value equal to a cut-off lies in the band below it.
 
@@ -55,6 +56,8 @@ class Labels:
             raise ValueError(f"'next_tokens' have no label names, got {list(self.names)}")
         elif len(self.names) < {"single": 2, "multi": 1}.get(self.kind, 0):
             raise ValueError(f"{self.kind!r} labels need more names, got {list(self.names)}")
+        elif self.kind == "text" and self.names:
+            raise ValueError(f"a text to be written has no label names, got {list(self.names)}")
 
     def _check_bands(self) -> None:
         if len(self.names) == 1 or len(self.cutoffs) != max(len(self.names) - 1, 0):
@@ -66,13 +69,13 @@ class Labels:
             raise ValueError(f"cut-offs must ascend, got {list(self.cutoffs)}")
 
     @property
-    def is_text(self) -> bool:
+    def is_raw_text(self) -> bool:
         """Whether the text itself is what is guessed."""
         return self.kind in ("tokens", "next_tokens")
 
     @property
     def num_outputs(self) -> int:
-        """Width of the head's output; of tokens, without that of the vocabulary."""
+        """Width of the head's output; of tokens and text, without that of the vocabulary."""
         return 1 if self.kind == "rating" else len(self.names)
 
     def index(self, name: str) -> int:

@@ -86,7 +86,7 @@ class Predictor:
         for name, value in (("batch_size", batch_size), ("max_tokens", max_tokens)):
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be >= 1, got {value}")
-        if task.labels.is_text:
+        if task.labels.is_raw_text:
             raise ValueError(
                 f"a {type(task).__name__} has learned text without labels, and has none to give; "
                 "train a stage with labels from it (stages.target.init_from=<this folder>), or "

@@ -7,9 +7,10 @@ features alone, say so by an attribute ``first_token`` that is true: the top lay
 others, and it is given (batch, 1, hidden).
 """
 
+from lightning_transfer.heads.decoder import DecoderHead
 from lightning_transfer.heads.language_model import LanguageModelHead
 from lightning_transfer.heads.linear import LinearHead
 from lightning_transfer.heads.mlp import MLPHead
 from lightning_transfer.heads.next_token import NextTokenHead
 
-__all__ = ["LanguageModelHead", "LinearHead", "MLPHead", "NextTokenHead"]
+__all__ = ["DecoderHead", "LanguageModelHead", "LinearHead", "MLPHead", "NextTokenHead"]

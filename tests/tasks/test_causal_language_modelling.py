@@ -164,7 +164,7 @@ def test_transformers_opens_the_model_folder_with_the_same_logits_and_text(tmp_p
 def test_labels_of_next_tokens_match_no_others():
     assert match_outputs(NEXT, NEXT) == []
     assert match_outputs(NEXT, Labels("tokens")) is match_outputs(Labels("tokens"), NEXT) is None
-    assert (NEXT.num_outputs, NEXT.is_text, Labels("rating").is_text) == (0, True, False)
+    assert (NEXT.num_outputs, NEXT.is_raw_text, Labels("text").is_raw_text) == (0, True, False)
     with pytest.raises(ValueError, match=r"'next_tokens' have no label names, got \['next'\]"):
         Labels("next_tokens", ("next",))
 
