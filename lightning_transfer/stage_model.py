@@ -1,4 +1,4 @@
-"""The model of a stage: its tokenizer, backbone and head, with what they take of the weights before."""
+"""The model of a stage: tokenizer, backbone and head, and what they take of the weights before."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -1,6 +1,6 @@
 """A backbone filled from the weights before it: whole, or side by side."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import nn
 
@@ -135,13 +135,10 @@ class _Sides:
 
     def fill(self) -> tuple[list[HandedPart], list[str]]:
         """Fill the sides; return what became of the parts, and what does not fit, in words."""
-        tables: set[int] = set()  # tied to one that was filled already
+        for sides in self._tables():
+            self._fill_tokens(sides)
         for name, side in self.new.items():
-            source = self.old.get(self.take.source(name))
-            if side.tokens is not None and id(side.tokens.weight) not in tables:
-                tables.add(id(side.tokens.weight))
-                self._fill_tokens(side, source)
-            self._fill_layers(side, source)
+            self._fill_layers(side, self.old.get(self.take.source(name)))
         used = {self.take.source(name) for name in self.new if self.take.side(name)}
         for name, side in self.old.items():
             if name not in used:
@@ -149,12 +146,21 @@ class _Sides:
                 self.parts.append(HandedPart(name, "skipped", count(side.layers.values()), why))
         return self.parts, self.wrong
 
-    def _fill_tokens(self, side: SideWeights, source: SideWeights | None) -> None:
+    def _tables(self) -> list[list[SideWeights]]:
+        """Return the sides by the table of tokens that they have, or have in common."""
+        tables: dict[int, list[SideWeights]] = {}
+        for side in self.new.values():
+            if side.tokens is not None:
+                tables.setdefault(id(side.tokens.weight), []).append(side)
+        return list(tables.values())
+
+    def _fill_tokens(self, sides: Sequence[SideWeights]) -> None:
+        asking = [side for side in sides if self.take.tokens(side.name)]
+        side = (asking or sides)[0]
         assert side.tokens is not None
-        tied = [other.tokens for other in self.new.values() if other.tokens is not None]
-        alone = all(table.weight is side.tokens.weight for table in tied)
-        part = "token embeddings" if alone else f"{side.name} token embeddings"
-        if not self.take.tokens(side.name):
+        part = "token embeddings" if len(self._tables()) == 1 else f"{side.name} token embeddings"
+        source = self.old.get(self.take.source(side.name))
+        if not asking:
             self._keep(part, side.tokens.weight.numel(), "not asked for")
         elif source is None or source.tokens is None:
             self._miss(part, side, side.tokens.weight.numel())
