@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+# Models whose tables of positions begin behind the row of the padding token's id.
+_BEHIND_PADDING = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "roberta-prelayernorm")
 _ROLES = ("pad", "unk", "bos", "eos", "cls", "sep", "mask")
 
 
@@ -83,6 +85,9 @@ def config_for(
             changed[key] = _same_token(value, old, new)
         else:
             changed[key] = value
+    if config.get("model_type") in _BEHIND_PADDING:
+        moved = (changed.get("pad_token_id") or 0) - (config.get("pad_token_id") or 0)
+        changed["max_position_embeddings"] = config["max_position_embeddings"] + moved
     return changed
 
 
