@@ -34,7 +34,8 @@ def test_a_model_that_reads_learns_is_saved_and_says_the_same(name, tokenizer, t
     task = make_task(name)
     before = {k: v.clone() for k, v in task.state_dict().items()}
     trainer = make_trainer(max_steps=1)
-    trainer.fit(task, make_loader("single", outputs=3))
+    loader = make_loader("single", outputs=3)
+    trainer.fit(task, loader, loader)
     after = task.state_dict()
     still = {k for k in before if torch.equal(before[k], after[k])}
     assert not {k for k in still if "query" in k or "c_attn" in k or "q_lin" in k}

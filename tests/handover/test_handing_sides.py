@@ -27,21 +27,6 @@ def test_all_of_a_backbone_goes_to_one_of_the_same_form(name):
     assert sum(sizes) == held
 
 
-@pytest.mark.parametrize("name", [*CONFIGS, *CAUSAL, *SEQ2SEQ])
-def test_side_by_side_gives_the_same_as_the_whole(name):
-    """Taken by parts because the head of the list is named, all weights are the same in the end."""
-    old, new = make(name), make(name, seed=9)
-    start = weights_of(old)
-    described = {
-        **start.described["backbone"],
-        "model_type": start.described["backbone"]["model_type"],
-    }
-    assert described["model_type"] == new.config.model_type
-    handed = hand(start, new, {"decoder": True, "encoder": True, "embeddings": True})
-    assert equal(old.state_dict(), new.state_dict())
-    assert handed.taken
-
-
 def test_an_encoder_goes_below_a_decoder():
     old, new = make("bert"), pair(seed=9)
     decoder = state(new, "decoder")
@@ -189,13 +174,8 @@ def test_positions_up_to_the_shorter_table(name, here):
     ids, mask = make_inputs()
     inputs = make_pairs() if name == "bart" else {"input_ids": ids, "attention_mask": mask}
     assert torch.equal(new.eval()(**inputs), old.eval()(**inputs))
-    [key] = [
-        k
-        for k in before
-        if "encoder" not in k or name == "roberta" or name == "bert"
-        if k.endswith(("position_embeddings.weight", "wpe.weight"))
-    ] or [None]
-    if key and here > 40:
+    if here > 40:
+        [key, *_] = [k for k in before if "position" in k or "wpe" in k]
         assert torch.equal(new.state_dict()[key][-5:], before[key][-5:])
 
 
@@ -280,7 +260,7 @@ def test_an_adapter_is_merged_on_its_way_into_another_model():
 
 def test_an_adapter_that_cannot_be_merged_stays_in_its_backbone():
     old = adapted(PrefixTuning(length=2))
-    with pytest.raises(ValueError, match="PrefixTuning, which the weights in a.ckpt were trained"):
+    with pytest.raises(ValueError, match="PrefixTuning, which the weights in .* were trained"):
         hand(old, pair(), adapter=PrefixTuning(length=2))
     left = make("bert", seed=9)
     handed = hand(old, left, ["head"])

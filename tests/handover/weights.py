@@ -2,9 +2,11 @@
 
 import copy
 
+import torch
 from torch import nn
 from transformers import EncoderDecoderConfig
 
+from lightning_transfer.backbone import Backbone
 from lightning_transfer.handover import Take, hand_over
 from lightning_transfer.handover.sides import sides_of
 from lightning_transfer.heads import LinearHead
@@ -23,14 +25,10 @@ def make(name, *, seed=0, **changes):
 
 def pair(name="bert", decoder="bert", *, seed=0, layers=3):
     """An encoder-decoder of two models of one size, of any kinds."""
-    from lightning_transfer.backbone import Backbone
-
     configs = [copy.deepcopy({**CONFIGS, **CAUSAL}[one]) for one in (name, decoder)]
     if layers != 3:
         configs[1].num_hidden_layers = layers
     config = EncoderDecoderConfig.from_encoder_decoder_configs(*configs)
-    import torch
-
     torch.manual_seed(seed)
     return Backbone.from_config(config)
 
