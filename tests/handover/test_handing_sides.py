@@ -260,7 +260,7 @@ def test_an_adapter_is_merged_on_its_way_into_another_model():
 
 def test_an_adapter_that_cannot_be_merged_stays_in_its_backbone():
     old = adapted(PrefixTuning(length=2))
-    with pytest.raises(ValueError, match="PrefixTuning, which the weights in .* were trained"):
+    with pytest.raises(ValueError, match="PrefixTuning, which the weights"):
         hand(old, pair(), adapter=PrefixTuning(length=2))
     left = make("bert", seed=9)
     handed = hand(old, left, ["head"])

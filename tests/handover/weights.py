@@ -13,7 +13,7 @@ from lightning_transfer.heads import LinearHead
 from lightning_transfer.labels import Labels
 from lightning_transfer.loading import Weights
 from tests.tiny import CONFIGS, make_backbone
-from tests.tiny_seq2seq import CAUSAL, SEQ2SEQ, make_seq2seq
+from tests.tiny_seq2seq import CAUSAL, make_seq2seq
 
 RATING = Labels("rating")
 
@@ -59,4 +59,3 @@ def state(backbone, side):
     return {k: v.detach().clone() for k, v in sides_of(backbone)[side].module.state_dict().items()}
 
 
-__all__ = ["CAUSAL", "SEQ2SEQ", "hand", "make", "pair", "rows", "state", "weights_of"]
