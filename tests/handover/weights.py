@@ -57,5 +57,3 @@ def rows(handed):
 def state(backbone, side):
     """The weights of a side by name, as they are now."""
     return {k: v.detach().clone() for k, v in sides_of(backbone)[side].module.state_dict().items()}
-
-
