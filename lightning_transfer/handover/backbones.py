@@ -10,7 +10,7 @@ from lightning_transfer.adapters.base import name_of
 from lightning_transfer.backbone import Backbone
 from lightning_transfer.handover.handed_on import ADAPTER, Became, HandedPart, count
 from lightning_transfer.handover.layers import Fit
-from lightning_transfer.handover.sides import SideWeights, sides_of
+from lightning_transfer.handover.sides import SideWeights, sides_of, token_tables
 from lightning_transfer.handover.tables import take_positions, take_tokens
 from lightning_transfer.handover.take import Take
 from lightning_transfer.handover.vocabulary import Vocabularies
@@ -135,8 +135,8 @@ class _Sides:
 
     def fill(self) -> tuple[list[HandedPart], list[str]]:
         """Fill the sides; return what became of the parts, and what does not fit, in words."""
-        for sides in self._tables():
-            self._fill_tokens(sides)
+        for part, sides in token_tables(self.new).items():
+            self._fill_tokens(part, sides)
         for name, side in self.new.items():
             self._fill_layers(side, self.old.get(self.take.source(name)))
         used = {self.take.source(name) for name in self.new if self.take.side(name)}
@@ -146,19 +146,10 @@ class _Sides:
                 self.parts.append(HandedPart(name, "skipped", count(side.layers.values()), why))
         return self.parts, self.wrong
 
-    def _tables(self) -> list[list[SideWeights]]:
-        """Return the sides by the table of tokens that they have, or have in common."""
-        tables: dict[int, list[SideWeights]] = {}
-        for side in self.new.values():
-            if side.tokens is not None:
-                tables.setdefault(id(side.tokens.weight), []).append(side)
-        return list(tables.values())
-
-    def _fill_tokens(self, sides: Sequence[SideWeights]) -> None:
+    def _fill_tokens(self, part: str, sides: Sequence[SideWeights]) -> None:
         asking = [side for side in sides if self.take.tokens(side.name)]
         side = (asking or sides)[0]
         assert side.tokens is not None
-        part = "token embeddings" if len(self._tables()) == 1 else f"{side.name} token embeddings"
         source = self.old.get(self.take.source(side.name))
         if not asking:
             self._keep(part, side.tokens.weight.numel(), "not asked for")
@@ -169,7 +160,6 @@ class _Sides:
             self._note([found], wrong)
 
     def _fill_layers(self, side: SideWeights, source: SideWeights | None) -> None:
-        positions = f"{side.name} positions" if len(self.new) > 1 else "positions"
         table = side.positions
         size = count([*side.layers.values(), *([] if table is None else [table.weight])])
         if not self.take.side(side.name):
@@ -177,7 +167,7 @@ class _Sides:
         elif source is None:
             self._miss(side.name, side, size)
         else:
-            found, wrong = take_positions(source.positions, table, positions, self.other)
+            found, wrong = take_positions(source.positions, table, side.positions_name, self.other)
             self._note(found, wrong)
             fit = Fit(source, side)
             fit.take()
@@ -209,16 +199,16 @@ def _other(backbone: nn.Module) -> Became:
 def _all_parts(backbone: nn.Module, became: Became, why: str) -> list[HandedPart]:
     if not isinstance(backbone, Backbone):
         return [HandedPart("backbone", became, count(backbone.parameters()), why)]
-    parts: list[HandedPart] = []
-    tables: dict[int, int] = {}
     sides = sides_of(backbone)
+    sizes: list[tuple[str, int]] = []
+    for part, held in token_tables(sides).items():
+        assert held[0].tokens is not None
+        sizes.append((part, held[0].tokens.weight.numel()))
     for name, side in sides.items():
-        if side.tokens is not None:
-            tables[id(side.tokens.weight)] = side.tokens.weight.numel()
-        table = [] if side.positions is None else [side.positions.weight]
-        parts.append(HandedPart(name, became, count([*side.layers.values(), *table]), why))
-    size = sum(tables.values())
-    return [HandedPart("token embeddings", became, size, why), *parts]
+        if side.positions is not None:
+            sizes.append((side.positions_name, side.positions.weight.numel()))
+        sizes.append((name, count(side.layers.values())))
+    return [HandedPart(part, became, size, why) for part, size in sizes]
 
 
 def _alike(start: Weights, backbone: Backbone, old: Adapter | None) -> bool:

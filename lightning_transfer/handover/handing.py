@@ -50,13 +50,6 @@ def hand_over(
     that the weights were trained with is merged into them, and a new one is put in. One that cannot
     be merged lives on if the stage has the very same.
 
-    In a script of your own::
-
-        start = read_weights("outputs/news/model")
-        backbone = Backbone.from_pretrained("my-encoder-decoder")
-        head = make_head(MLPHead, backbone, labels.num_outputs)
-        print(hand_over(start, backbone, head, labels, take=Take.of(["encoder"])).to_text())
-
     Args:
         start: Weights to start from; None starts from the backbone as it is, and a pretrained
             pooler that the backbone came with goes to a head that can take it.
@@ -79,6 +72,31 @@ def hand_over(
             weights could only be dropped, if the labels agree only in part and no map says what
             belongs together, or if the rows of a head's output layer are to be matched and it
             shows none.
+
+    Example:
+        >>> from transformers import BertConfig, BertModel
+        >>> from lightning_transfer.backbone import Backbone
+        >>> from lightning_transfer.heads import LinearHead
+        >>> from lightning_transfer.tasks import SequenceRegression
+        >>> def parts(layers):
+        ...     config = BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=layers,
+        ...                         num_attention_heads=2, intermediate_size=8)
+        ...     return Backbone(BertModel(config)), LinearHead(8, 1)
+        >>> labels = Labels("rating")
+        >>> trained = SequenceRegression(*parts(3), labels=labels)
+        >>> start = Weights.of(trained, tokenizer=None, where="above")  # or read_weights(folder)
+        >>> backbone, head = parts(2)
+        >>> handed = hand_over(start, backbone, head, labels, take=Take(on_mismatch="new"))
+        >>> for part in handed.parts:
+        ...     print(f"{part.part}: {part.became}")
+        token embeddings: taken
+        positions: taken
+        encoder: taken
+        encoder: skipped
+        head: taken
+        >>> handed.parts[3].why
+        'layer 3: none in the backbone'
+        >>> task = SequenceRegression(backbone, head, labels=labels)
     """
     take = take or Take()
     if start is None:

@@ -64,6 +64,11 @@ class SideWeights:
         """The table of positions, or None without one."""
         return table_of_positions(self.module)
 
+    @property
+    def positions_name(self) -> str:
+        """What its table of positions is called."""
+        return "positions" if len(self.anatomy.sides) == 1 else f"{self.name} positions"
+
     @cached_property
     def layers(self) -> dict[str, Tensor]:
         """All else by name: layers, norms and small tables; the tensors are the module's own."""
@@ -87,6 +92,23 @@ def sides_of(backbone: Backbone) -> Mapping[str, SideWeights]:
     """Return the sides of a backbone by name."""
     anatomy = find_anatomy(backbone.model)
     return {name: SideWeights(name, backbone.model, anatomy) for name in anatomy.sides}
+
+
+def token_tables(sides: Mapping[str, SideWeights]) -> dict[str, list[SideWeights]]:
+    """Return what each table of tokens is called, and the sides that have it, or have it in common.
+
+    Args:
+        sides: Of one model.
+    """
+    tables: dict[int, list[SideWeights]] = {}
+    for side in sides.values():
+        if side.tokens is not None:
+            tables.setdefault(id(side.tokens.weight), []).append(side)
+    alone = len(tables) == 1
+    return {
+        "token embeddings" if alone else f"{held[0].name} token embeddings": held
+        for held in tables.values()
+    }
 
 
 def is_cross_attention(name: str) -> bool:

@@ -71,6 +71,7 @@ def test_by_default_everything_is_taken_and_the_results_say_so(runs, tmp_path, c
     assert set(parts_of(found, SOURCE).values()) == {"kept", "made anew"}
     assert parts_of(found, TARGET) == {
         "token embeddings": "taken",
+        "positions": "taken",
         "encoder": "taken",
         "head": "taken",
     }
