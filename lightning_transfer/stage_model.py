@@ -126,7 +126,7 @@ class StageModel:
         Raises:
             ValueError: If something does not fit.
         """
-        where = f"stages.{run.stage}"
+        where, before = f"stages.{run.stage}", run.before
         settings = self.config["stages"][run.stage]
         head = build(settings["head"], "head", f"{where}.head")
         if not isinstance(head, nn.Module):
@@ -138,7 +138,7 @@ class StageModel:
             labels,
             label_map=settings.get("label_map"),
             adapter=build_adapter(self.config, run.stage),
-            before=run.before and build_adapter(self.config, run.before.stage),
+            before=None if before is None else build_adapter(self.config, before.stage),
             take=self.take(run.stage),
             tokenizer=tokenizer,
         )

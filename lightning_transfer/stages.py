@@ -153,8 +153,10 @@ class StageRunner:
             start = Weights.of(
                 before.task, tokenizer=before.tokenizer, where=self._model.origin(run)
             )
-        plain = start is None and before is not None
-        tokenizer = before.tokenizer if plain else self._model.tokenizer(run.stage, start)
+        if start is None and before is not None:
+            tokenizer = before.tokenizer
+        else:
+            tokenizer = self._model.tokenizer(run.stage, start)
         task = self._rehearsed_task(run, labels, start, tokenizer)
         settings, where = self.config["stages"][run.stage], f"stages.{run.stage}"
         check_recipe(task.recipe, task, where=where, scheduler=scheduler_key(settings))

@@ -95,7 +95,7 @@ def _same_token(
     token_id: int, old: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase
 ) -> int | None:
     """Return the id of a special token in another tokenizer, by string, then by role."""
-    found = new.get_vocab().get(old.convert_ids_to_tokens(token_id))
+    found = new.get_vocab().get(str(old.convert_ids_to_tokens(token_id)))
     if found is not None:
         return found
     for role in _ROLES:
