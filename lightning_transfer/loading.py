@@ -54,6 +54,7 @@ class Weights:
     state: Mapping[str, Tensor]
     tokenizer: PreTrainedTokenizerBase | None
     where: str  # the file or folder that they were read from
+    target_tokenizer: PreTrainedTokenizerBase | None = None  # of targets; None: the same
 
     @classmethod
     def of(

@@ -13,7 +13,7 @@ from lightning_transfer.handover.layers import Fit
 from lightning_transfer.handover.sides import SideWeights, sides_of, token_tables
 from lightning_transfer.handover.tables import take_positions, take_tokens
 from lightning_transfer.handover.take import Take
-from lightning_transfer.handover.vocabulary import Vocabularies
+from lightning_transfer.handover.vocabulary import Tokenizers
 from lightning_transfer.loading import Weights
 
 
@@ -24,7 +24,7 @@ def fill_backbone(
     old: Adapter | None,
     adapter: Adapter | None,
     take: Take,
-    words: Vocabularies | None,
+    tokenizers: Tokenizers,
 ) -> tuple[list[HandedPart], list[HandedPart]]:
     """Fill a backbone with what is taken of the weights, adapters aside.
 
@@ -34,7 +34,7 @@ def fill_backbone(
         old: The adapter of the weights.
         adapter: The one that the backbone is going to have.
         take: What is taken.
-        words: The tokens of both, or None.
+        tokenizers: Of both.
 
     Returns:
         What became of the parts of the backbone; and what became of the old adapter.
@@ -47,7 +47,6 @@ def fill_backbone(
         left = HandedPart("backbone of the weights", "skipped", _size(start), "not asked for")
         return [*own_parts(backbone, "not asked for"), left], gone
     check_handing_on(old, adapter)
-    same_words = words is None or words.same
     if not isinstance(backbone, Backbone) or start.described["backbone"] is None:
         if not take.whole_backbone:
             raise ValueError(
@@ -56,7 +55,7 @@ def fill_backbone(
                 "(take=[head])"
             )
         return _fill_whole(start, backbone, old)
-    if take.whole_backbone and same_words and _alike(start, backbone, old):
+    if take.whole_backbone and tokenizers.same and _alike(start, backbone, old):
         return _fill_whole(start, backbone, old)
     if old is not None and not old.mergeable:
         raise ValueError(
@@ -64,7 +63,7 @@ def fill_backbone(
             "merged into them, and they go into another backbone here: use lora or ia3 in the "
             "stage before, or let this stage take the backbone whole"
         )
-    return _fill_sides(start, backbone, old, take, words)
+    return _fill_sides(start, backbone, old, take, tokenizers)
 
 
 def own_parts(backbone: nn.Module, why: str) -> list[HandedPart]:
@@ -90,12 +89,12 @@ def _fill_whole(
 
 
 def _fill_sides(
-    start: Weights, backbone: Backbone, old: Adapter | None, take: Take, words: Vocabularies | None
+    start: Weights, backbone: Backbone, old: Adapter | None, take: Take, tokenizers: Tokenizers
 ) -> tuple[list[HandedPart], list[HandedPart]]:
     """Fill the encoder, the decoder or both, each from the same of the weights."""
     given = Backbone.from_config(start.described["backbone"])
     _, merged = _fill_whole(start, given, old)
-    sides = _Sides(sides_of(given), sides_of(backbone), take, words, _other(backbone))
+    sides = _Sides(sides_of(given), sides_of(backbone), take, tokenizers, _other(backbone))
     parts, wrong = sides.fill()
     if not any(part.became in ("taken", "resized") for part in parts):
         wrong.append("nothing of them has a place in it")
@@ -116,7 +115,7 @@ class _Sides:
         old: Sides of the weights.
         new: Sides of the backbone, filled in place.
         take: What is taken.
-        words: The tokens of both, or None.
+        tokenizers: Of both.
         other: What is said of a part that stays as the backbone has it.
     """
 
@@ -125,11 +124,11 @@ class _Sides:
         old: Mapping[str, SideWeights],
         new: Mapping[str, SideWeights],
         take: Take,
-        words: Vocabularies | None,
+        tokenizers: Tokenizers,
         other: Became,
     ) -> None:
         self.old, self.new = old, new
-        self.take, self.words, self.other = take, words, other
+        self.take, self.tokenizers, self.other = take, tokenizers, other
         self.parts: list[HandedPart] = []
         self.wrong: list[str] = []
 
@@ -156,7 +155,9 @@ class _Sides:
         elif source is None or source.tokens is None:
             self._miss(part, side, side.tokens.weight.numel())
         else:
-            found, wrong = take_tokens(source.tokens, side.tokens, self.words, part, self.other)
+            writing = {"old_writes": source.listens, "new_writes": side.listens}
+            words = self.tokenizers.words(**writing)
+            found, wrong = take_tokens(source.tokens, side.tokens, words, part, self.other)
             self._note([found], wrong)
 
     def _fill_layers(self, side: SideWeights, source: SideWeights | None) -> None:

@@ -13,7 +13,7 @@ from lightning_transfer.handover.backbones import fill_backbone, own_parts
 from lightning_transfer.handover.handed_on import ADAPTER, HandedOn, HandedPart, count
 from lightning_transfer.handover.heads import fill_head
 from lightning_transfer.handover.take import Take
-from lightning_transfer.handover.vocabulary import Vocabularies
+from lightning_transfer.handover.vocabulary import Tokenizers
 from lightning_transfer.labels import Labels
 from lightning_transfer.loading import Weights
 
@@ -40,6 +40,7 @@ def hand_over(
     before: Adapter | None = None,
     take: Take | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
+    target_tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> HandedOn:
     """Load into backbone and head what belongs to them, and say what became of each part.
 
@@ -62,6 +63,8 @@ def hand_over(
         take: What is taken; None: all that fits, and an error if something does not.
         tokenizer: The one that the backbone is fed by; rows of the token embeddings follow the
             tokens' strings if it is another than that of the weights. None: the same.
+        target_tokenizer: The one of the targets that a decoder writes. None: that of the weights,
+            if they have one, or else the same as ``tokenizer``.
 
     Returns:
         What became of each part; its text is a line on the head and the adapters.
@@ -108,10 +111,12 @@ def hand_over(
         gone: list[HandedPart] = []
     else:
         old = stored_adapter(start.described, own=before or adapter, where=start.where)
-        words = Vocabularies.of(start.tokenizer, tokenizer)
+        targets = (start.target_tokenizer, target_tokenizer or start.target_tokenizer)
+        tokenizers = Tokenizers(start.tokenizer, tokenizer, *targets)
         parts, gone = fill_backbone(
-            start, backbone, old=old, adapter=adapter, take=take, words=words
+            start, backbone, old=old, adapter=adapter, take=take, tokenizers=tokenizers
         )
+        words = tokenizers.words(old_writes=True, new_writes=True)
         parts.append(fill_head(start, head, labels, label_map, take=take, words=words))
     return HandedOn((*parts, *gone, *_adapt(backbone, adapter)))
 

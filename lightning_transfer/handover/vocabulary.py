@@ -59,6 +59,40 @@ class Vocabularies:
         return max(self.old.values()) < old_rows and max(self.new.values()) < new_rows
 
 
+@dataclass(frozen=True)
+class Tokenizers:
+    """What the weights and the stage read and write by; None where it is not known.
+
+    Args:
+        old: Of the weights.
+        new: Of the stage.
+        old_target: Of the targets of the weights; None: the same as ``old``.
+        new_target: Of the targets of the stage; None: the same as ``new``.
+    """
+
+    old: PreTrainedTokenizerBase | None = None
+    new: PreTrainedTokenizerBase | None = None
+    old_target: PreTrainedTokenizerBase | None = None
+    new_target: PreTrainedTokenizerBase | None = None
+
+    def words(self, *, old_writes: bool, new_writes: bool) -> Vocabularies | None:
+        """Return the vocabularies of a table of the weights and of one of the stage.
+
+        Args:
+            old_writes: Whether the first is that of a decoder behind an encoder.
+            new_writes: Whether the second is.
+        """
+        old = (old_writes and self.old_target) or self.old
+        new = (new_writes and self.new_target) or self.new
+        return Vocabularies.of(old, new)
+
+    @property
+    def same(self) -> bool:
+        """Whether the stage reads and writes as the weights do, as far as that is known."""
+        found = [self.words(old_writes=writes, new_writes=writes) for writes in (False, True)]
+        return all(words is None or words.same for words in found)
+
+
 def config_for(
     config: Mapping[str, Any], old: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase
 ) -> dict[str, Any]:

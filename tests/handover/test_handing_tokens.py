@@ -139,3 +139,30 @@ def test_both_sides_of_a_pair_get_the_vocabulary_unless_they_had_two():
     assert found["encoder"]["vocab_size"] == found["decoder"]["vocab_size"] == len(NEW)
     apart = {"encoder": {"vocab_size": 31}, "decoder": {"vocab_size": 21}}
     assert config_for(apart, OLD, NEW)["decoder"]["vocab_size"] == 21
+
+
+def test_a_decoder_follows_the_tokens_of_the_targets():
+    tables = {"share_encoder_decoder_embeddings": False}
+    old = make("marian-apart", vocab_size=len(OLD), decoder_vocab_size=len(NEW), **tables)
+    new = make("marian-apart", seed=9, vocab_size=len(OLD), decoder_vocab_size=len(OLD), **tables)
+    start = weights_of(old, tokenizer=OLD, target=NEW)
+    handed = hand(start, new, tokenizers=(None, OLD), target_tokenizer=OLD)
+    sides = [
+        [b.model.get_submodule(f"{s}.embed_tokens").weight for s in ("encoder", "decoder")]
+        for b in (old, new)
+    ]
+    assert torch.equal(sides[0][0], sides[1][0])
+    there, here = NEW.get_vocab(), OLD.get_vocab()
+    for word in set(there) & set(here):
+        assert torch.equal(sides[1][1][here[word]], sides[0][1][there[word]])
+    assert rows(handed)[:2] == [
+        ("encoder token embeddings", "taken"),
+        ("decoder token embeddings", "resized"),
+    ]
+
+
+def test_targets_are_read_as_before_where_no_other_tokenizer_is_given():
+    old = make("marian-apart", vocab_size=len(OLD), decoder_vocab_size=len(NEW))
+    new = make("marian-apart", seed=9, vocab_size=len(OLD), decoder_vocab_size=len(NEW))
+    handed = hand(weights_of(old, tokenizer=OLD, target=NEW), new, tokenizers=(None, OLD))
+    assert {became for _, became in rows(handed)} == {"taken"}

@@ -1,6 +1,7 @@
 """Weights of tiny backbones to hand over, and what is looked at afterwards."""
 
 import copy
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -33,12 +34,13 @@ def pair(name="bert", decoder="bert", *, seed=0, layers=3):
     return Backbone.from_config(config)
 
 
-def weights_of(backbone, *, head=None, labels=RATING, tokenizer=None):
+def weights_of(backbone, *, head=None, labels=RATING, tokenizer=None, target=None):
     task = nn.Module()
     task.backbone = backbone
     task.head = head or LinearHead(backbone.hidden_size, labels.num_outputs)
     task.labels = labels
-    return Weights.of(task, tokenizer=tokenizer, where="a.ckpt")
+    start = Weights.of(task, tokenizer=tokenizer, where="a.ckpt")
+    return replace(start, target_tokenizer=target)
 
 
 def hand(old, new, parts=None, *, on_mismatch="error", tokenizers=(None, None), **more):
