@@ -19,6 +19,15 @@ from lightning_transfer.loading import Weights
 
 
 @runtime_checkable
+class TakesLMHead(Protocol):
+    """A head that can start from what stood above a pretrained decoder."""
+
+    def load_lm_head(self, state: Mapping[str, Tensor]) -> None:
+        """Take it over."""
+        ...
+
+
+@runtime_checkable
 class TakesPooler(Protocol):
     """A head that can start from a pretrained pooler's dense layer."""
 
@@ -52,8 +61,9 @@ def hand_over(
     be merged lives on if the stage has the very same.
 
     Args:
-        start: Weights to start from; None starts from the backbone as it is, and a pretrained
-            pooler that the backbone came with goes to a head that can take it.
+        start: Weights to start from; None starts from the backbone as it is, and what the backbone
+            came with, a pretrained pooler or what stood above a decoder, goes to a head that can
+            take it.
         backbone: Filled in place; tied weights stay tied, and each keeps its dtype.
         head: Filled in place.
         labels: Contract of the data to come.
@@ -102,11 +112,10 @@ def hand_over(
         >>> task = SequenceRegression(backbone, head, labels=labels)
     """
     take = take or Take()
+    if start is None or not take.any_of_backbone:
+        _begin(head, backbone)
     if start is None:
         parts = own_parts(backbone, "")
-        pooler = getattr(backbone, "pooler_state", None)
-        if pooler is not None and isinstance(head, TakesPooler) and head.pooling == "cls":
-            head.load_pooler(pooler)
         parts.append(HandedPart("head", "made anew", count(head.parameters())))
         gone: list[HandedPart] = []
     else:
@@ -119,6 +128,16 @@ def hand_over(
         words = tokenizers.words(old_writes=True, new_writes=True)
         parts.append(fill_head(start, head, labels, label_map, take=take, words=words))
     return HandedOn((*parts, *gone, *_adapt(backbone, adapter)))
+
+
+def _begin(head: nn.Module, backbone: nn.Module) -> None:
+    """Let a head start from what a backbone came with and does not hold itself."""
+    pooler = getattr(backbone, "pooler_state", None)
+    if pooler is not None and isinstance(head, TakesPooler) and head.pooling == "cls":
+        head.load_pooler(pooler)
+    lm_head = getattr(backbone, "lm_head_state", None)
+    if lm_head is not None and isinstance(head, TakesLMHead):
+        head.load_lm_head(lm_head)
 
 
 def _adapt(backbone: nn.Module, adapter: Adapter | None) -> list[HandedPart]:

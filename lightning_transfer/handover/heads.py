@@ -1,6 +1,6 @@
 """A head filled from the weights before it, its outputs matched by the names of the labels."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -48,12 +48,11 @@ def fill_head(
         return HandedPart("head", "made anew", size, why)
     stored = start.part("head")
     by_token = _token_rows(head, stored, words)
-    if class_path(head) != start.described["head"]["class"] or not _same_form(
-        head, stored, by_token
-    ):
+    same = list(rows) == list(range(old.num_outputs))
+    free = {*by_token, *(name for name in stored if name.startswith("out.") and not same)}
+    if class_path(head) != start.described["head"]["class"] or not _same_form(head, stored, free):
         why = f"the config asks for another form ({type(head).__name__})"
         return HandedPart("head", "made anew", size, why)
-    same = list(rows) == list(range(old.num_outputs))
     if same and not by_token:
         start.fill(head, "head")
         return HandedPart("head", "taken", size, f"labels {_names(labels)}")
@@ -76,25 +75,34 @@ def _token_rows(
     found = {}
     own = head.state_dict()
     for name in getattr(head, "token_rows", ()):
-        old = stored.get(name)
-        if old is None or name not in own or not words.fit(len(old), len(own[name])):
+        if name not in stored or name not in own or not len(here):
             continue
-        if not len(here):  # which leaves nothing to start from
+        old, fresh = _by_rows(stored[name]), _by_rows(own[name])
+        if not words.fit(len(old), len(fresh)) or old.shape[1:] != fresh.shape[1:]:
             continue
-        new = old[there].mean(dim=0).expand_as(own[name]).clone()
+        new = old[there].mean(dim=0).expand_as(fresh).clone()
         new[here] = old[there]
-        found[name] = new
+        found[name] = new.reshape(own[name].shape)
     return found
 
 
-def _same_form(
-    head: nn.Module, stored: Mapping[str, Tensor], by_token: Mapping[str, Tensor]
-) -> bool:
-    """Whether the shapes agree, but for layers whose rows follow labels or tokens."""
+def _by_rows(value: Tensor) -> Tensor:
+    """Return a parameter with its tokens first: a bias may be stored as one row of them."""
+    return value[0] if value.ndim == 2 and len(value) == 1 else value
+
+
+def _same_form(head: nn.Module, stored: Mapping[str, Tensor], free: Collection[str]) -> bool:
+    """Whether the shapes agree, but for parameters whose rows follow labels or tokens.
+
+    Args:
+        head: Its own shapes.
+        stored: Those of the weights.
+        free: Names of parameters that may have another number of rows.
+    """
     own = head.state_dict()
     return set(own) == set(stored) and all(
-        own[name].shape[1:] == stored[name].shape[1:]
-        and (name.startswith("out.") or name in by_token or own[name].shape == stored[name].shape)
+        own[name].shape == stored[name].shape
+        or (name in free and _by_rows(own[name]).shape[1:] == _by_rows(stored[name]).shape[1:])
         for name in own
     )
 
@@ -119,7 +127,7 @@ def _reordered(
 
 
 def _names(labels: Labels) -> str:
-    return "rating" if labels.kind == "rating" else ", ".join(labels.names)
+    return labels.kind if labels.kind in ("rating", "text") else ", ".join(labels.names)
 
 
 def align_outputs(task: TransferModule, labels: Labels) -> TransferModule:
@@ -137,5 +145,5 @@ def align_outputs(task: TransferModule, labels: Labels) -> TransferModule:
     stored = task.head.state_dict()
     if list(rows) != list(range(len(rows))):
         task.head.load_state_dict(_reordered(task.head, stored, rows))
-    aligned = type(task)(task.backbone, task.head, labels=labels)
+    aligned = type(task)(task.backbone, task.head, labels=labels, **task.args)
     return aligned.eval()
