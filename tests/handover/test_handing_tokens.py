@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerFast
 from lightning_transfer.backbone import Backbone
 from lightning_transfer.checkpoint import config_to_dict
 from lightning_transfer.handover import config_for, hand_over
-from lightning_transfer.heads import LanguageModelHead
+from lightning_transfer.heads import DecoderHead, LanguageModelHead
 from lightning_transfer.heads.making import make_head
 from lightning_transfer.labels import Labels
 from tests.conftest import WORDS, make_tokenizer
@@ -117,6 +117,21 @@ def test_a_language_models_head_follows_the_tokens_too():
     known = head.bias[[there[word] for word in common]]
     torch.testing.assert_close(fresh.bias[here["yak"]], known.mean())
     assert torch.equal(fresh.transform.weight, head.transform.weight)
+
+
+def test_the_head_of_a_decoder_follows_the_tokens_of_the_targets():
+    labels = Labels("text")
+    old = make("marian", vocab_size=len(OLD))
+    new = make("marian", seed=9, vocab_size=len(NEW))
+    head, fresh = (make_head(DecoderHead, backbone, 0) for backbone in (old, new))
+    torch.nn.init.normal_(head.bias)
+    start = weights_of(old, head=head, labels=labels, tokenizer=OLD)
+    handed = hand_over(start, new, fresh, labels, tokenizer=NEW)
+    assert str(handed) == "head kept with its tokens by string"
+    assert fresh.bias.shape == (1, len(NEW))
+    there, here = OLD.get_vocab(), NEW.get_vocab()
+    for word in set(there) & set(here):
+        assert fresh.bias[0, here[word]] == head.bias[0, there[word]]
 
 
 def test_special_tokens_keep_their_parts_in_the_config():
