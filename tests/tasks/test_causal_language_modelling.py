@@ -138,10 +138,10 @@ def test_a_checkpoint_gives_the_same_logits_and_is_handed_on(tmp_path, tokenizer
     assert torch.equal(loaded(batch), task.eval()(batch))
     start = read_weights(tmp_path / "last.ckpt")
     same = make_task(seed=9)
-    assert "head kept" in hand_over(start, same.backbone, same.head, NEXT)
+    assert "head kept" in str(hand_over(start, same.backbone, same.head, NEXT))
     assert torch.equal(same(batch), task(batch))
     moods = Labels("single", ("good", "bad"))
-    assert "new head" in hand_over(start, same.backbone, LinearHead(HIDDEN, 2), moods)
+    assert "new head" in str(hand_over(start, same.backbone, LinearHead(HIDDEN, 2), moods))
 
 
 def test_transformers_opens_the_model_folder_with_the_same_logits_and_text(tmp_path):
