@@ -5,6 +5,8 @@ import pytest
 from lightning_transfer.data import Catalogues, Splits, TargetColumns
 from lightning_transfer.data.catalogues import read_catalogue
 
+pytest.importorskip("babel")
+
 HEADER = 'msgid ""\nmsgstr "Content-Type: text/plain; charset=utf-8\\n"\n\n'
 FRENCH = """
 msgid "Delete"
