@@ -72,8 +72,10 @@ def test_two_stages_from_nothing_with_a_joint_tokenizer(alone, pairs, tmp_path):
     mask = torch.ones_like(ids)
     written = loaded.task.generate({"input_ids": ids, "attention_mask": mask})
     assert torch.equal(model.generate(ids)[:, 1:], written)
-    for name in ("source", "target"):
-        assert json.loads((tmp_path / f"stages/{name}-seed0/fit.json").read_text())
+    record = tmp_path / "stages/source-seed0/target-seed0/fit.json"
+    handed = json.loads(record.read_text())["handed_on"]
+    assert {row["became"] for row in handed} == {"taken"}
+    assert {"encoder", "decoder"} <= {row["part"] for row in handed}
 
 
 def test_a_warm_start_writes_with_a_tokenizer_of_its_own(alone, pairs, tiny_folder, tmp_path):
