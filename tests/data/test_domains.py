@@ -19,7 +19,11 @@ from lightning_transfer.data import (
 )
 from lightning_transfer.data.near_duplicates import near_duplicate_groups
 
-CONFIGS = sorted((Path(__file__).parents[2] / "conf" / "data").glob("*.yaml"))
+CONFIGS = [
+    path
+    for path in sorted((Path(__file__).parents[2] / "conf" / "data").glob("*.yaml"))
+    if "label" in yaml.safe_load(path.read_text())
+]
 HUTTO = {
     News: "nytEditorialSnippets_GroundTruth.txt",
     MovieSnippets: "movieReviewSnippets_GroundTruth.txt",
