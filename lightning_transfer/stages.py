@@ -114,7 +114,8 @@ class StageRunner:
         self._pretrained = None
         start = self._start(run)
         pl.seed_everything(run.seed, workers=True, verbose=False)
-        data = self.data(run.stage, run.seed, self._tokenizer(start))
+        tokenizer = self._tokenizer(start)
+        data = self.data(run.stage, run.seed, tokenizer, train_size=run.train_size)
         data.prepare_data()
         data.setup("fit")
         task, handed = self._task(run, data.labels, start, self._backbone(start))
@@ -203,13 +204,16 @@ class StageRunner:
             self._own_tokenizer = resolve_tokenizer(self.config, self.data)
         return self._own_tokenizer
 
-    def data(self, stage: str, seed: int, tokenizer: Any = None) -> TextDataModule | RawText:
+    def data(
+        self, stage: str, seed: int, tokenizer: Any = None, *, train_size: Any = None
+    ) -> TextDataModule | RawText:
         """Return a stage's data, read and tokenized once for all runs of the stage.
 
         Args:
             stage: Its name.
             seed: Draws the training rows and the order of the batches.
             tokenizer: None leaves it as it is.
+            train_size: Training rows; None leaves their number as it is.
         """
         data = self._modules.get(stage)
         if data is None:
@@ -219,6 +223,7 @@ class StageRunner:
         if tokenizer is not None and not known:
             data.tokenizer = tokenizer
         data.seed = seed
+        data.train_size = data.train_size if train_size is None else train_size
         return data
 
     def _task(

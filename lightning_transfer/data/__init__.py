@@ -18,6 +18,7 @@ from lightning_transfer.data.news import News
 from lightning_transfer.data.products import Products
 from lightning_transfer.data.raw_text import RawText
 from lightning_transfer.data.rotten_tomatoes import RottenTomatoes
+from lightning_transfer.data.spam import Spam
 from lightning_transfer.data.splits import Splits
 from lightning_transfer.data.text_data_module import TextDataModule
 from lightning_transfer.data.tokenizer_trainer import TokenizerTrainer
@@ -42,6 +43,7 @@ __all__ = [
     "RawText",
     "ResumableLoader",
     "RottenTomatoes",
+    "Spam",
     "Splits",
     "TextDataModule",
     "TokenizerTrainer",

