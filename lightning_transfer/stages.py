@@ -23,7 +23,7 @@ from lightning_transfer.callbacks import (
     StageProgress,
     StageProgressBar,
 )
-from lightning_transfer.data import RawText, TextDataModule
+from lightning_transfer.data import StageData
 from lightning_transfer.files import atomic_write
 from lightning_transfer.fitting import Fitted, Keeping, fit_task
 from lightning_transfer.handover import hand_over
@@ -90,7 +90,7 @@ class StageRunner:
         self.config = config
         self.folder = folder
         self.resume = resume
-        self._modules: dict[str, TextDataModule | RawText] = {}
+        self._modules: dict[str, StageData] = {}
         # What this process has seen done. Other ranks must not ask the folder, where rank 0 may
         # or may not have written it down yet.
         self._fitted: dict[StageRun, Fitted] = {}
@@ -206,7 +206,7 @@ class StageRunner:
 
     def data(
         self, stage: str, seed: int, tokenizer: Any = None, *, train_size: Any = None
-    ) -> TextDataModule | RawText:
+    ) -> StageData:
         """Return a stage's data, read and tokenized once for all runs of the stage.
 
         Args:
@@ -261,7 +261,7 @@ class StageRunner:
             )
         return build(spec, "backbone", "backbone")
 
-    def _train(self, run: StageRun, task: TransferModule, data: TextDataModule | RawText) -> Fitted:
+    def _train(self, run: StageRun, task: TransferModule, data: StageData) -> Fitted:
         keeping = Keeping(
             self.monitor(run.stage),
             self.mode(run.stage),
@@ -364,9 +364,7 @@ class StageRunner:
                 self._tested[run, on] = self._test(run, on, record)
         return self._tested[run, on]
 
-    def _test_before(
-        self, run: StageRun, task: TransferModule, data: TextDataModule | RawText
-    ) -> None:
+    def _test_before(self, run: StageRun, task: TransferModule, data: StageData) -> None:
         """Score the weights that a stage starts from, if its task is judged by what changes."""
         record = self.folder / run.folder / BEFORE
         if not task.before or not data.n_test or record.is_file():

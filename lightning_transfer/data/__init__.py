@@ -1,5 +1,6 @@
 """Text with labels: one Lightning DataModule for each domain; and raw text to pretrain on."""
 
+from lightning_transfer.data.aclsum import Paper, read_aclsum
 from lightning_transfer.data.batching import LengthBatchSampler
 from lightning_transfer.data.bbc_topics import BbcTopics
 from lightning_transfer.data.block_spec import BlockSpec
@@ -20,6 +21,7 @@ from lightning_transfer.data.raw_text import RawText
 from lightning_transfer.data.rotten_tomatoes import RottenTomatoes
 from lightning_transfer.data.spam import Spam
 from lightning_transfer.data.splits import Splits
+from lightning_transfer.data.stage_data import StageData
 from lightning_transfer.data.text_data_module import TextDataModule
 from lightning_transfer.data.tokenizer_trainer import TokenizerTrainer
 from lightning_transfer.data.tokens import Tokens
@@ -39,15 +41,18 @@ __all__ = [
     "Masking",
     "MovieSnippets",
     "News",
+    "Paper",
     "Products",
     "RawText",
     "ResumableLoader",
     "RottenTomatoes",
     "Spam",
     "Splits",
+    "StageData",
     "TextDataModule",
     "TokenizerTrainer",
     "Tokens",
     "Tweets",
     "encode_batches",
+    "read_aclsum",
 ]

@@ -1,0 +1,6 @@
+"""What a stage may be trained on; the one place that lists the DataModules' bases."""
+
+from lightning_transfer.data.raw_text import RawText
+from lightning_transfer.data.text_data_module import TextDataModule
+
+StageData = TextDataModule | RawText
