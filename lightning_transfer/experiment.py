@@ -256,12 +256,16 @@ class Experiment:
         if logged:
             metric = self.runner.monitor(self.rows[-1].order[-1])
             plot_curves(logged, self.folder / "learning_curves.png", metric=metric)
-        if any(row.point for row in self.rows):
-            curves = self._curves(results)
+        if curves := self._curves(results):
             plot_sizes(curves, self.folder / "train_sizes.png", metric=self.metric)
 
     def _curves(self, results: Results) -> list[Curve]:
-        """Return what is drawn over the training rows: all that is scored where the transfer is."""
+        """Return what is drawn over the training rows: all that is scored where the transfer is.
+
+        Nothing is, if there is no learning curve.
+        """
+        if not any(row.point for row in self.rows):
+            return []
         found = {row.name: row for row in results.rows}
         curves: dict[str, Curve] = {}
         for row in self.rows:

@@ -70,14 +70,19 @@ def plot_sizes(curves: Sequence[Curve], out: Path, *, metric: str) -> None:
 
 def _draw(axes: "Axes", name: str, points: Sequence[tuple[int, Metric]], colour: str) -> None:
     means = [found.mean for _, found in points]
-    # Without an interval, of a single seed, the bar has no length.
-    ends = [(found.mean, found.mean) if None in found.ci95 else found.ci95 for _, found in points]
+    ends = [_ends(found) for _, found in points]
     bars = [
         [mean - low for mean, (low, _) in zip(means, ends, strict=True)],
         [high - mean for mean, (_, high) in zip(means, ends, strict=True)],
     ]
     rows = [rows for rows, _ in points]
     axes.errorbar(rows, means, yerr=bars, color=colour, marker="o", capsize=3, label=name)
+
+
+def _ends(found: Metric) -> tuple[float, float]:
+    """Return the interval; without one, of a single seed, the bar has no length."""
+    low, high = found.ci95
+    return (found.mean, found.mean) if low is None or high is None else (low, high)
 
 
 def _draw_level(axes: "Axes", name: str, found: Metric, colour: str) -> None:

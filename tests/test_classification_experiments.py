@@ -20,7 +20,7 @@ def fit(experiment, folder, *words):
     return {row["name"]: row for row in found["rows"]}
 
 
-def test_news_topics_in_small(tmp_path, monkeypatch, caplog):
+def test_news_topics_in_small(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cut = ["data.train_size=40", "data.splits.val=20", "data.splits.test=30", "data.batch_size=8"]
     stages = ("source", "target", "frozen")
@@ -28,6 +28,8 @@ def test_news_topics_in_small(tmp_path, monkeypatch, caplog):
     rows = fit("news_topics", tmp_path / "run", *words)
     assert list(rows) == ["source", "frozen", "no_source", "transfer"]
     assert [row["n_test"] for row in rows.values()][1:] == [rows["transfer"]["n_test"]] * 3
+    said = (tmp_path / "run/fit.log").read_text()
+    assert "new head: the labels negative, positive become business, entertainment, p" in said
     config = json.loads((tmp_path / "run/model/config.json").read_text())
     assert list(config["label2id"]) == ["business", "entertainment", "politics", "sports", "tech"]
 
