@@ -7,14 +7,20 @@ import random
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertModel,
+    pipeline,
+)
 
 from lightning_transfer.cli import main
 from lightning_transfer.loading import load
 from lightning_transfer.predict import Predictor
-from tests.conftest import BAD, GOOD, WORDS, make_rows
+from tests.conftest import BAD, GOOD, WORDS, make_rows, make_tokenizer, tiny_config
 from tests.runs import Watch, rows_of, stage, transfer, write_csv
 
+NAMES = ["input_ids", "token_type_ids", "attention_mask"]  # as BERT's own tokenizer has them
 TOPICS = ("plot", "actor", "scene", "market", "paper")
 
 
@@ -58,6 +64,9 @@ def place(runs, tmp_path, monkeypatch):
 def paired(runs, tmp_path_factory):
     """A run on pairs, with its config beside it."""
     folder = tmp_path_factory.mktemp("paired")
+    torch.manual_seed(0)
+    BertModel(tiny_config(initializer_range=0.3)).save_pretrained(folder / "model")
+    make_tokenizer(model_input_names=NAMES).save_pretrained(folder / "model")
     source = write_csv(folder / "pairs.csv", make_pairs(120))
     words = stage(
         "target", source, "data.columns.text=premise", label="relation", kind="names", epochs=1
@@ -66,7 +75,8 @@ def paired(runs, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         for name, value in runs.environment.items():
             patch.setenv(name, value)
-        assert main(["fit", *runs.words, *words, f"hydra.run.dir={folder}/run"]) == 0
+        named = f"backbone.name={folder}/model"
+        assert main(["fit", *runs.words, named, *words, f"hydra.run.dir={folder}/run"]) == 0
     return folder / "run"
 
 
