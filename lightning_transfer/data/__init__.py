@@ -21,7 +21,6 @@ from lightning_transfer.data.raw_text import RawText
 from lightning_transfer.data.rotten_tomatoes import RottenTomatoes
 from lightning_transfer.data.spam import Spam
 from lightning_transfer.data.splits import Splits
-from lightning_transfer.data.stage_data import StageData
 from lightning_transfer.data.text_data_module import TextDataModule
 from lightning_transfer.data.tokenizer_trainer import TokenizerTrainer
 from lightning_transfer.data.tokens import Tokens
@@ -48,7 +47,6 @@ __all__ = [
     "RottenTomatoes",
     "Spam",
     "Splits",
-    "StageData",
     "TextDataModule",
     "TokenizerTrainer",
     "Tokens",
