@@ -184,8 +184,9 @@ def read_curve(curve: Mapping[str, Any], stages: Mapping[str, Any]) -> list[Poin
         return []
     if len({str(size) for size in sizes}) != len(sizes):
         raise ValueError(f"curve.train_size names a size twice: {list(sizes)}")
-    _check_names([curve.get("stage")], stages, "curve.stage")
-    return [Point(str(curve["stage"]), size) for size in sizes]
+    stage = str(curve.get("stage"))
+    _check_names([stage], stages, "curve.stage")
+    return [Point(stage, size) for size in sizes]
 
 
 def _check_names(names: Sequence[str], stages: Mapping[str, Any], where: str) -> None:

@@ -123,6 +123,7 @@ def test_a_checkpoint_describes_the_task_whole(trained):
             "args": {"pooling": "cls", "activation": "tanh", "dropout": 0.2},
         },
         "tokens": {"max_length": 12, "truncation": "tail", "head_fraction": 0.25},
+        "pairs": False,
         "position": {
             "stage": "target",
             "seed": 3,

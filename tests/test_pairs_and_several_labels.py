@@ -155,7 +155,7 @@ def test_a_model_of_single_texts_warns_of_pairs(runs, tmp_path, caplog):
 
 @pytest.mark.parametrize("form", ["csv", "jsonl"])
 def test_several_labels_are_learned_predicted_and_exported(runs, place, form, capsys):
-    rows = make_topics(160)
+    rows = make_topics(220)
     source = place / f"topics.{form}"
     if form == "csv":
         write_csv(source, [{**row, "topics": "|".join(row["topics"])} for row in rows])

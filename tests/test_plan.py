@@ -145,7 +145,7 @@ def test_a_curve_of_a_skipped_stage_goes_with_it():
         ({"stage": "target", "train_size": "8,64"}, "must be a list of sizes such as .*, got '8,6"),
         ({"stage": "target", "train_size": [8, 8]}, r"names a size twice: \[8, 8\]"),
         ({"stage": "taret", "train_size": [8]}, "curve.stage names the stage 'taret'.*'target'"),
-        ({"train_size": [8]}, "curve.stage names the stage None"),
+        ({"train_size": [8]}, "curve.stage names the stage 'None'"),
         ({"stage": "middle", "train_size": [8]}, r"curve.stage='middle' is trained in no row; ord"),
     ],
 )
