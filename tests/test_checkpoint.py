@@ -116,6 +116,7 @@ def test_a_checkpoint_describes_the_task_whole(trained):
     assert described == {
         "format": FORMAT,
         "task": "SequenceRegression",
+        "task_args": {},
         "labels": {"kind": "rating", "names": ["bad", "good"], "cutoffs": [0.0]},
         "adapter": None,
         "head": {
@@ -124,6 +125,8 @@ def test_a_checkpoint_describes_the_task_whole(trained):
         },
         "tokens": {"max_length": 12, "truncation": "tail", "head_fraction": 0.25},
         "pairs": False,
+        "target_tokenizer": None,
+        "target_tokens": None,
         "position": {
             "stage": "target",
             "seed": 3,

@@ -7,8 +7,9 @@ features alone, say so by an attribute ``first_token`` that is true: the top lay
 others, and it is given (batch, 1, hidden).
 """
 
+from lightning_transfer.heads.decoder import DecoderHead
 from lightning_transfer.heads.language_model import LanguageModelHead
 from lightning_transfer.heads.linear import LinearHead
 from lightning_transfer.heads.mlp import MLPHead
 
-__all__ = ["LanguageModelHead", "LinearHead", "MLPHead"]
+__all__ = ["DecoderHead", "LanguageModelHead", "LinearHead", "MLPHead"]

@@ -1,13 +1,17 @@
 """Tasks: LightningModules of a backbone and a head."""
 
 from lightning_transfer.tasks.base import TransferModule
+from lightning_transfer.tasks.generation import Generation
 from lightning_transfer.tasks.masked_language_modelling import MaskedLanguageModelling
 from lightning_transfer.tasks.sequence_classification import SequenceClassification
 from lightning_transfer.tasks.sequence_regression import SequenceRegression
+from lightning_transfer.tasks.sequence_to_sequence import SequenceToSequence
 
 __all__ = [
+    "Generation",
     "MaskedLanguageModelling",
     "SequenceClassification",
     "SequenceRegression",
+    "SequenceToSequence",
     "TransferModule",
 ]
