@@ -166,6 +166,9 @@ class Results:
         gains: The same at each size of a learning curve; the key is in the JSON of such a run only.
         missing: Names of the rows, or ``row (seed 2)``, that a run which was cut off did not get
             to. The key ``missing`` is in the JSON of such a run only.
+        handed_on: For each stage run, in order: ``run`` (its folder), ``stage``, ``seed``, ``from``
+            (the folder of the run before it, or None) and ``parts``, each with ``part``,
+            ``became``, ``parameters`` and ``why``, as a :class:`handover.HandedPart` has them.
 
     Raises:
         ValueError: If two rows have one name.
@@ -176,11 +179,12 @@ class Results:
     rows: tuple[Row, ...]
     gain: Gain | None = None
     missing: tuple[str, ...] = ()
+    handed_on: tuple[Mapping[str, Any], ...] = ()
     gains: Mapping[str, Gain] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check the names."""
-        for name in ("seeds", "rows", "missing"):
+        for name in ("seeds", "rows", "missing", "handed_on"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         names = [row.name for row in self.rows]
         if len(set(names)) < len(names):
@@ -189,7 +193,8 @@ class Results:
     def to_dict(self) -> dict[str, Any]:
         """Return the content of ``results.json``; what is not a number is None."""
         data: dict[str, Any] = _plain(self)
-        return {k: v for k, v in data.items() if v or k not in ("missing", "gains")}
+        empty = {name for name in ("missing", "handed_on", "gains") if not data[name]}
+        return {name: value for name, value in data.items() if name not in empty}
 
     def to_json(self) -> str:
         """Return ``results.json``, numbers at full precision."""
@@ -212,6 +217,7 @@ class Results:
                 tuple(_row_from_dict(row) for row in data["rows"]),
                 None if data["gain"] is None else _gain_from_dict(data["gain"]),
                 tuple(data.get("missing", ())),
+                tuple(data.get("handed_on", ())),
                 {size: _gain_from_dict(gain) for size, gain in data.get("gains", {}).items()},
             )
         except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:

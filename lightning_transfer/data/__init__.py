@@ -1,9 +1,11 @@
-"""Text with labels: one Lightning DataModule for each domain; and raw text to pretrain on."""
+"""One Lightning DataModule for each domain: text with labels, raw text, text with target text."""
 
 from lightning_transfer.data.aclsum import Paper, read_aclsum
 from lightning_transfer.data.batching import LengthBatchSampler
+from lightning_transfer.data.bbc_headlines import BbcHeadlines
 from lightning_transfer.data.bbc_topics import BbcTopics
 from lightning_transfer.data.block_spec import BlockSpec
+from lightning_transfer.data.catalogues import Catalogues
 from lightning_transfer.data.columns import Columns
 from lightning_transfer.data.domain_documents import DomainDocuments
 from lightning_transfer.data.encoding import encode_batches
@@ -16,19 +18,25 @@ from lightning_transfer.data.loader import ResumableLoader
 from lightning_transfer.data.masking import Masking
 from lightning_transfer.data.movie_snippets import MovieSnippets
 from lightning_transfer.data.news import News
+from lightning_transfer.data.papers import PaperSummaries, PaperTitles
+from lightning_transfer.data.parallel_files import ParallelFiles
 from lightning_transfer.data.products import Products
 from lightning_transfer.data.raw_text import RawText
 from lightning_transfer.data.rotten_tomatoes import RottenTomatoes
 from lightning_transfer.data.spam import Spam
 from lightning_transfer.data.splits import Splits
+from lightning_transfer.data.target_columns import TargetColumns
 from lightning_transfer.data.text_data_module import TextDataModule
+from lightning_transfer.data.text_to_text import TextToText
 from lightning_transfer.data.tokenizer_trainer import TokenizerTrainer
 from lightning_transfer.data.tokens import Tokens
 from lightning_transfer.data.tweets import Tweets
 
 __all__ = [
+    "BbcHeadlines",
     "BbcTopics",
     "BlockSpec",
+    "Catalogues",
     "Columns",
     "DomainDocuments",
     "FileDocuments",
@@ -41,13 +49,18 @@ __all__ = [
     "MovieSnippets",
     "News",
     "Paper",
+    "PaperSummaries",
+    "PaperTitles",
+    "ParallelFiles",
     "Products",
     "RawText",
     "ResumableLoader",
     "RottenTomatoes",
     "Spam",
     "Splits",
+    "TargetColumns",
     "TextDataModule",
+    "TextToText",
     "TokenizerTrainer",
     "Tokens",
     "Tweets",

@@ -1,5 +1,7 @@
 """BBC news by topic."""
 
+from pathlib import Path
+
 from lightning_transfer.assets import fetch
 from lightning_transfer.data.columns import Columns
 from lightning_transfer.data.label_spec import LabelSpec
@@ -31,15 +33,27 @@ class BbcTopics(TextDataModule):
 
     def load_rows(self) -> Table:
         """Return one row for each article."""
-        folder = self.source_path or fetch("bbc_news")
-        articles = read_text_folders([folder], form="<topic>/<article>.txt")
-        texts = articles["text"]
+        articles = read_articles(self.source_path or fetch("bbc_news"))
+        texts = list(articles.values())
         table = {
             "text": texts,
-            "topic": articles["label"],
+            "topic": [place.partition("/")[0] for place in articles],
             # Named by its text, or a new article would rename, and so move, those behind it.
             "story": [texts[first] for first in near_duplicate_groups(texts)],
         }
         self.columns.check(table.keys(), self.where)
         named = {ours: table[theirs] for ours, theirs in self.columns.named.items()}
-        return {**named, "row": articles["row"]}
+        return {**named, "row": list(articles)}
+
+
+def read_articles(folder: Path) -> dict[str, str]:
+    """Return the articles of a folder of folders: ``<topic>/<article>.txt`` -> its text.
+
+    Args:
+        folder: Its folders are topics.
+
+    Raises:
+        FileNotFoundError: If there is none.
+    """
+    found = read_text_folders([folder], form="<topic>/<article>.txt")
+    return dict(zip(found["row"], found["text"], strict=True))

@@ -10,8 +10,9 @@ from lightning_transfer.data.rows import Table
 from lightning_transfer.data.splitter import SPLITS
 from lightning_transfer.data.text_data_module import TextDataModule
 
-_STEMS = {"train": "train", "validation": "validation", "valid": "validation"}
-_STEMS |= {"val": "validation", "dev": "validation", "test": "test"}
+STEMS = {"train": "train", "validation": "validation", "valid": "validation"}
+STEMS |= {"val": "validation", "dev": "validation", "test": "test"}
+"""What a file of a split may be called."""
 
 
 class Files(TextDataModule):
@@ -77,18 +78,30 @@ class Files(TextDataModule):
                 "with train, validation and test files (data.source=... on the command line)"
             )
         if isinstance(self.source, Mapping):
-            unknown = sorted(set(self.source) - set(SPLITS))
-            if unknown:
-                raise ValueError(f"source may name {', '.join(SPLITS)}, got {', '.join(unknown)}")
-            return {split: Path(path).expanduser() for split, path in self.source.items()}
+            return split_mapping(self.source)
         path = Path(self.source).expanduser()
         return _in_folder(path) if path.is_dir() else {"train": path}
+
+
+def split_mapping(source: Mapping[str, str]) -> dict[str, Path]:
+    """Return split -> path of a source that names them.
+
+    Args:
+        source: ``train``, ``validation`` or ``test`` -> path.
+
+    Raises:
+        ValueError: If it names something that is no split.
+    """
+    unknown = sorted(set(source) - set(SPLITS))
+    if unknown:
+        raise ValueError(f"source may name {', '.join(SPLITS)}, got {', '.join(unknown)}")
+    return {split: Path(path).expanduser() for split, path in source.items()}
 
 
 def _in_folder(folder: Path) -> dict[str, Path]:
     paths: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        split = _STEMS.get(path.stem.lower())
+        split = STEMS.get(path.stem.lower())
         if split is None or path.suffix.lower() not in SUFFIXES:
             continue
         if split in paths:

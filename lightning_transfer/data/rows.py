@@ -96,7 +96,7 @@ def check_rows(
         else:
             good.append(row)
             targets.append(target)
-    _report(bad, len(places), where, on_bad_row)
+    report_bad(bad, len(places), where, on_bad_row)
     _check_classes(targets, labels, f"{where}, column {columns.label!r}")
     optional = {
         name: [data[name][row] for row in good] if name in data else None
@@ -116,20 +116,23 @@ def check_rows(
     )
 
 
-def read_columns(table: Table, where: str) -> dict[str, Sequence[Any]]:
+def read_columns(
+    table: Table, where: str, *, needed: Sequence[str] = ("text", "label")
+) -> dict[str, Sequence[Any]]:
     """Return the columns of a table as sequences of one length.
 
     Args:
         table: What a domain has read.
         where: What the table is called in messages.
+        needed: Columns that it must have, ``text`` among them.
 
     Raises:
-        ValueError: If there is no text or no label column, or no row, or lengths differ.
+        ValueError: If a needed column or any row is missing, or lengths differ.
     """
     names = list(table) if isinstance(table, Mapping) else table.column_names
-    if {"text", "label"} - set(names):
+    if {*needed} - {*names}:
         raise ValueError(
-            f"{where}: load_rows() must return the columns text and label, it returned "
+            f"{where}: load_rows() must return the columns {' and '.join(needed)}, it returned "
             f"{', '.join(names) or 'none'}"
         )
     # Of a data set [:] makes a list, which is read many times faster.
@@ -163,8 +166,8 @@ def _check_row(
     for name in ("text", "text_pair"):
         if name in data and (fault := text_fault(data[name][row])):
             raise ValueError(f"column {getattr(columns, name) or name!r}: {fault}")
-    if "split" in data and data["split"][row] not in SPLITS:
-        raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {data['split'][row]!r}")
+    if "split" in data and (fault := split_fault(data["split"][row])):
+        raise ValueError(fault)
     try:
         return spec.parse(data["label"][row], labels)
     except ValueError as error:
@@ -186,8 +189,23 @@ def text_fault(text: object) -> str | None:
     return None
 
 
-def _report(bad: list[str], total: int, where: str, on_bad_row: str) -> None:
-    """Say how many rows are bad, as an error or a warning."""
+def split_fault(split: object) -> str | None:
+    """Return what makes a cell unfit to name a split, or None."""
+    return None if split in SPLITS else f"split must be one of {', '.join(SPLITS)}, got {split!r}"
+
+
+def report_bad(bad: Sequence[str], total: int, where: str, on_bad_row: str) -> None:
+    """Say how many rows are bad.
+
+    Args:
+        bad: Place and fault of each bad row.
+        total: Rows of the table.
+        where: What the table is called in messages.
+        on_bad_row: ``error``, or ``skip`` for a warning.
+
+    Raises:
+        ValueError: If no row is good, or one is bad and ``on_bad_row`` is ``error``.
+    """
     if not bad:
         return
     more = f" (and {len(bad) - 1} more bad rows of {total})" if len(bad) > 1 else ""

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from lightning_transfer.data.splits import check_size, digest
+from lightning_transfer.data.splits import check_size, count_of, digest
 
 _EACH = re.compile(r"([1-9]\d*)/class")
 
@@ -85,6 +85,46 @@ def _members(strata: Sequence[int]) -> Mapping[int, list[int]]:
 def _ranked(rows: Sequence[int], keys: Sequence[str], seed: int) -> list[int]:
     # Another prefix than the splits use: or the subset would follow from how it was split.
     return sorted(rows, key=lambda row: digest(seed, f"train:{keys[row]}"))
+
+
+def draw(
+    positions: np.ndarray,
+    size: int | float | str | None,
+    *,
+    strata: Sequence[int],
+    keys: Sequence[str],
+    seed: int,
+    where: str,
+) -> np.ndarray:
+    """Draw training rows so that every stratum keeps its share.
+
+    Args:
+        positions: The training rows, int64 ``(rows,)``.
+        size: A count (int) or a fraction of them (float); ``None``: all.
+        strata: Stratum of each of them.
+        keys: Text of each of them.
+        seed: Of the draw.
+        where: What the data are called in the message.
+
+    Returns:
+        Some of the positions, in their order, int64 ``(size,)``.
+
+    Raises:
+        ValueError: If there are not as many, or the size speaks of classes.
+    """
+    if size is None:
+        return positions
+    if isinstance(size, str):
+        raise ValueError(
+            f"train_size={size} needs classes, and {where} has none; give a count or a fraction"
+        )
+    count = count_of(size, len(positions))
+    if count > len(positions):
+        raise ValueError(
+            f"train_size={size} asks for more than the {len(positions)} training rows of {where}; "
+            "lower train_size, splits.val or splits.test"
+        )
+    return positions[stratified(strata, keys, count, seed=seed)]
 
 
 def stratified(strata: Sequence[int], keys: Sequence[str], size: int, *, seed: int) -> np.ndarray:

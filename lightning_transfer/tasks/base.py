@@ -17,6 +17,7 @@ from lightning_transfer.kernels import keep_freed_memory
 from lightning_transfer.labels import Labels
 from lightning_transfer.objectives import RemembersStart, Weighted
 from lightning_transfer.optim import Recipe
+from lightning_transfer.tasks.reading import check_reader
 
 log = logging.getLogger(__name__)
 
@@ -41,12 +42,18 @@ class TransferModule(LightningModule):
         labels: Names of the outputs.
         recipe: Optimizer, schedule and groups.
         objectives: Extra losses by name.
+
+    Raises:
+        ValueError: If the backbone needs targets that the task does not give, or the head looks at
+            a token that has seen nothing of the text.
     """
 
     monitor: ClassVar[str]
     mode: ClassVar[str] = "max"
     # Test metrics that are also taken before the first step, since they are judged by their fall.
     before: ClassVar[tuple[str, ...]] = ()
+    # Whether batches hold targets, which the decoder of an encoder-decoder reads.
+    reads_targets: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -59,6 +66,8 @@ class TransferModule(LightningModule):
     ) -> None:
         """See the class."""
         super().__init__()
+        if not self.reads_targets:
+            check_reader(backbone, head)
         self.backbone = backbone
         self.head = head
         self.labels = labels

@@ -21,11 +21,10 @@ from lightning_transfer.data import (
 )
 from lightning_transfer.data.near_duplicates import near_duplicate_groups
 
-# Those with labels; raw text to pretrain on has other keys.
 CONFIGS = [
     path
     for path in sorted((Path(__file__).parents[2] / "conf" / "data").glob("*.yaml"))
-    if "lightning_transfer.data.LabelSpec" in path.read_text()
+    if "label" in yaml.safe_load(path.read_text())
 ]
 HUTTO = {
     News: "nytEditorialSnippets_GroundTruth.txt",
