@@ -79,27 +79,34 @@ def test(cfg: DictConfig) -> dict[str, float]:
 
 
 def predict(cfg: DictConfig) -> None:
-    """Label a text, texts, or a file of texts."""
+    """Label a text, texts, or a file of texts, or write the texts that a model has learned."""
     config = _plain(cfg)
     data = config["data"]
     if (config["text"] is None) == (data["path"] is None):
         raise ValueError('give either text="…" or data.path=<file>, and not both')
     path = _absolute(config["ckpt"])
     with importing():
+        from lightning_transfer.loading import read_labels
         from lightning_transfer.predict import Predictor
+        from lightning_transfer.writer import Writer
 
         _quiet_libraries()
-    predictor = Predictor.from_path(
+    kind = Writer if read_labels(path).kind == "text" else Predictor
+    if config["generation"] and kind is not Writer:
+        raise ValueError("generation= is for models that write text, and this one writes none")
+    predictor = kind.from_path(
         path,
         batch_size=config["batch_size"],
         max_tokens=config["max_tokens"],
         max_length=config["max_length"],
         **_own_parts(path),
     )
+    if isinstance(predictor, Writer):
+        predictor.generate_with(config["generation"] or {})
     if config["text"] is not None:
         texts = config["text"] if isinstance(config["text"], list) else [config["text"]]
         for prediction in predictor.predict([str(text) for text in texts]):
-            print(f"{prediction.label}\t{prediction.score:.4f}")
+            print(prediction)
         return
     options = {k: v for k, v in data.items() if k != "path"}
     out = config["out"] if config["out"] in (None, "-") else _absolute(config["out"])
