@@ -23,6 +23,7 @@ from lightning_transfer.data.parallel_files import ParallelFiles
 from lightning_transfer.data.products import Products
 from lightning_transfer.data.raw_text import RawText
 from lightning_transfer.data.rotten_tomatoes import RottenTomatoes
+from lightning_transfer.data.spam import Spam
 from lightning_transfer.data.splits import Splits
 from lightning_transfer.data.target_columns import TargetColumns
 from lightning_transfer.data.text_data_module import TextDataModule
@@ -55,6 +56,7 @@ __all__ = [
     "RawText",
     "ResumableLoader",
     "RottenTomatoes",
+    "Spam",
     "Splits",
     "TargetColumns",
     "TextDataModule",
