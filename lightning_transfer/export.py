@@ -29,6 +29,7 @@ from lightning_transfer.heads import MLPHead
 from lightning_transfer.labels import Labels
 from lightning_transfer.modes import evaluating
 from lightning_transfer.native_lm import NATIVE_LM, NativeLM
+from lightning_transfer.native_tags import NATIVE_TAGS, NativeTags
 from lightning_transfer.tasks import TransferModule
 
 log = logging.getLogger(__name__)
@@ -104,6 +105,7 @@ class Native:
         return [(ours, theirs.logits)]
 
 
+AnyNative = Native | NativeLM | NativeTags
 _ROBERTA = Native("roberta", "classifier.dense", "classifier.out_proj", "tanh")
 _DEBERTA = Native("deberta", "pooler.dense", "classifier", "gelu")
 NATIVE: dict[str, Native] = {
@@ -119,18 +121,19 @@ NATIVE: dict[str, Native] = {
 }
 
 
-def native_of(described: Mapping[str, Any]) -> Native | NativeLM:
+def native_of(described: Mapping[str, Any]) -> AnyNative:
     """Return how transformers stores the model of a description that says that it does."""
     return _forms(described["labels"]["kind"])[described["backbone"]["model_type"]]
 
 
-def _forms(kind: str) -> Mapping[str, Native | NativeLM]:
-    return NATIVE_LM if kind == "tokens" else NATIVE
+def _forms(kind: str) -> Mapping[str, AnyNative]:
+    forms: Mapping[str, Mapping[str, AnyNative]] = {"tokens": NATIVE_LM, "tags": NATIVE_TAGS}
+    return forms.get(kind, NATIVE)
 
 
 def native_form(
     backbone: nn.Module, head: nn.Module, labels: Labels
-) -> tuple[Native | NativeLM | None, str]:
+) -> tuple[AnyNative | None, str]:
     """Return how transformers stores this model, or None and the reason why it cannot.
 
     Args:
@@ -163,8 +166,9 @@ def export(
 
     Where transformers has the same architecture with the same head, the folder loads with
     ``AutoModelForSequenceClassification.from_pretrained`` and gives the same logits; this is
-    checked before the folder takes its place. A masked language model loads with
-    ``AutoModelForMaskedLM`` (``AutoModelForPreTraining`` if it judges pairs too). Otherwise
+    checked before the folder takes its place. A model that tags words loads with
+    ``AutoModelForTokenClassification``, a masked language model with ``AutoModelForMaskedLM``
+    (``AutoModelForPreTraining`` if it judges pairs too). Otherwise
     it holds the backbone for ``AutoModel``, the head beside it, and
     :func:`lightning_transfer.loading.load` opens both.
 
@@ -249,7 +253,7 @@ def _write_parts(backbone: Backbone, head: nn.Module, folder: Path) -> None:
 
 
 def _write_native(
-    backbone: Backbone, task: TransferModule, native: Native | NativeLM, folder: Path
+    backbone: Backbone, task: TransferModule, native: AnyNative, folder: Path
 ) -> None:
     config = copy.deepcopy(backbone.config)
     native.describe(config, task.labels)
@@ -267,9 +271,7 @@ def _save(state: Mapping[str, Tensor], path: Path) -> None:
 
 
 @torch.no_grad()
-def _verify(
-    task: TransferModule, native: Native | NativeLM, folder: Path, adapter: Adapter | None
-) -> None:
+def _verify(task: TransferModule, native: AnyNative, folder: Path, adapter: Adapter | None) -> None:
     """Load the folder as a stranger would, and compare."""
     model = native.opener(task.labels).from_pretrained(folder, use_safetensors=True)
     if adapter is not None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-Kind = Literal["rating", "single", "multi", "tokens"]
+Kind = Literal["rating", "single", "multi", "tokens", "tags"]
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,8 @@ class Labels:
 
     Args:
         kind: ``rating`` (one real output), ``single`` (one class of several), ``multi`` (any
-            number of the classes) or ``tokens`` (no label: the text itself is to be guessed).
+            number of the classes), ``tokens`` (no label: the text itself is to be guessed) or
+            ``tags`` (one of several for each word).
         names: Class names in output order. For a rating they are optional and name the bands that
             ``cutoffs`` cut the scale into. For tokens they are optional and name what the second
             part of a pair may be to the first.
@@ -50,7 +51,7 @@ class Labels:
             self._check_bands()
         elif self.cutoffs:
             raise ValueError(f"only a rating has cut-offs, got {self.cutoffs} for {self.kind!r}")
-        elif len(self.names) < {"single": 2, "multi": 1, "tokens": 0}[self.kind]:
+        elif len(self.names) < {"single": 2, "multi": 1, "tokens": 0, "tags": 2}[self.kind]:
             raise ValueError(f"{self.kind!r} labels need more names, got {list(self.names)}")
 
     def _check_bands(self) -> None:

@@ -135,6 +135,21 @@ def read_position(path: str | Path) -> Mapping[str, Any]:
     return described.get("position") or {}
 
 
+def read_labels(path: str | Path) -> Labels:
+    """Return what the outputs of the weights at ``path`` are called.
+
+    Raises:
+        FileNotFoundError: If nothing that can be loaded is there.
+        ValueError: If it is no checkpoint of this package.
+    """
+    path = Path(path)
+    if path.is_dir():
+        described = _read_description(_model_folder(path))
+    else:
+        described = _checked(read_checkpoint(path).get(KEY), path)
+    return Labels.from_dict(described["labels"])
+
+
 def load_tokenizer(name: str | Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """Load a tokenizer from ``asset:<name>``, a folder or the hub.
 

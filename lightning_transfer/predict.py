@@ -1,15 +1,14 @@
 """Labels for new texts, from a trained task: in memory, or file to file."""
 
 import dataclasses
-import difflib
 import logging
 import math
-import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -19,13 +18,14 @@ from transformers import PreTrainedTokenizerBase
 
 from lightning_transfer.adapters import Adapter
 from lightning_transfer.data import LengthBatchSampler, Tokens, reading, writing
-from lightning_transfer.data.reading import ROW, Row
+from lightning_transfer.data.reading import Row
 from lightning_transfer.data.rows import text_fault
-from lightning_transfer.data.token_table import tokenize
+from lightning_transfer.data.token_table import TokenTable, tokenize
 from lightning_transfer.data.tokenized_split import Collate, TokenizedSplit
 from lightning_transfer.labels import Labels
 from lightning_transfer.loading import HeadFactory, load
 from lightning_transfer.modes import evaluating
+from lightning_transfer.prediction_files import TextColumns, choose_target, new_columns
 from lightning_transfer.tasks import TransferModule
 
 log = logging.getLogger(__name__)
@@ -46,6 +46,10 @@ class Prediction:
 
     label: str
     score: float
+
+    def __str__(self) -> str:
+        """Return label and score as one line."""
+        return f"{self.label}\t{self.score:.4f}"
 
 
 class Predictor:
@@ -68,9 +72,11 @@ class Predictor:
 
     Raises:
         RuntimeError: If torch knows no such device.
-        ValueError: If ``batch_size`` or ``max_tokens`` is below 1, or the task has no labels to
-            predict.
+        ValueError: If ``batch_size`` or ``max_tokens`` is below 1, or the task has no labels of
+            this kind to predict.
     """
+
+    added: ClassVar[tuple[str, ...]] = ("label", "score")  # columns of predict_file
 
     def __init__(
         self,
@@ -91,6 +97,11 @@ class Predictor:
                 f"a {type(task).__name__} has learned text without labels, and has none to give; "
                 "train a stage with labels from it (stages.target.init_from=<this folder>), or "
                 "open its model folder with transformers' AutoModelForMaskedLM"
+            )
+        if (task.labels.kind == "tags") != ("tags" in self.added):
+            raise ValueError(
+                f"a {type(task).__name__} is not for a {type(self).__name__}; words are tagged by "
+                "tagger.Tagger, texts labelled by predict.Predictor"
             )
         limit = getattr(task.backbone, "max_tokens", None)
         if limit is not None and limit < tokens.max_length:
@@ -210,11 +221,11 @@ class Predictor:
             ValueError: If ``out`` is the input or has an unknown extension, a column is missing,
                 a row is bad, or the model's output is not a number.
         """
-        target, form = _target(path, out, delimiter)
+        target, form = choose_target(path, out, delimiter)
         writing.RowWriter(target, ["label"], form=form)  # opens nothing, but checks the target
         read = partial(reading.read_batches, path, delimiter=delimiter, encoding=encoding)
         read = partial(read, on_bad_row=on_bad_row, batch_rows=chunk_rows)
-        texts = _Texts(path, text, text_pair, skip=on_bad_row == "skip")
+        texts = TextColumns(path, text, text_pair, self._fault, skip=on_bad_row == "skip")
         # A stream cannot be read twice, and the reader would warn twice of what it skips.
         twice = on_bad_row == "error" and str(path) != "-" and Path(path).expanduser().is_file()
         columns = texts.survey(read()) if twice else []
@@ -222,29 +233,40 @@ class Predictor:
         first = next(batches)
         columns = columns or texts.survey([first])
         count = 0
-        label, score = _new_columns(columns, texts.name)
-        missing = math.nan if Path(target).suffix.lower() == ".parquet" else None
-        with writing.RowWriter(target, [*columns, label, score], form=form) as writer:
+        new = new_columns(columns, texts.name, self.added)
+        nothing = self._nothing(Path(target).suffix.lower())
+        with writing.RowWriter(target, [*columns, *new], form=form) as writer:
             for rows in chain([first], batches):
                 texts.check_late(rows, columns)
                 for row, said in zip(rows, self._predict_rows(rows, texts), strict=True):
-                    row[label] = said.label if said else None
-                    # A parquet column that begins with nulls alone would be taken for text.
-                    row[score] = said.score if said else missing
+                    row |= zip(new, self._cells(said) if said else nothing, strict=True)
                 writer.write(rows)
                 count += len(rows)
-        texts.report()
+        texts.report(self.added)
         log.info("%s rows: %s", f"{count:,}", "standard output" if str(target) == "-" else target)
         return count
 
-    def _predict_rows(self, rows: Sequence[Row], texts: "_Texts") -> list[Prediction | None]:
+    def _nothing(self, suffix: str) -> tuple[Any, ...]:
+        """Return the cells of a row without text."""
+        # A parquet column that begins with nulls alone would be taken for text.
+        return None, math.nan if suffix == ".parquet" else None
+
+    def _cells(self, said: Any) -> tuple[Any, ...]:
+        """Return the cells that a prediction adds to its row."""
+        return said.label, said.score
+
+    def _fault(self, text: object) -> str | None:
+        """Return what makes a cell unfit to be predicted of, or None."""
+        return text_fault(text)
+
+    def _predict_rows(self, rows: Sequence[Row], texts: TextColumns) -> list[Any]:
         good = [place for place, row in enumerate(rows) if texts.check(row)]
         pairs = [rows[place][texts.pair] for place in good] if texts.pair else None
         found = self._predict([rows[place][texts.text] for place in good], pairs)
         by_place = dict(zip(good, found, strict=True))
         return [by_place.get(place) for place in range(len(rows))]
 
-    def _predict(self, texts: Sequence[str], pairs: Sequence[str] | None) -> list[Prediction]:
+    def _predict(self, texts: Sequence[Any], pairs: Sequence[str] | None) -> list[Any]:
         """Predict for texts that are known to be good."""
         if not texts:
             return []
@@ -252,122 +274,24 @@ class Predictor:
         if not table.lengths.all():
             text = texts[int(table.lengths.argmin())]
             raise ValueError(f"the tokenizer finds no token in {text[:40]!r}; take it out")
-        split = TokenizedSplit(table, np.arange(len(texts)), None)
+        by_place = {}
+        for places, scores in self._scores(table):
+            for place, row in zip(places, scores, strict=True):
+                by_place[place] = _name(row, self.task.labels, texts[place])
+        return [by_place[place] for place in range(len(texts))]
+
+    def _scores(self, table: TokenTable) -> Iterator[tuple[list[int], np.ndarray]]:
+        """Yield rows of a table and their scores, float32 (rows, …, outputs), batch by batch."""
+        split = TokenizedSplit(table, np.arange(len(table)), None)
         sampler = LengthBatchSampler(
             table.lengths, self.batch_size, seed=0, shuffle=False, max_tokens=self.max_tokens
         )
         collate = Collate(self.tokenizer)
-        by_place: dict[int, Prediction] = {}
-        with torch.inference_mode(), evaluating(self.task):
-            for places in sampler:
-                batch = move_data_to_device(collate(split[places]), self.device)
-                scores = self.task.probabilities(self.task(batch).float())  # (batch, outputs)
-                for place, row in zip(places, scores.cpu().numpy(), strict=True):
-                    by_place[place] = _name(row, self.task.labels, texts[place])
-        return [by_place[place] for place in range(len(texts))]
-
-
-class _Texts:
-    """Finds the texts in the rows of a file, and counts the rows that have none."""
-
-    def __init__(self, path: str | Path, text: str, pair: str | None, *, skip: bool) -> None:
-        self.name = "stdin" if str(path) == "-" else Path(path).name
-        self.text = text
-        self.pair = pair
-        self._skip = skip
-        self._bad = 0
-        self._first = ""
-
-    def survey(self, batches: Iterable[Sequence[Row]]) -> list[str]:
-        """Return all columns, as first seen; raise if one of texts is missing, or a row is bad."""
-        columns: dict[str, None] = {}
-        for rows in batches:
-            columns |= dict.fromkeys(key for row in rows for key in row if key != ROW)
-            self._check_columns(list(columns))
-            for row in rows if not self._skip else ():
-                self.check(row)
-        return list(columns)
-
-    def _check_columns(self, columns: Sequence[str]) -> None:
-        for option, wanted in (("text", self.text), ("text_pair", self.pair)):
-            if wanted is not None and wanted not in columns:
-                close = difflib.get_close_matches(wanted, columns, n=len(columns), cutoff=0.0)
-                raise ValueError(
-                    f"{self.name} has no column {wanted!r}; its columns, the closest first: "
-                    f"{', '.join(close)}; name the right one with {option}="
-                )
-
-    def check_late(self, rows: Sequence[Row], columns: Sequence[str]) -> None:
-        """Check that no row has a column that the output has no place for any more."""
-        known = {ROW, *columns}
-        for row in rows:
-            if late := [key for key in row if key not in known]:
-                raise ValueError(
-                    f"{row[ROW]}: the key {late[0]!r} is not in the first rows, which settle the "
-                    "columns of the output; give it to the first row too (null will do)"
-                )
-
-    def check(self, row: Row) -> bool:
-        """Tell whether a row has its texts; raise if not, unless bad rows are skipped."""
-        for column in (self.text, self.pair):
-            if column is not None and (fault := text_fault(row.get(column))):
-                self.add_bad(row, column, fault)
-                return False
-        return True
-
-    def add_bad(self, row: Row, column: str, fault: str) -> None:
-        """Count a bad row, or raise."""
-        found = f"{row[ROW]}, column {column!r}: {fault}"
-        if not self._skip:
-            raise ValueError(f"{found}; mend the data or set on_bad_row=skip")
-        self._bad += 1
-        self._first = self._first or found
-
-    def report(self) -> None:
-        """Say how many rows have no prediction."""
-        if self._bad:
-            said = "%s: %d row(s) without text have an empty label and score; the first: %s"
-            log.warning(said, self.name, self._bad, self._first)
-
-
-def _target(
-    path: str | Path, out: str | Path | None, delimiter: str | None
-) -> tuple[str | Path, writing.Form | None]:
-    """Return where to write to, and the format if that is standard output."""
-    if out is None and str(path) != "-":
-        source = Path(path).expanduser()
-        known = source.suffix.lower() in writing.SUFFIXES
-        out = source.with_name(f"{source.stem}.predictions{source.suffix if known else '.csv'}")
-    if out is None or str(out) == "-":
-        return "-", _stdout_form(path, delimiter)
-    one, other = (Path(name).expanduser() for name in (path, out))
-    if one.resolve() == other.resolve():
-        raise ValueError(f"{out} is the input itself; name another file with out=")
-    return out, None
-
-
-def _stdout_form(path: str | Path, delimiter: str | None) -> writing.Form:
-    """Return the format of the input, as far as standard output can have it."""
-    if str(path) != "-":
-        return (
-            "jsonl"
-            if reading.SUFFIXES.get(Path(path).suffix.lower()) in ("jsonl", "parquet")
-            else "csv"
-        )
-    peek = getattr(getattr(sys.stdin, "buffer", None), "peek", None)
-    head = peek() if peek and delimiter is None else b""
-    # By the reader's rule, through a byte order mark and the zeros of utf-16.
-    return "jsonl" if head.lstrip(b"\xef\xbb\xbf\xfe\xff\x00 \t\r\n").startswith(b"{") else "csv"
-
-
-def _new_columns(columns: Sequence[str], name: str) -> tuple[str, str]:
-    for pair in (("label", "score"), ("predicted_label", "predicted_score")):
-        if not set(pair) & set(columns):
-            return pair
-    raise ValueError(
-        f"{name} has columns for our label and score already: {', '.join(columns)}; rename "
-        "predicted_label and predicted_score in it, or take them out"
-    )
+        for places in sampler:
+            batch = move_data_to_device(collate(split[places]), self.device)
+            with torch.inference_mode(), evaluating(self.task):
+                scores = self.task.probabilities(self.task(batch).float())  # (batch, …, outputs)
+            yield places, scores.cpu().numpy()
 
 
 def _name(scores: np.ndarray, labels: Labels, text: str) -> Prediction:

@@ -86,10 +86,13 @@ def predict(cfg: DictConfig) -> None:
         raise ValueError('give either text="…" or data.path=<file>, and not both')
     path = _absolute(config["ckpt"])
     with importing():
+        from lightning_transfer.loading import read_labels
         from lightning_transfer.predict import Predictor
+        from lightning_transfer.tagger import Tagger
 
         _quiet_libraries()
-    predictor = Predictor.from_path(
+    kind = Tagger if read_labels(path).kind == "tags" else Predictor
+    predictor = kind.from_path(
         path,
         batch_size=config["batch_size"],
         max_tokens=config["max_tokens"],
@@ -99,7 +102,7 @@ def predict(cfg: DictConfig) -> None:
     if config["text"] is not None:
         texts = config["text"] if isinstance(config["text"], list) else [config["text"]]
         for prediction in predictor.predict([str(text) for text in texts]):
-            print(f"{prediction.label}\t{prediction.score:.4f}")
+            print(prediction)
         return
     options = {k: v for k, v in data.items() if k != "path"}
     out = config["out"] if config["out"] in (None, "-") else _absolute(config["out"])

@@ -5,6 +5,7 @@ from lightning_transfer.data.batching import LengthBatchSampler
 from lightning_transfer.data.bbc_topics import BbcTopics
 from lightning_transfer.data.block_spec import BlockSpec
 from lightning_transfer.data.columns import Columns
+from lightning_transfer.data.conll import Conll
 from lightning_transfer.data.domain_documents import DomainDocuments
 from lightning_transfer.data.encoding import encode_batches
 from lightning_transfer.data.file_documents import FileDocuments
@@ -21,6 +22,9 @@ from lightning_transfer.data.raw_text import RawText
 from lightning_transfer.data.rotten_tomatoes import RottenTomatoes
 from lightning_transfer.data.splits import Splits
 from lightning_transfer.data.stage_data import StageData
+from lightning_transfer.data.tag_spec import TagSpec
+from lightning_transfer.data.tagged_files import TaggedFiles
+from lightning_transfer.data.tagged_text import TaggedText
 from lightning_transfer.data.text_data_module import TextDataModule
 from lightning_transfer.data.tokenizer_trainer import TokenizerTrainer
 from lightning_transfer.data.tokens import Tokens
@@ -30,6 +34,7 @@ __all__ = [
     "BbcTopics",
     "BlockSpec",
     "Columns",
+    "Conll",
     "DomainDocuments",
     "FileDocuments",
     "Files",
@@ -47,6 +52,9 @@ __all__ = [
     "RottenTomatoes",
     "Splits",
     "StageData",
+    "TagSpec",
+    "TaggedFiles",
+    "TaggedText",
     "TextDataModule",
     "TokenizerTrainer",
     "Tokens",

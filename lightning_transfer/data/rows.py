@@ -96,7 +96,7 @@ def check_rows(
         else:
             good.append(row)
             targets.append(target)
-    _report(bad, len(places), where, on_bad_row)
+    report_bad(bad, len(places), where, on_bad_row)
     _check_classes(targets, labels, f"{where}, column {columns.label!r}")
     optional = {
         name: [data[name][row] for row in good] if name in data else None
@@ -186,8 +186,18 @@ def text_fault(text: object) -> str | None:
     return None
 
 
-def _report(bad: list[str], total: int, where: str, on_bad_row: str) -> None:
-    """Say how many rows are bad, as an error or a warning."""
+def report_bad(bad: Sequence[str], total: int, where: str, on_bad_row: str) -> None:
+    """Say how many rows are bad.
+
+    Args:
+        bad: Place and fault of each bad row.
+        total: Rows of the table.
+        where: What the table is called in messages.
+        on_bad_row: ``error``, or ``skip`` for a warning.
+
+    Raises:
+        ValueError: If no row is good, or one is bad and ``on_bad_row`` is ``error``.
+    """
     if not bad:
         return
     more = f" (and {len(bad) - 1} more bad rows of {total})" if len(bad) > 1 else ""

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,13 @@ from transformers import PreTrainedTokenizerBase
 from lightning_transfer.assets import cache_dir
 from lightning_transfer.data.token_table import TokenTable, tokenize
 from lightning_transfer.data.tokens import Tokens
+from lightning_transfer.data.word_tokens import tokenize_words
 from lightning_transfer.files import atomic_path
 
 log = logging.getLogger(__name__)
 
 _FORMAT = 2  # of the cached file and of the way a row is cut; raise it when either changes
+_WORDS_FORMAT = 1  # of the way words become tokens
 
 
 def cached_tokens(
@@ -41,11 +43,35 @@ def cached_tokens(
         tokens: Length and the part that is kept.
     """
     key = fingerprint(texts, pairs, tokenizer, tokens)
+    return _cached(
+        key, len(texts), lambda: tokenize(texts, pairs, tokenizer=tokenizer, tokens=tokens)
+    )
+
+
+def cached_words(
+    sentences: Sequence[Sequence[str]], *, tokenizer: PreTrainedTokenizerBase, tokens: Tokens
+) -> TokenTable:
+    """Return the tokens of sentences that come as words, from the cache if they lie there.
+
+    Args:
+        sentences: Words of each row.
+        tokenizer: A fast Hugging Face tokenizer.
+        tokens: Length and the part that is kept.
+    """
+    # Where words end is part of the content: no two lists of words join to the same text so.
+    content = ["".join(f"{len(word)} {word}" for word in sentence) for sentence in sentences]
+    key = f"words{_WORDS_FORMAT}-{fingerprint(content, None, tokenizer, tokens)}"
+    return _cached(
+        key, len(sentences), lambda: tokenize_words(sentences, tokenizer=tokenizer, tokens=tokens)
+    )
+
+
+def _cached(key: str, count: int, make: Callable[[], TokenTable]) -> TokenTable:
     path = cache_dir() / "tokens" / f"{key}.arrow"
     with contextlib.suppress(OSError, pa.ArrowInvalid):
         return TokenTable.read(path, key=key)
-    log.info("tokenizing %s texts", f"{len(texts):,}")
-    table = tokenize(texts, pairs, tokenizer=tokenizer, tokens=tokens)
+    log.info("tokenizing %s texts", f"{count:,}")
+    table = make()
     table.key = key
     try:
         _write(table, path)

@@ -34,16 +34,23 @@ class TransferModule(LightningModule):
     Args:
         backbone: Token features from ``(input_ids, attention_mask)``; has ``layers`` and
             ``hidden_size``.
-        head: Outputs (batch, num_outputs) from features and mask.
+        head: Outputs (batch, num_outputs) from features and mask; of a task ``per_token``,
+            (batch, seq, num_outputs).
         labels: Names of the outputs.
         recipe: Optimizer, schedule and groups.
         objectives: Extra losses by name.
+
+    Raises:
+        ValueError: If the head gives its outputs for each token and the task needs them for each
+            text, or the other way round.
     """
 
     monitor: ClassVar[str]
     mode: ClassVar[str] = "max"
     # Test metrics that are also taken before the first step, since they are judged by their fall.
     before: ClassVar[tuple[str, ...]] = ()
+    # Whether there is an output for each token, or one for each text.
+    per_token: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -56,6 +63,7 @@ class TransferModule(LightningModule):
     ) -> None:
         """See the class."""
         super().__init__()
+        self._check_head(head)
         self.backbone = backbone
         self.head = head
         self.labels = labels
@@ -73,6 +81,20 @@ class TransferModule(LightningModule):
         self.val_metrics = metrics.clone(prefix="val/")
         self.test_metrics = metrics.clone(prefix="test/")
         self.train()
+
+    def _check_head(self, head: nn.Module) -> None:
+        """Refuse a head of which it is known that its outputs are of the other form."""
+        given = type(head).__name__
+        if self.per_token and hasattr(head, "pooling"):
+            raise ValueError(
+                f"{type(self).__name__} needs an output for each token, and a {given} gives one "
+                "for each text; set head=token"
+            )
+        if not self.per_token and getattr(head, "per_token", False):
+            raise ValueError(
+                f"{type(self).__name__} needs one output for each text, and a {given} gives one "
+                "for each token; set head=mlp or head=linear"
+            )
 
     def build_metrics(self) -> MetricCollection:
         """Return the metrics of this task, without a prefix."""
@@ -223,8 +245,8 @@ class TransferModule(LightningModule):
 
     @torch.no_grad()
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Turn logits (batch, num_outputs) into scores of the same shape."""
-        if self.labels.kind == "single":
+        """Turn logits (batch, …, num_outputs) into scores of the same shape."""
+        if self.labels.kind in ("single", "tags"):
             return logits.softmax(dim=-1)
         return logits.sigmoid() if self.labels.kind == "multi" else logits
 
