@@ -8,8 +8,10 @@ from lightning_transfer.data.columns import Columns
 from lightning_transfer.data.conll import Conll
 from lightning_transfer.data.domain_documents import DomainDocuments
 from lightning_transfer.data.encoding import encode_batches
+from lightning_transfer.data.extract import Extract
 from lightning_transfer.data.file_documents import FileDocuments
 from lightning_transfer.data.files import Files
+from lightning_transfer.data.highlighted_sentences import HighlightedSentences
 from lightning_transfer.data.hub_data import HubData
 from lightning_transfer.data.imdb import Imdb
 from lightning_transfer.data.label_spec import LabelSpec
@@ -36,8 +38,10 @@ __all__ = [
     "Columns",
     "Conll",
     "DomainDocuments",
+    "Extract",
     "FileDocuments",
     "Files",
+    "HighlightedSentences",
     "HubData",
     "Imdb",
     "LabelSpec",

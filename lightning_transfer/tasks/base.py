@@ -108,6 +108,10 @@ class TransferModule(LightningModule):
         """Feed a batch's logits (batch, num_outputs) and targets to the metrics."""
         raise NotImplementedError
 
+    def feed(self, metrics: MetricCollection, logits: Tensor, batch: Batch) -> None:
+        """Feed what the metrics need of a batch; logits and targets, unless a task needs more."""
+        self.update_metrics(metrics, logits, batch["labels"])
+
     @property
     def reads_first_token(self) -> bool:
         """Whether the backbone is asked for the features of the first token alone."""
@@ -172,7 +176,7 @@ class TransferModule(LightningModule):
 
     def _evaluate(self, batch: Batch, metrics: MetricCollection, name: str) -> None:
         logits, targets = self(batch), batch["labels"]
-        self.update_metrics(metrics, logits.float(), targets)
+        self.feed(metrics, logits.float(), batch)
         loss = self.loss(logits, targets)
         size = len(targets)
         self.log(name, loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=size)
