@@ -134,11 +134,14 @@ class Tagger(Predictor):
         if table.lengths[row] <= self.tokens.max_length:
             yield slice(0, len(words))
             return
-        codes = _words_of(table, row)
-        # Tokens of no word go with the word before them, special ones with the first and the last.
-        owners = np.maximum.accumulate(np.maximum(np.where(codes < -1, -2 - codes, codes), 0))
+        codes, special = _words_of(table, row), self.tokenizer.num_special_tokens_to_add()
+        of_words = np.flatnonzero(codes != -1)
+        inner = codes[of_words[0] : of_words[-1] + 1]
+        # Tokens of no word go with the word before them; those at the ends may be at either.
+        owners = np.maximum.accumulate(np.where(inner < -1, -2 - inner, inner))
         sizes = np.bincount(owners, minlength=len(words))
-        room = self.tokens.max_length - self.tokenizer.num_special_tokens_to_add()
+        sizes[[0, -1]] += len(codes) - len(inner) - special
+        room = self.tokens.max_length - special
         start = taken = 0
         for word, size in enumerate(sizes):
             if taken and taken + size > room:

@@ -267,9 +267,12 @@ def test_parts_go_together_whichever_are_chosen(task, head, scheduler, strategy)
 
     if (task == "masked_language_modelling") != (head == "language_model"):
         pytest.skip("a language model has a head of its own")
+    if (task == "token_classification") != (head == "token"):
+        pytest.skip("tags of words have a head of their own")
     labels = {
         "sequence_regression": Labels("rating"),
         "masked_language_modelling": Labels("tokens", ("next", "other")),
+        "token_classification": Labels("tags", ("O", "B-PER")),
     }.get(task, Labels("single", ("a", "b")))
     parts = build("strategy", strategy)
     backbone = OwnBackbone()

@@ -85,6 +85,7 @@ class HighlightedSentences(TextDataModule):
         )
         self.extract = extract or Extract()
         self._papers: list[Paper] = []
+        self._placed: dict[str, tuple[int, int]] = {}  # document and position of a row's place
         self._extraction: Extraction | None = None
 
     def load_rows(self) -> Table:
@@ -92,17 +93,20 @@ class HighlightedSentences(TextDataModule):
         folder = self.source_path
         names = ("text", "label", "text_pair", "group", "split", "row")
         table: dict[str, list[Any]] = {name: [] for name in names}
-        self._papers = []
+        self._papers, self._placed = [], {}
         for split in SPLITS:
             for paper in read_aclsum(split, folder=folder):
-                table["row"] += [_place(len(self._papers), at) for at in range(_length(paper))]
+                document = len(self._papers)
                 self._papers.append(paper)
                 for section in SECTIONS:
                     marks = [paper.highlights[aspect][section] for aspect in self.extract.aspects]
                     table["label"] += [LABELS[any(each)] for each in zip(*marks, strict=True)]
                     table["text"] += paper.sentences[section]
                     table["text_pair"] += _contexts(paper, section, self.extract.context)
-                count = _length(paper)
+                count = sum(map(len, paper.sentences.values()))
+                places = [f"{paper.place}, sentence {at + 1}" for at in range(count)]
+                self._placed |= {place: (document, at) for at, place in enumerate(places)}
+                table["row"] += places
                 table["group"] += [paper.identity] * count
                 table["split"] += [split] * count
         if self.extract.context == "none":
@@ -119,8 +123,8 @@ class HighlightedSentences(TextDataModule):
         if self._extraction is None:
             if self._corpus is None:
                 raise RuntimeError("the rows are not loaded yet: call setup() first")
-            placed = np.array([place.split(":")[1:] for place in self._corpus.rows.places])
-            document, position = placed.astype(np.int64).T
+            placed = [self._placed[place] for place in self._corpus.rows.places]
+            document, position = np.array(placed, dtype=np.int64).T
             self._extraction = Extraction(
                 [sum((paper.sentences[s] for s in SECTIONS), ()) for paper in self._papers],
                 [" ".join(p.summaries[a] for a in self.extract.aspects) for p in self._papers],
@@ -134,14 +138,6 @@ class HighlightedSentences(TextDataModule):
         targets = self._load().rows.tensor_targets()
         places = self.extraction.position
         return PlacedSplit(table, self._positions(split), targets, places=places)
-
-
-def _length(paper: Paper) -> int:
-    return sum(len(paper.sentences[section]) for section in SECTIONS)
-
-
-def _place(paper: int, sentence: int) -> str:
-    return f"sentence:{paper}:{sentence}"
 
 
 def _contexts(paper: Paper, section: str, context: str) -> Iterator[str]:

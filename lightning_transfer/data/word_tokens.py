@@ -1,6 +1,7 @@
 """Tokens of sentences that come as words, and which word each token belongs to."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -74,7 +75,7 @@ def _encode(
     return rows
 
 
-def _call(sentences: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerBase) -> dict:
+def _call(sentences: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     return dict(
         tokenizer(
             [" ".join(sentence) for sentence in sentences],
@@ -88,7 +89,9 @@ def _call(sentences: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerBase
     )
 
 
-def _row(encoded: dict, place: int, sentence: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+def _row(
+    encoded: dict[str, Any], place: int, sentence: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray]:
     """Return one row's ids, segments and words, ``(3, seq)``, and which tokens are special."""
     ids = encoded["input_ids"][place]
     segments = (encoded.get("token_type_ids") or {place: [0] * len(ids)})[place]

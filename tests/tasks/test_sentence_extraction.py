@@ -17,9 +17,10 @@ from tests.tiny import HIDDEN, make_backbone, make_inputs, make_trainer
 
 __all__ = ["folder"]  # a fixture
 LABELS = Labels("single", ("other", "highlight"))
-QUIET = pytest.mark.filterwarnings(
-    "ignore:.*does not have many workers", "ignore:.*is smaller than the logging interval"
-)
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+    pytest.mark.filterwarnings("ignore:.*is smaller than the logging interval"),
+]
 
 
 def make_task(kind=SentenceExtraction, *, lr=0.01):
@@ -33,7 +34,6 @@ def tested(task, data):
     return {name.removeprefix("test/"): value for name, value in found.items()}
 
 
-@QUIET
 @pytest.mark.parametrize("size", [1, 3])
 def test_the_control_chooses_the_first_sentences(folder, tokenizer, size):
     data = make_data(folder, tokenizer, extract=Extract(sentences=size))
@@ -49,7 +49,6 @@ def test_the_control_chooses_the_first_sentences(folder, tokenizer, size):
         assert found[name] == pytest.approx(expected, abs=1e-6)
 
 
-@QUIET
 def test_highlights_are_learned_and_beat_the_lead(folder, tokenizer, tmp_path):
     torch.manual_seed(0)
     data, task = make_data(folder, tokenizer), make_task()

@@ -19,6 +19,10 @@ from lightning_transfer.tasks.entity_metrics import EntityScore
 from tests.data.test_tagged_text import Tags
 from tests.tiny import HIDDEN, OwnBackbone, make_backbone, make_inputs, make_trainer
 
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+    pytest.mark.filterwarnings("ignore:.*is smaller than the logging interval"),
+]
 NAMES = ("O", "B-BAD", "I-BAD", "B-GOOD", "I-GOOD")
 LABELS = Labels("tags", NAMES)
 FAMILIES = ("bert", "roberta", "distilbert", "deberta-v2", "electra", "mpnet", "deberta")
@@ -164,8 +168,6 @@ def test_a_folder_that_gives_other_logits_is_not_written(tokenizer, tmp_path, mo
     assert not (tmp_path / "model").exists()
 
 
-@pytest.mark.filterwarnings("ignore:.*does not have many workers")
-@pytest.mark.filterwarnings("ignore:.*is smaller than the logging interval")
 def test_moods_are_learned(tokenizer):
     torch.manual_seed(0)
     data = tagged(tokenizer)
@@ -178,8 +180,6 @@ def test_moods_are_learned(tokenizer):
     assert set(found) == {f"test/{name}" for name in names}
 
 
-@pytest.mark.filterwarnings("ignore:.*does not have many workers")
-@pytest.mark.filterwarnings("ignore:.*is smaller than the logging interval")
 def test_stored_activations_change_no_loss(tokenizer, tmp_path):
     losses = []
     for callbacks in ([], [ActivationCache(folder=tmp_path)]):
