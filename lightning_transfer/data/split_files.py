@@ -24,9 +24,10 @@ def split_files(source: Source, suffixes: Sequence[str]) -> dict[str, Path]:
         ValueError: If a mapping names something that is no split, or a split has two files.
     """
     if not source:
+        forms = ", ".join(suffix.removeprefix(".") for suffix in suffixes)
         raise FileNotFoundError(
-            f"no file given; set source to a file ({', '.join(suffixes)}), or to a folder with "
-            "train, validation and test files (data.source=... on the command line)"
+            f"no file given; set source to a {forms} file, or to a folder with train, validation "
+            "and test files (data.source=... on the command line)"
         )
     if isinstance(source, Mapping):
         unknown = sorted(set(source) - set(SPLITS))

@@ -29,7 +29,7 @@ def make_task(kind=SentenceExtraction, *, lr=0.01):
     return kind(backbone, MLPHead(HIDDEN, 2), labels=LABELS, recipe=recipe)
 
 
-def tested(task, data):
+def score_of(task, data):
     [found] = make_trainer().test(task, datamodule=data, verbose=False)
     return {name.removeprefix("test/"): value for name, value in found.items()}
 
@@ -37,7 +37,7 @@ def tested(task, data):
 @pytest.mark.parametrize("size", [1, 3])
 def test_the_control_chooses_the_first_sentences(folder, tokenizer, size):
     data = make_data(folder, tokenizer, extract=Extract(sentences=size))
-    found = tested(make_task(LeadSentences), data)
+    found = score_of(make_task(LeadSentences), data)
     scorer = RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
     extraction = data.extraction
     scores = [
@@ -55,7 +55,7 @@ def test_highlights_are_learned_and_beat_the_lead(folder, tokenizer, tmp_path):
     trainer = make_trainer(max_epochs=5)
     trainer.fit(task, datamodule=data)
     assert {"val/rouge1", "val/rouge2", "val/rougeL"} <= set(trainer.callback_metrics)
-    found, lead = tested(task, data), tested(make_task(LeadSentences), data)
+    found, lead = score_of(task, data), score_of(make_task(LeadSentences), data)
     assert found["rougeL"] > 0.9 > lead["rougeL"] + 0.2
     assert found["average_precision"] > 0.9
     trainer.save_checkpoint(tmp_path / "a.ckpt", weights_only=True)
@@ -63,7 +63,7 @@ def test_highlights_are_learned_and_beat_the_lead(folder, tokenizer, tmp_path):
     ids, mask = make_inputs()
     batch = {"input_ids": ids, "attention_mask": mask}
     assert torch.equal(loaded(batch), task.eval()(batch))
-    assert tested(loaded, data) == pytest.approx(found)
+    assert score_of(loaded, data) == pytest.approx(found)
 
 
 def test_devices_share_their_scores():
