@@ -13,7 +13,7 @@ from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 
 from lightning_transfer.callbacks import ResumePoint
 from lightning_transfer.checkpoint import read_checkpoint
-from lightning_transfer.data import StageData
+from lightning_transfer.data.stage_data import StageData
 from lightning_transfer.loggers import finish
 from lightning_transfer.tasks import TransferModule
 from lightning_transfer.training import is_rank_zero, make_trainer, merge_logs, run_trainer

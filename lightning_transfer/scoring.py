@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from lightning.pytorch import Callback
 
-from lightning_transfer.data import StageData
+from lightning_transfer.data.stage_data import StageData
 from lightning_transfer.handover import align_outputs
 from lightning_transfer.loading import Loaded
 from lightning_transfer.training import make_trainer, run_trainer

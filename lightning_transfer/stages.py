@@ -23,7 +23,7 @@ from lightning_transfer.callbacks import (
     StageProgress,
     StageProgressBar,
 )
-from lightning_transfer.data import StageData
+from lightning_transfer.data.stage_data import StageData
 from lightning_transfer.files import atomic_write
 from lightning_transfer.fitting import Fitted, Keeping, fit_task
 from lightning_transfer.handover import hand_over

@@ -55,10 +55,18 @@ def pretraining(runs, name="adapt", packing="packed", *options):
     ]
 
 
+LEARNS = (  # rows of one word, and enough steps at a rate at which a new head learns too
+    "stages.adapt.seed=0",
+    "stages.adapt.epochs=16",
+    "stages.adapt.data.batch_size=8",
+    "stages.adapt.strategy.groups.head_ratio=1.0",
+)
+
+
 def adapted(runs):
     return [
         "order=[adapt,target]",
-        *pretraining(runs, "adapt", "packed", "stages.adapt.seed=0", "stages.adapt.epochs=5"),
+        *pretraining(runs, "adapt", "cut", *LEARNS),
         *stage("target", runs.movies, epochs=1),
         "+controls={no_adapt: {order: [target]}}",
         "gain.over=no_adapt",
@@ -91,7 +99,7 @@ def test_pretraining_is_one_more_stage_with_its_own_row(whole):
         *("mlm_loss", "perplexity", "mlm_accuracy", "unigram_loss"),
         *("mlm_loss_before", "perplexity_before"),
     }
-    assert own["mlm_loss"] < own["mlm_loss_before"]
+    assert own["mlm_loss"] < own["mlm_loss_before"] - 0.3
     assert rows["adapt"]["n_train"] > 0
     assert "pearson" in rows["transfer"]["metrics"]
 

@@ -23,7 +23,6 @@ from lightning_transfer.data.products import Products
 from lightning_transfer.data.raw_text import RawText
 from lightning_transfer.data.rotten_tomatoes import RottenTomatoes
 from lightning_transfer.data.splits import Splits
-from lightning_transfer.data.stage_data import StageData
 from lightning_transfer.data.tag_spec import TagSpec
 from lightning_transfer.data.tagged_files import TaggedFiles
 from lightning_transfer.data.tagged_text import TaggedText
@@ -55,7 +54,6 @@ __all__ = [
     "ResumableLoader",
     "RottenTomatoes",
     "Splits",
-    "StageData",
     "TagSpec",
     "TaggedFiles",
     "TaggedText",
