@@ -12,6 +12,7 @@ from lightning_transfer.data.rows import Rows, Table, read_columns, report_bad, 
 from lightning_transfer.data.splitter import SPLITS
 from lightning_transfer.data.tag_scheme import detect_scheme, fault, to_bio
 from lightning_transfer.data.tag_spec import TagSpec
+from lightning_transfer.labels import Labels
 
 log = logging.getLogger(__name__)
 
@@ -47,49 +48,104 @@ def check_tagged_rows(
             tags, a word is empty, a tag unknown, or the tags break the rules of their scheme.
     """
     data = read_columns(table, where)
-    places = data.get("row") or [f"{where}, row {row}" for row in range(1, len(data["text"]) + 1)]
-    faults: dict[int, str] = {}
-    read: dict[int, list[str]] = {}
-    for row in range(len(places)):
-        try:
-            read[row] = _tags(data, row, spec, columns)
-        except ValueError as error:
-            faults[row] = _placed(data, places, row, None, str(error))
-    scheme = spec.scheme or detect_scheme(list(read.values()))
-    if spec.scheme is None and scheme in ("iob1", "iobes"):
-        said = "%s: the tags are read as %s, and learned as bio; set label.scheme if they are not"
-        rank_zero_only(log.info)(said, where, scheme)
-    for row, tags in list(read.items()):
-        if found := fault(tags, scheme):
-            faults[row] = _placed(data, places, row, *found)
-            del read[row]
-    read = {row: to_bio(tags, scheme) for row, tags in read.items()}
+    count = len(data["text"])
+    places = data.get("row") or [f"{where}, row {row}" for row in range(1, count + 1)]
+    bad = _BadRows(data, places)
+    written = _read(data, spec, columns, bad)
+    scheme = _scheme(written, spec, where)
+    read = _in_bio(written, scheme, bad)
     try:
         labels = spec.found(read.values())
     except ValueError as error:
-        report_bad(list(faults.values()), len(places), where, on_bad_row)
+        report_bad(bad.told, count, where, on_bad_row)
         raise ValueError(f"{where}, column {columns.label!r}: {error}") from None
-    targets: dict[int, list[int]] = {}
-    for row, tags in read.items():
-        for place, tag in enumerate(tags):
-            try:
-                targets.setdefault(row, []).append(spec.position(tag, labels))
-            except ValueError as error:
-                faults[row] = _placed(data, places, row, place, str(error))
-                break
-    report_bad([faults[row] for row in sorted(faults)], len(places), where, on_bad_row)
-    good = [row for row in read if row not in faults]
-    words = [list(data["text"][row]) for row in good]
+    targets = _targets(read, spec, labels, bad)
+    report_bad(bad.told, count, where, on_bad_row)
+    words = [list(data["text"][row]) for row in targets]
     return TaggedRows(
         labels=labels,
         texts=[" ".join(sentence) for sentence in words],
-        targets=[targets[row] for row in good],
-        places=[places[row] for row in good],
+        targets=list(targets.values()),
+        places=[places[row] for row in targets],
         pairs=None,
-        groups=_groups(data, good),
-        given=[data["split"][row] for row in good] if "split" in data else None,
+        groups=_groups(data, list(targets)),
+        given=[data["split"][row] for row in targets] if "split" in data else None,
         words=words,
     )
+
+
+class _BadRows:
+    """What is wrong with which row, and where that is."""
+
+    def __init__(self, data: Mapping[str, Sequence[Any]], places: Sequence[str]) -> None:
+        self._data = data
+        self._places = places
+        self._found: dict[int, str] = {}
+
+    @property
+    def told(self) -> list[str]:
+        """Place and fault of each bad row, in order."""
+        return [self._found[row] for row in sorted(self._found)]
+
+    def add(self, row: int, what: str, *, word: int | None = None) -> None:
+        """Note a fault of a row, or of one of its words."""
+        place = self._places[row]
+        if word is not None:
+            what = f"word {word + 1}, {self._data['text'][row][word]!r}: {what}"
+            if "lines" in self._data:
+                place = f"{place.rpartition(', line ')[0]}, line {self._data['lines'][row][word]}"
+        self._found[row] = f"{place}, {what}"
+
+
+def _read(
+    data: Mapping[str, Sequence[Any]], spec: TagSpec, columns: Columns, bad: _BadRows
+) -> dict[int, list[str]]:
+    """Return row -> its tags as they are written, of rows that are whole."""
+    found = {}
+    for row in range(len(data["text"])):
+        try:
+            found[row] = _tags(data, row, spec, columns)
+        except ValueError as error:
+            bad.add(row, str(error))
+    return found
+
+
+def _scheme(written: Mapping[int, Sequence[str]], spec: TagSpec, where: str) -> str:
+    scheme = spec.scheme or detect_scheme(list(written.values()))
+    if spec.scheme is None and scheme in ("iob1", "iobes"):
+        said = "%s: the tags are read as %s, and learned as bio; set label.scheme if they are not"
+        rank_zero_only(log.info)(said, where, scheme)
+    return scheme
+
+
+def _in_bio(
+    written: Mapping[int, Sequence[str]], scheme: str, bad: _BadRows
+) -> dict[int, list[str]]:
+    """Return row -> its tags in BIO, of rows that keep to the scheme."""
+    found = {}
+    for row, tags in written.items():
+        if broken := fault(tags, scheme):
+            bad.add(row, broken[1], word=broken[0])
+        else:
+            found[row] = to_bio(tags, scheme)
+    return found
+
+
+def _targets(
+    read: Mapping[int, Sequence[str]], spec: TagSpec, labels: Labels, bad: _BadRows
+) -> dict[int, list[int]]:
+    """Return row -> the output of each tag, of rows whose tags are all known."""
+    found = {}
+    for row, tags in read.items():
+        targets: list[int] = []
+        try:
+            for tag in tags:
+                targets.append(spec.position(tag, labels))
+        except ValueError as error:
+            bad.add(row, str(error), word=len(targets))
+        else:
+            found[row] = targets
+    return found
 
 
 def _groups(data: Mapping[str, Sequence[Any]], good: list[int]) -> list[str | None] | None:
@@ -132,19 +188,3 @@ def words_fault(words: object) -> str | None:
         if found := text_fault(word):
             return f"word {number}: {found}"
     return None
-
-
-def _placed(
-    data: Mapping[str, Sequence[Any]],
-    places: Sequence[str],
-    row: int,
-    word: int | None,
-    what: str,
-) -> str:
-    """Return a fault with the place of the word, or of the sentence."""
-    if word is None:
-        return f"{places[row]}, {what}"
-    told = f"word {word + 1}, {data['text'][row][word]!r}: {what}"
-    if "lines" not in data:
-        return f"{places[row]}, {told}"
-    return f"{places[row].rpartition(', line ')[0]}, line {data['lines'][row][word]}, {told}"

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from lightning_transfer.extras import check_installed
 from lightning_transfer.labels import Labels
 
 IGNORED = -100  # a token that is not counted, as in torch's losses
@@ -24,6 +25,9 @@ class EntityScore(Metric):
     Args:
         labels: Names of the tags.
         score: Which of the three.
+
+    Raises:
+        ImportError: If seqeval is not installed.
     """
 
     higher_is_better = True
@@ -36,6 +40,7 @@ class EntityScore(Metric):
     def __init__(self, labels: Labels, score: Score = "f1") -> None:
         """See the class."""
         super().__init__()
+        check_installed("seqeval", "the F1 of entities", extra="tags")
         self.score = score
         # seqeval's alphabet: whatever is no entity tag is an entity of one word.
         self.tags = [

@@ -8,6 +8,8 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from lightning_transfer.extras import check_installed
+
 Rouge = Literal["rouge1", "rouge2", "rougeL"]
 
 
@@ -41,6 +43,9 @@ class SummaryRouge(Metric):
     Args:
         rouge: ``rouge1``, ``rouge2`` (shared words, pairs of words) or ``rougeL`` (longest common
             subsequence).
+
+    Raises:
+        ImportError: If rouge-score is not installed.
     """
 
     higher_is_better = True
@@ -52,6 +57,7 @@ class SummaryRouge(Metric):
     def __init__(self, rouge: Rouge) -> None:
         """See the class."""
         super().__init__()
+        check_installed("rouge_score", "ROUGE", extra="summaries")
         self.rouge = rouge
         self.extraction: Extraction | None = None  # the task sets it
         self.add_state("rows", [], dist_reduce_fx="cat")
