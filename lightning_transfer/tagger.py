@@ -180,7 +180,8 @@ def _words_of(table: TokenTable, row: int) -> np.ndarray:
 def _entities(words: Sequence[str], tags: Sequence[str]) -> Iterator[Entity]:
     if not all(tag == "O" or tag.startswith(("B-", "I-")) for tag in tags):
         return
-    from seqeval.metrics.sequence_labeling import get_entities  # scikit-learn is slow to import
+    # scikit-learn is slow to import
+    from seqeval.metrics.sequence_labeling import get_entities  # type: ignore[import-untyped]
 
     for kind, first, last in get_entities(list(tags)):
         yield Entity(kind, " ".join(words[first : last + 1]), first, last + 1)

@@ -80,6 +80,7 @@ class EntityScore(Metric):
 
 
 def _entities(rows: Sequence[list[str]]) -> list[tuple[str, int, int]]:
-    from seqeval.metrics.sequence_labeling import get_entities  # scikit-learn is slow to import
+    # scikit-learn is slow to import
+    from seqeval.metrics.sequence_labeling import get_entities  # type: ignore[import-untyped]
 
     return get_entities(rows)

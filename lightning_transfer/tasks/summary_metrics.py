@@ -81,7 +81,8 @@ class SummaryRouge(Metric):
         """
         if self.extraction is None:
             raise RuntimeError("no extraction: a DataModule with `extraction` says what rows are")
-        from rouge_score.rouge_scorer import RougeScorer  # nltk is slow to import
+        # nltk is slow to import
+        from rouge_score.rouge_scorer import RougeScorer  # type: ignore[import-untyped]
 
         rows, scores = (dim_zero_cat(state).cpu().numpy() for state in (self.rows, self.scores))
         scorer = RougeScorer([self.rouge], use_stemmer=True)
