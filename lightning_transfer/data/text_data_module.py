@@ -116,7 +116,7 @@ class TextDataModule(LightningDataModule):
             raise ValueError(f"on_bad_row must be error or skip, got {on_bad_row!r}")
         self.source = source
         self.columns = columns or self.default_columns
-        self.label = label
+        self.label: Any = label  # a LabelSpec, or of the label_class of a subclass
         self.train_size = train_size
         self.splits = splits or Splits()
         self.tokens = tokens or self.default_tokens
