@@ -105,7 +105,12 @@ class Describable(Protocol):
 
 
 def describe_task(
-    task: Describable, *, tokenizer: PreTrainedTokenizerBase | None, tokens: Any | None
+    task: Describable,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None,
+    tokens: Any | None,
+    target_tokenizer: PreTrainedTokenizerBase | None = None,
+    target_tokens: Any | None = None,
 ) -> dict[str, Any]:
     """Describe a task in plain values and tensors, enough to build it again.
 
@@ -116,18 +121,25 @@ def describe_task(
         task: Has ``backbone``, ``head`` and ``labels``.
         tokenizer: Stored as its files, one uint8 tensor each.
         tokens: A dataclass that says how texts were cut, such as ``data.Tokens``.
+        target_tokenizer: Of texts that are to be written, where it is another one.
+        target_tokens: How those were cut.
     """
+    if target_tokenizer is tokenizer:
+        target_tokenizer = None
     backbone, head = task.backbone, task.head
     adapter = getattr(backbone, "applied_adapter", None)  # as adapters.base.APPLIED
     return {
         "format": FORMAT,
         "task": type(task).__name__,
+        "task_args": dict(getattr(task, "args", {})),
         "labels": task.labels.to_dict(),
         "backbone": config_to_dict(backbone.config) if type(backbone) is Backbone else None,
         "adapter": adapter and {"class": class_path(adapter), "args": adapter.args},
         "head": {"class": class_path(head), "args": dict(getattr(head, "args", {}))},
         "tokenizer": None if tokenizer is None else tokenizer_files(tokenizer),
         "tokens": None if tokens is None else dataclasses.asdict(tokens),
+        "target_tokenizer": None if target_tokenizer is None else tokenizer_files(target_tokenizer),
+        "target_tokens": None if target_tokens is None else dataclasses.asdict(target_tokens),
     }
 
 

@@ -225,6 +225,8 @@ class Experiment:
             loaded.tokenizer,
             self.folder / "model",
             tokens=loaded.tokens,
+            target_tokenizer=loaded.target_tokenizer,
+            target_tokens=loaded.target_tokens,
             position=dict(loaded.position or {}),
         )
         log.info("model: %s (%s)", self.folder / "model", chosen.title)

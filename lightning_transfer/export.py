@@ -29,14 +29,16 @@ from lightning_transfer.heads import MLPHead
 from lightning_transfer.labels import Labels
 from lightning_transfer.modes import evaluating
 from lightning_transfer.native_lm import NATIVE_LM, NativeLM
+from lightning_transfer.native_seq2seq import NativeSeq2Seq
 from lightning_transfer.native_tags import NATIVE_TAGS, NativeTags
-from lightning_transfer.tasks import TransferModule
+from lightning_transfer.tasks import SequenceToSequence, TransferModule
 
 log = logging.getLogger(__name__)
 
 DESCRIPTION = "lightning_transfer.json"
 MODEL_FILE = "model.safetensors"
 HEAD_FILE = "head.safetensors"
+TARGET_FOLDER = "target_tokenizer"
 
 
 @dataclass(frozen=True)
@@ -105,9 +107,9 @@ class Native:
         return [(ours, theirs.logits)]
 
 
-AnyNative = Native | NativeLM | NativeTags
 _ROBERTA = Native("roberta", "classifier.dense", "classifier.out_proj", "tanh")
 _DEBERTA = Native("deberta", "pooler.dense", "classifier", "gelu")
+AnyNative = Native | NativeLM | NativeTags | NativeSeq2Seq
 NATIVE: dict[str, Native] = {
     "bert": Native("bert", "bert.pooler.dense", "classifier", "tanh"),
     "roberta": _ROBERTA,
@@ -123,11 +125,20 @@ NATIVE: dict[str, Native] = {
 
 def native_of(described: Mapping[str, Any]) -> AnyNative:
     """Return how transformers stores the model of a description that says that it does."""
+    if described["labels"]["kind"] == "text":
+        return NativeSeq2Seq.of(described["backbone"])
     return _forms(described["labels"]["kind"])[described["backbone"]["model_type"]]
 
 
-def _forms(kind: str) -> Mapping[str, AnyNative]:
-    forms: Mapping[str, Mapping[str, AnyNative]] = {"tokens": NATIVE_LM, "tags": NATIVE_TAGS}
+def _form_of(kind: str, config: Any) -> AnyNative | None:
+    if kind == "text":
+        return NativeSeq2Seq.of(config)
+    return _forms(kind).get(config.model_type)
+
+
+def _forms(kind: str) -> Mapping[str, Native | NativeLM | NativeTags]:
+    forms: Mapping[str, Mapping[str, Native | NativeLM | NativeTags]]
+    forms = {"tokens": NATIVE_LM, "tags": NATIVE_TAGS}
     return forms.get(kind, NATIVE)
 
 
@@ -147,7 +158,7 @@ def native_form(
     adapter = applied(backbone)
     if adapter is not None and not isinstance(adapter, InPeft):
         return None, f"plain transformers does not open a {name_of(adapter)}, nor does peft"
-    native = _forms(labels.kind).get(model_type)
+    native = _form_of(labels.kind, backbone.config)
     if native is None:
         return None, f"model type {model_type!r} has no known form for labels of {labels.kind!r}"
     objection = native.objection(backbone.config, head)
@@ -160,6 +171,8 @@ def export(
     folder: str | Path,
     *,
     tokens: Any | None = None,
+    target_tokenizer: PreTrainedTokenizerBase | None = None,
+    target_tokens: Any | None = None,
     position: dict[str, Any] | None = None,
 ) -> bool:
     """Write a model folder, whole or not at all.
@@ -168,7 +181,8 @@ def export(
     ``AutoModelForSequenceClassification.from_pretrained`` and gives the same logits; this is
     checked before the folder takes its place. A model that tags words loads with
     ``AutoModelForTokenClassification``, a masked language model with ``AutoModelForMaskedLM``
-    (``AutoModelForPreTraining`` if it judges pairs too). Otherwise
+    (``AutoModelForPreTraining`` if it judges pairs too), an encoder-decoder with
+    ``AutoModelForSeq2SeqLM``, and it writes the same texts. Otherwise
     it holds the backbone for ``AutoModel``, the head beside it, and
     :func:`lightning_transfer.loading.load` opens both.
 
@@ -183,13 +197,16 @@ def export(
         tokenizer: Saved beside the weights.
         folder: An older folder of that name is replaced.
         tokens: How texts were cut; see ``data.Tokens``.
+        target_tokenizer: Of texts that are to be written, where it is another one; saved in
+            ``target_tokenizer`` below the folder.
+        target_tokens: How those were cut.
         position: Where in a run these weights come from.
 
     Returns:
         Whether plain transformers (with peft, if the adapter is not merged) opens the whole model.
 
     Raises:
-        RuntimeError: If the folder, loaded with transformers, gave other logits.
+        RuntimeError: If the folder, loaded with transformers, gave other logits or texts.
         ValueError: If the backbone is not a Hugging Face model, which has no such folder.
     """
     folder = Path(folder)
@@ -202,6 +219,8 @@ def export(
     if adapter is not None and adapter.mergeable and adapter.merge:
         backbone, adapter = copy.deepcopy(backbone), None
         merge(backbone)
+    if isinstance(task, SequenceToSequence):
+        task.adopt(target_tokenizer or tokenizer)
     native, reason = native_form(backbone, task.head, task.labels)
     folder.parent.mkdir(parents=True, exist_ok=True)
     temp = Path(tempfile.mkdtemp(prefix=TEMP_PREFIX, dir=folder.parent))
@@ -214,7 +233,9 @@ def export(
             rename = _automodel_name if native is None else native.names
             write_adapter(adapter, backbone, temp, rename=rename)
         tokenizer.save_pretrained(temp)
-        described = describe_task(task, tokenizer=None, tokens=tokens)
+        if target_tokenizer is not None and target_tokenizer is not tokenizer:
+            target_tokenizer.save_pretrained(temp / TARGET_FOLDER)
+        described = describe_task(task, tokenizer=None, tokens=tokens, target_tokens=target_tokens)
         described |= {"native": native is not None, "position": position}
         described["adapter"] = described["adapter"] if adapter else None
         (temp / DESCRIPTION).write_text(json.dumps(described, indent=2))
@@ -262,6 +283,9 @@ def _write_native(
     state = {f"backbone.model.{name}": value for name, value in base.items()}
     state |= task.head.state_dict(prefix="head.")
     _save({native.names(name): value for name, value in state.items()}, folder / MODEL_FILE)
+    if isinstance(native, NativeSeq2Seq):
+        assert isinstance(task, SequenceToSequence)  # as its kind of labels has it
+        native.write_generation(task, folder)
 
 
 def _save(state: Mapping[str, Tensor], path: Path) -> None:
@@ -276,15 +300,18 @@ def _verify(task: TransferModule, native: AnyNative, folder: Path, adapter: Adap
     model = native.opener(task.labels).from_pretrained(folder, use_safetensors=True)
     if adapter is not None:
         model = need_peft(name_of(adapter)).PeftModel.from_pretrained(model, folder / PEFT_FOLDER)
-    vocabulary = int(model.config.vocab_size)
+    vocabulary = int(model.get_input_embeddings().num_embeddings)
     ids = torch.arange(12).reshape(2, 6).remainder(vocabulary)  # (batch, seq)
     mask = torch.tensor([[1] * 6, [1] * 4 + [0] * 2])  # (batch, seq)
-    device = next(task.parameters()).device
+    model.eval()
     with evaluating(task):
-        batch = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
-        given = task(batch)
-    found = model.eval()(input_ids=ids, attention_mask=mask)
-    pairs = native.compared(given, found, mask)
+        if isinstance(native, NativeSeq2Seq):
+            assert isinstance(task, SequenceToSequence)  # as its kind of labels has it
+            pairs = native.compared(task, model, ids, mask)
+        else:
+            device = next(task.parameters()).device
+            given = task({"input_ids": ids.to(device), "attention_mask": mask.to(device)})
+            pairs = native.compared(given, model(input_ids=ids, attention_mask=mask), mask)
     ours = torch.cat([own.float().cpu().flatten() for own, _ in pairs])
     theirs = torch.cat([other.float().flatten() for _, other in pairs])
     worst = (ours - theirs).abs().max().item()

@@ -16,6 +16,15 @@ from lightning_transfer.tasks import TransferModule
 
 
 @runtime_checkable
+class TakesLMHead(Protocol):
+    """A head that can start from what stood above a pretrained decoder."""
+
+    def load_lm_head(self, state: Mapping[str, Tensor]) -> None:
+        """Take it over."""
+        ...
+
+
+@runtime_checkable
 class TakesPooler(Protocol):
     """A head that can start from a pretrained pooler's dense layer."""
 
@@ -44,8 +53,9 @@ def hand_over(
     that cannot be merged lives on if the stage has the very same.
 
     Args:
-        start: Weights to start from; None starts from the backbone as it is, and a pretrained
-            pooler that the backbone came with goes to a head that can take it.
+        start: Weights to start from; None starts from the backbone as it is, and what the backbone
+            came with, a pretrained pooler or what stood above a decoder, goes to a head that can
+            take it.
         backbone: Filled in place.
         head: Filled in place.
         labels: Contract of the data to come.
@@ -67,6 +77,9 @@ def hand_over(
         pooler = getattr(backbone, "pooler_state", None)
         if pooler is not None and isinstance(head, TakesPooler) and head.pooling == "cls":
             head.load_pooler(pooler)
+        lm_head = getattr(backbone, "lm_head_state", None)
+        if lm_head is not None and isinstance(head, TakesLMHead):
+            head.load_lm_head(lm_head)
         if adapter is None:
             return "new head"
         adapter.apply(backbone)
@@ -143,7 +156,7 @@ def _reordered(
 
 
 def _names(labels: Labels) -> str:
-    return "rating" if labels.kind == "rating" else ", ".join(labels.names)
+    return labels.kind if labels.kind in ("rating", "text") else ", ".join(labels.names)
 
 
 def align_outputs(task: TransferModule, labels: Labels) -> TransferModule:
@@ -161,5 +174,5 @@ def align_outputs(task: TransferModule, labels: Labels) -> TransferModule:
     stored = task.head.state_dict()
     if list(rows) != list(range(len(rows))):
         task.head.load_state_dict(_reordered(task.head, stored, rows))
-    aligned = type(task)(task.backbone, task.head, labels=labels)
+    aligned = type(task)(task.backbone, task.head, labels=labels, **task.args)
     return aligned.eval()

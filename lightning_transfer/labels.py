@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-Kind = Literal["rating", "single", "multi", "tokens", "tags"]
+Kind = Literal["rating", "single", "multi", "tokens", "tags", "text"]
+_FEWEST = {"single": 2, "multi": 1, "tokens": 0, "tags": 2, "text": 0}  # names
 
 
 @dataclass(frozen=True)
@@ -17,11 +18,11 @@ class Labels:
 
     Args:
         kind: ``rating`` (one real output), ``single`` (one class of several), ``multi`` (any
-            number of the classes), ``tokens`` (no label: the text itself is to be guessed) or
-            ``tags`` (one of several for each word).
+            number of the classes), ``tokens`` (no label: the text itself is to be guessed),
+            ``tags`` (one of several for each word) or ``text`` (another text is to be written).
         names: Class names in output order. For a rating they are optional and name the bands that
             ``cutoffs`` cut the scale into. For tokens they are optional and name what the second
-            part of a pair may be to the first.
+            part of a pair may be to the first. For text there are none.
         cutoffs: Ascending band limits of a rating, one fewer than ``names``, in units of the
             rating. A value equal to a cut-off lies in the band below it.
 
@@ -51,8 +52,10 @@ class Labels:
             self._check_bands()
         elif self.cutoffs:
             raise ValueError(f"only a rating has cut-offs, got {self.cutoffs} for {self.kind!r}")
-        elif len(self.names) < {"single": 2, "multi": 1, "tokens": 0, "tags": 2}[self.kind]:
+        elif len(self.names) < _FEWEST[self.kind]:
             raise ValueError(f"{self.kind!r} labels need more names, got {list(self.names)}")
+        elif self.kind == "text" and self.names:
+            raise ValueError(f"a text to be written has no label names, got {list(self.names)}")
 
     def _check_bands(self) -> None:
         if len(self.names) == 1 or len(self.cutoffs) != max(len(self.names) - 1, 0):
@@ -65,7 +68,7 @@ class Labels:
 
     @property
     def num_outputs(self) -> int:
-        """Width of the head's output; of tokens, without that of the vocabulary."""
+        """Width of the head's output; of tokens and text, without that of the vocabulary."""
         return 1 if self.kind == "rating" else len(self.names)
 
     def index(self, name: str) -> int:

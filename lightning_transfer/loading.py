@@ -19,14 +19,21 @@ from lightning_transfer.adapters import Adapter
 from lightning_transfer.backbone import Backbone
 from lightning_transfer.checkpoint import FORMAT, KEY, read_checkpoint, write_tokenizer
 from lightning_transfer.data import Tokens
-from lightning_transfer.export import DESCRIPTION, HEAD_FILE, MODEL_FILE, native_of
+from lightning_transfer.export import (
+    DESCRIPTION,
+    HEAD_FILE,
+    MODEL_FILE,
+    TARGET_FOLDER,
+    native_of,
+)
 from lightning_transfer.heads.making import HeadFactory, make_head
 from lightning_transfer.labels import Labels
 from lightning_transfer.pretrained import resolve_source
 from lightning_transfer.tasks import TransferModule
 
+_NO_TASKS = ("Generation", "TransferModule")
 # The only classes a checkpoint may name; anything else has to be passed in by the caller.
-_TASKS = {name: getattr(tasks, name) for name in tasks.__all__ if name != "TransferModule"}
+_TASKS = {name: getattr(tasks, name) for name in tasks.__all__ if name not in _NO_TASKS}
 _HEADS = {f"{getattr(heads, n).__module__}.{n}": getattr(heads, n) for n in heads.__all__}
 
 
@@ -38,6 +45,8 @@ class Loaded:
     tokenizer: PreTrainedTokenizerBase | None
     tokens: Tokens
     position: Mapping[str, Any] | None
+    target_tokenizer: PreTrainedTokenizerBase | None = None  # None: the same
+    target_tokens: Tokens | None = None
 
 
 @dataclass(frozen=True)
@@ -48,6 +57,7 @@ class Weights:
     state: Mapping[str, Tensor]
     tokenizer: PreTrainedTokenizerBase | None
     where: str  # the file or folder that they were read from
+    target_tokenizer: PreTrainedTokenizerBase | None = None  # of targets; None: the same
 
     def part(self, name: str) -> dict[str, Tensor]:
         """Return the weights of ``backbone`` or ``head`` by the part's own parameter names."""
@@ -99,8 +109,10 @@ def load(
     return Loaded(
         task.eval(),
         weights.tokenizer,
-        _tokens_from(weights.described),
+        _tokens_from(weights.described) or Tokens(),
         weights.described.get("position"),
+        weights.target_tokenizer,
+        _tokens_from(weights.described, "target_tokens"),
     )
 
 
@@ -121,8 +133,8 @@ def read_weights(path: str | Path) -> Weights:
             "this package wrote"
         )
     described = _checked(checkpoint[KEY], path)
-    tokenizer = _tokenizer_from(described.get("tokenizer"))
-    return Weights(described, checkpoint["state_dict"], tokenizer, str(path))
+    tokenizer, target = (_tokenizer_from(described.get(f"{k}tokenizer")) for k in ("", "target_"))
+    return Weights(described, checkpoint["state_dict"], tokenizer, str(path), target)
 
 
 def read_position(path: str | Path) -> Mapping[str, Any]:
@@ -159,18 +171,26 @@ def load_tokenizer(name: str | Path, *, trust_remote_code: bool = False) -> PreT
     return AutoTokenizer.from_pretrained(resolve_source(name), trust_remote_code=trust_remote_code)
 
 
-def check_vocabulary(tokenizer: PreTrainedTokenizerBase, backbone: nn.Module) -> None:
+def check_vocabulary(
+    tokenizer: PreTrainedTokenizerBase, backbone: nn.Module, *, target: bool = False
+) -> None:
     """Raise if a tokenizer gives ids that the backbone's table of embeddings has no row for.
+
+    Args:
+        tokenizer: Any.
+        backbone: Any; one that shows no table is not checked.
+        target: Whether the tokenizer is that of texts to be written, which a decoder reads.
 
     Raises:
         ValueError: If there are fewer rows than tokens.
     """
-    table = getattr(backbone, "token_embeddings", None)
+    table = getattr(backbone, "target_embeddings" if target else "token_embeddings", None)
     rows = table.num_embeddings if isinstance(table, nn.Embedding) else None
     if rows is not None and rows < len(tokenizer):
+        key, side = ("target_tokenizer", "decoder") if target else ("tokenizer", "backbone")
         raise ValueError(
-            f"the tokenizer has {len(tokenizer):,} tokens and the backbone embeddings for "
-            f"{rows:,}; set tokenizer.vocab_size or backbone.config.vocab_size"
+            f"the {key} has {len(tokenizer):,} tokens and the {side} embeddings for {rows:,}; set "
+            f"{key}.vocab_size or backbone.config.vocab_size"
         )
 
 
@@ -214,7 +234,9 @@ def _read_folder(folder: Path) -> Weights:
     state |= {f"head.{name}": value for name, value in head.items()}
     if described.get("adapter"):
         state = _checked_tensors(lambda: read_adapter(folder, state, ours=ours), folder)
-    return Weights(described, state, _local_tokenizer(folder), str(folder))
+    target = folder / TARGET_FOLDER
+    other = _local_tokenizer(target) if target.is_dir() else None
+    return Weights(described, state, _local_tokenizer(folder), str(folder), other)
 
 
 def _read_description(folder: Path) -> Mapping[str, Any]:
@@ -272,7 +294,8 @@ def _build(
         if head_class not in _HEADS:
             raise ValueError(f"the head of {where} is your own class {head_class}: pass head=")
         head = partial(_HEADS[head_class], **arguments)
-    return task_class(backbone, make_head(head, backbone, labels.num_outputs), labels=labels)
+    made = make_head(head, backbone, labels.num_outputs)
+    return task_class(backbone, made, labels=labels, **described.get("task_args", {}))
 
 
 def _tokenizer_from(files: Mapping[str, Tensor] | None) -> PreTrainedTokenizerBase | None:
@@ -288,6 +311,6 @@ def _local_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
-def _tokens_from(described: Mapping[str, Any]) -> Tokens:
-    stored = described.get("tokens")
-    return Tokens(**stored) if stored else Tokens()
+def _tokens_from(described: Mapping[str, Any], name: str = "tokens") -> Tokens | None:
+    stored = described.get(name)
+    return Tokens(**stored) if stored else None

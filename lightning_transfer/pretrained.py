@@ -4,9 +4,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModel, AutoModelForSeq2SeqLM, PretrainedConfig
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSeq2SeqLM,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 
 from lightning_transfer import assets
+from lightning_transfer.lm_head import has_head
 
 # What model configs call their dropout probabilities.
 _DROPOUTS = (
@@ -70,11 +77,43 @@ def parse_dtype(dtype: str) -> torch.dtype:
 
 
 def auto_class(config: PretrainedConfig) -> Any:
-    """Return the class of transformers that builds a model without a head from its config.
+    """Return the class of transformers that builds a backbone's model from its config.
 
-    A model made of two others exists only with the head of its decoder.
+    Encoder-decoders come with what stands above their decoder: it may hold weights of its own.
     """
-    return AutoModelForSeq2SeqLM if config.model_type == "encoder-decoder" else AutoModel
+    return AutoModelForSeq2SeqLM if has_head(config) else AutoModel
+
+
+def read_model(
+    name: str | Path,
+    *,
+    attn_implementation: str | None,
+    dtype: str,
+    dropout: float | None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> PreTrainedModel:
+    """Read a pretrained model; the arguments are those of ``Backbone.from_pretrained``.
+
+    Raises:
+        OSError: If the weights are not there, or not as safetensors.
+        ValueError: If the dtype is unknown or the dropout is out of its range.
+    """
+    source = resolve_source(name)
+    check_safetensors(source)
+    shared: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    config = AutoConfig.from_pretrained(source, **shared)
+    if dropout is not None:
+        set_dropout(config, dropout)
+    model: PreTrainedModel = auto_class(config).from_pretrained(
+        source,
+        config=config,
+        use_safetensors=True,
+        attn_implementation=attn_implementation,
+        dtype=parse_dtype(dtype),
+        **shared,
+    )
+    return model
 
 
 def set_dropout(config: PretrainedConfig, dropout: float) -> None:

@@ -9,7 +9,7 @@ from lightning.pytorch import Callback
 
 from lightning_transfer.data.stage_data import StageData
 from lightning_transfer.handover import align_outputs
-from lightning_transfer.loading import Loaded
+from lightning_transfer.loading import Loaded, same_tokenizer
 from lightning_transfer.training import make_trainer, run_trainer
 
 # The order in which people read them; torchmetrics sorts by name.
@@ -57,6 +57,7 @@ def score(
         raise ValueError("the checkpoint holds no tokenizer; pass the run folder or model folder")
     if data.tokenizer is None:
         data.tokenizer = loaded.tokenizer
+    _give_target(data, loaded)
     data.prepare_data()
     data.setup("validate" if split == "validation" else "test")
     task = align_outputs(loaded.task, data.labels)
@@ -67,3 +68,12 @@ def score(
     metrics = {name.partition("/")[2]: float(value) for name, value in values.items()}
     names = [name for name in _FIRST if name in metrics]
     return {name: metrics[name] for name in (*names, *sorted(set(metrics) - set(names)))}, rows
+
+
+def _give_target(data: Any, loaded: Loaded) -> None:
+    """Let texts that are to be written be tokenized as the model writes them."""
+    target = loaded.target_tokenizer
+    if hasattr(data, "target_tokenizer") and not (
+        target is not None and same_tokenizer(target, data.target_tokenizer)
+    ):
+        data.target_tokenizer = target

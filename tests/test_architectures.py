@@ -358,3 +358,13 @@ def test_gradual_unfreezing_from_the_decoder_down_with_the_frozen_prefix_replaye
 def test_a_model_of_other_sizes_is_seen_in_its_own():
     backbone = make_seq2seq("bart", encoder_layers=1, decoder_layers=4)
     assert (len(backbone.layers), backbone.replayable) == (6, 1)
+
+
+@pytest.mark.parametrize("name", ["bart", "marian", "t5", "distilbert", "bert2bert"])
+def test_segments_reach_the_models_that_have_them_and_no_others(name):
+    backbone, batch = make_model(name)
+    backbone.eval()
+    segments = torch.ones_like(batch["input_ids"])
+    with torch.no_grad():
+        plain, typed = backbone(**batch), backbone(**batch, token_type_ids=segments)
+    assert torch.equal(plain, typed) == (name != "bert2bert")

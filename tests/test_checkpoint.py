@@ -116,6 +116,7 @@ def test_a_checkpoint_describes_the_task_whole(trained):
     assert described == {
         "format": FORMAT,
         "task": "SequenceRegression",
+        "task_args": {},
         "labels": {"kind": "rating", "names": ["bad", "good"], "cutoffs": [0.0]},
         "adapter": None,
         "head": {
@@ -123,6 +124,8 @@ def test_a_checkpoint_describes_the_task_whole(trained):
             "args": {"pooling": "cls", "activation": "tanh", "dropout": 0.2},
         },
         "tokens": {"max_length": 12, "truncation": "tail", "head_fraction": 0.25},
+        "target_tokenizer": None,
+        "target_tokens": None,
         "position": {
             "stage": "target",
             "seed": 3,

@@ -22,6 +22,7 @@ from lightning_transfer.data import RawText
 from lightning_transfer.heads.making import make_head
 from lightning_transfer.labels import Labels
 from tests.tiny import OwnBackbone
+from tests.tiny_seq2seq import make_seq2seq
 
 CONF = listing.conf_folder()
 FILES = [path.relative_to(CONF) for path in sorted(CONF.rglob("*.yaml"))]
@@ -265,18 +266,23 @@ def test_parts_go_together_whichever_are_chosen(task, head, scheduler, strategy)
     def build(group, name):
         return hydra.utils.instantiate(alone(group, name)[group], _convert_="all")
 
-    if (task == "masked_language_modelling") != (head == "language_model"):
-        pytest.skip("a language model has a head of its own")
-    if (task == "token_classification") != (head == "token"):
-        pytest.skip("tags of words have a head of their own")
+    heads = {
+        "masked_language_modelling": "language_model",
+        "sequence_to_sequence": "decoder",
+        "token_classification": "token",
+    }
+    if heads.get(task, "another") != (head if head in heads.values() else "another"):
+        pytest.skip("a language model has a head of its own; so have a decoder, and tags of words")
     labels = {
         "sequence_regression": Labels("rating"),
         "masked_language_modelling": Labels("tokens", ("next", "other")),
+        "sequence_to_sequence": Labels("text"),
         "token_classification": Labels("tags", ("O", "B-PER")),
     }.get(task, Labels("single", ("a", "b")))
     parts = build("strategy", strategy)
-    backbone = OwnBackbone()
-    backbone.token_embeddings = backbone.table
+    backbone = make_seq2seq("t5") if head == "decoder" else OwnBackbone()
+    if head == "language_model":
+        backbone.token_embeddings = backbone.table
     made = make_head(build("head", head), backbone, labels.num_outputs)
     built = build("task", task)(backbone, made, labels=labels)
     optimizer = build("optimizer", "adamw")(parts["groups"](built, backbone))

@@ -79,7 +79,10 @@ def test_no_two_parts_import_each_other():
     assert [one for one in GRAPH if one in reached(one)] == []
 
 
-BACKBONE = {"backbone", "architectures", "kernels", "modes", "pretrained", "replay"}
+BACKBONE = {
+    *("backbone", "architectures", "kernels", "lm_head", "modes", "pretrained", "replay"),
+    *("stack_model", "warm_start"),
+}
 MODEL = BACKBONE | {"heads", "tasks", "objectives", "optim", "pooling", "callbacks"}
 
 
@@ -96,7 +99,8 @@ MODEL = BACKBONE | {"heads", "tasks", "objectives", "optim", "pooling", "callbac
         ("activations", UNITS - {"files"}),
         ("adapters", UNITS - {"hints", "kernels", "modes"}),
         ("architectures", UNITS - {"replay"}),
-        ("pretrained", UNITS - {"assets"}),
+        ("lm_head", UNITS),
+        ("pretrained", UNITS - {"assets", "lm_head"}),
         ("replay", UNITS),
         ("assets", UNITS),
         ("checkpoint", UNITS - BACKBONE - {"assets", "files", "labels"}),

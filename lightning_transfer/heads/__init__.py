@@ -8,9 +8,10 @@ others, and it is given (batch, 1, hidden). One with outputs for each token says
 ``per_token`` that is true.
 """
 
+from lightning_transfer.heads.decoder import DecoderHead
 from lightning_transfer.heads.language_model import LanguageModelHead
 from lightning_transfer.heads.linear import LinearHead
 from lightning_transfer.heads.mlp import MLPHead
 from lightning_transfer.heads.token import TokenHead
 
-__all__ = ["LanguageModelHead", "LinearHead", "MLPHead", "TokenHead"]
+__all__ = ["DecoderHead", "LanguageModelHead", "LinearHead", "MLPHead", "TokenHead"]

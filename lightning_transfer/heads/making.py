@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from typing import Any
 
 from torch import nn
 
@@ -13,8 +14,10 @@ def make_head(factory: HeadFactory, backbone: nn.Module, num_outputs: int) -> nn
 
     Args:
         factory: Called with ``(hidden_size, num_outputs)``, and with ``vocabulary`` if it has such
-            an argument: the shape of the backbone's table of token embeddings.
-        backbone: Shows ``hidden_size`` and, for heads that ask for it, ``token_embeddings``.
+            an argument: the shape of the backbone's table of token embeddings; or with ``form``:
+            what the backbone's architecture computes above its decoder.
+        backbone: Shows ``hidden_size`` and, for heads that ask for it, ``token_embeddings`` or
+            ``head_form``.
         num_outputs: Outputs that the labels ask for.
 
     Raises:
@@ -26,7 +29,10 @@ def make_head(factory: HeadFactory, backbone: nn.Module, num_outputs: int) -> nn
             f"{type(backbone).__name__} shows no `hidden_size`, the width of its features; got "
             f"{size!r}"
         )
-    if "vocabulary" not in inspect.signature(factory).parameters:
+    asked = inspect.signature(factory).parameters
+    if "form" in asked:
+        return factory(size, num_outputs, form=_form_of(backbone))
+    if "vocabulary" not in asked:
         return factory(size, num_outputs)
     table = getattr(backbone, "token_embeddings", None)
     if not isinstance(table, nn.Embedding):
@@ -35,3 +41,16 @@ def make_head(factory: HeadFactory, backbone: nn.Module, num_outputs: int) -> nn
             f"language model's head is tied to; got {table!r}"
         )
     return factory(size, num_outputs, vocabulary=(table.num_embeddings, table.embedding_dim))
+
+
+def _form_of(backbone: nn.Module) -> Any:
+    if not getattr(backbone, "is_encoder_decoder", False):
+        raise ValueError(
+            f"a decoder's head needs an encoder-decoder, and {_called(backbone)} is none; choose "
+            "T5, BART, Marian or backbone=warm_start, or another head"
+        )
+    return backbone.head_form
+
+
+def _called(backbone: nn.Module) -> str:
+    return type(getattr(backbone, "model", backbone)).__name__

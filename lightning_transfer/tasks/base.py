@@ -127,15 +127,25 @@ class TransferModule(LightningModule):
 
     def features(self, batch: Batch) -> Tensor:
         """Compute what the head reads, float (batch, seq, hidden); seq is 1 for the first token."""
-        extra = {name: batch[name] for name in self._extras if name in batch}
-        if self.reads_first_token:
-            extra["first_token"] = True
+        extra = {"first_token": True} if self.reads_first_token else {}
+        return self.as_head_reads(self.backbone(**self.inputs(batch), **extra))
+
+    def inputs(self, batch: Batch) -> dict[str, Any]:
+        """Return what the backbone reads of a batch, as its arguments."""
         full = _FULL in batch and not self._needs_mask
+        extra = {name: batch[name] for name in self._extras if name in batch}
         mask = None if full else batch["attention_mask"]
-        hidden = self.backbone(batch["input_ids"], mask, **extra)
-        # A backbone may be kept in 16 bits below a head that is not.
+        return {"input_ids": batch["input_ids"], "attention_mask": mask, **extra}
+
+    def as_head_reads(self, hidden: Tensor) -> Tensor:
+        """Return features in the head's type: a backbone may be kept in 16 bits below it."""
         dtype = next((p.dtype for p in self.head.parameters()), hidden.dtype)
         return hidden.to(dtype)
+
+    @property
+    def args(self) -> dict[str, Any]:
+        """What rebuilds this task, trained, beside its backbone, head and labels: plain values."""
+        return {}
 
     def setup(self, stage: str) -> None:
         """Put everything in train mode; freezing callbacks then take their part out of it."""
@@ -219,6 +229,8 @@ class TransferModule(LightningModule):
             self,
             tokenizer=getattr(datamodule, "tokenizer", None),
             tokens=getattr(datamodule, "tokens", None),
+            target_tokenizer=getattr(datamodule, "target_tokenizer", None),
+            target_tokens=getattr(datamodule, "target_tokens", None),
         )
         position = {**self.position, "epoch": self.current_epoch, "step": self.global_step}
         checkpoint[KEY] = {**described, "position": position}
