@@ -15,7 +15,7 @@ def check_installed(module: str, what: str, *, extra: str) -> None:
         ImportError: If it is not installed.
 
     Example:
-        >>> check_installed("json", "a test", extra="dev")
+        >>> check_installed("json", "this", extra="dev")
     """
     if importlib.util.find_spec(module) is None:
         raise ImportError(

@@ -6,9 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.functional.text import rouge_score
 from torchmetrics.utilities import dim_zero_cat
-
-from lightning_transfer.extras import check_installed
 
 Rouge = Literal["rouge1", "rouge2", "rougeL"]
 
@@ -34,18 +33,14 @@ class HasExtraction(Protocol):
 
 
 class SummaryRouge(Metric):
-    """ROUGE (F-measure, with Porter's stemmer) of chosen sentences, mean over documents.
+    """ROUGE (F-measure, without a stemmer) of chosen sentences, mean over documents.
 
-    By Google's ``rouge-score``, which follows Lin, "ROUGE: A Package for Automatic Evaluation of
-    Summaries", 2004. The sentences are chosen when all of a document's are scored, on whatever
+    Lin, "ROUGE: A Package for Automatic Evaluation of Summaries", 2004. The sentences are chosen when all of a document's are scored, on whatever
     device.
 
     Args:
         rouge: ``rouge1``, ``rouge2`` (shared words, pairs of words) or ``rougeL`` (longest common
             subsequence).
-
-    Raises:
-        ImportError: If rouge-score is not installed.
     """
 
     higher_is_better = True
@@ -57,7 +52,6 @@ class SummaryRouge(Metric):
     def __init__(self, rouge: Rouge) -> None:
         """See the class."""
         super().__init__()
-        check_installed("rouge_score", "ROUGE", extra="summaries")
         self.rouge = rouge
         self.extraction: Extraction | None = None  # the task sets it
         self.add_state("rows", [], dist_reduce_fx="cat")
@@ -81,13 +75,10 @@ class SummaryRouge(Metric):
         """
         if self.extraction is None:
             raise RuntimeError("no extraction: a DataModule with `extraction` says what rows are")
-        # nltk is slow to import
-        from rouge_score.rouge_scorer import RougeScorer  # type: ignore[import-untyped]
-
         rows, scores = (dim_zero_cat(state).cpu().numpy() for state in (self.rows, self.scores))
-        scorer = RougeScorer([self.rouge], use_stemmer=True)
         found = [
-            scorer.score(self.extraction.references[document], summary)[self.rouge].fmeasure
+            rouge_score(summary, self.extraction.references[document], rouge_keys=self.rouge)
             for document, summary in self.extraction.summaries(rows, scores).items()
         ]
-        return torch.tensor(found, device=self.device).mean()
+        scored = torch.stack([scores[f"{self.rouge}_fmeasure"] for scores in found])
+        return scored.mean().to(self.device)
