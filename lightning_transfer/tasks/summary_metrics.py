@@ -3,11 +3,11 @@
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
-import torch
 from torch import Tensor
 from torchmetrics import Metric
-from torchmetrics.functional.text import rouge_score
 from torchmetrics.utilities import dim_zero_cat
+
+from lightning_transfer.tasks.text_scores import make_score
 
 Rouge = Literal["rouge1", "rouge2", "rougeL"]
 
@@ -33,10 +33,10 @@ class HasExtraction(Protocol):
 
 
 class SummaryRouge(Metric):
-    """ROUGE (F-measure, without a stemmer) of chosen sentences, mean over documents.
+    """ROUGE of chosen sentences (F-measure, without a stemmer), mean over documents.
 
-    Lin, "ROUGE: A Package for Automatic Evaluation of Summaries", 2004. The sentences are chosen when all of a document's are scored, on whatever
-    device.
+    Counted as :class:`Rouge` does for generated text. The sentences are chosen when all of a
+    document's are scored, on whatever device.
 
     Args:
         rouge: ``rouge1``, ``rouge2`` (shared words, pairs of words) or ``rougeL`` (longest common
@@ -68,7 +68,7 @@ class SummaryRouge(Metric):
         self.rows.append(rows)
 
     def compute(self) -> Tensor:
-        """Return the mean over the documents of which there are sentences, in [0, 1].
+        """Return the mean over the documents of which there are sentences, in [0, 100].
 
         Raises:
             RuntimeError: If nobody said what the rows are.
@@ -76,9 +76,8 @@ class SummaryRouge(Metric):
         if self.extraction is None:
             raise RuntimeError("no extraction: a DataModule with `extraction` says what rows are")
         rows, scores = (dim_zero_cat(state).cpu().numpy() for state in (self.rows, self.scores))
-        found = [
-            rouge_score(summary, self.extraction.references[document], rouge_keys=self.rouge)
-            for document, summary in self.extraction.summaries(rows, scores).items()
-        ]
-        scored = torch.stack([scores[f"{self.rouge}_fmeasure"] for scores in found])
-        return scored.mean().to(self.device)
+        summaries = self.extraction.summaries(rows, scores)
+        score = make_score(self.rouge)
+        references = [self.extraction.references[document] for document in summaries]
+        score.update(list(summaries.values()), references)
+        return score.compute().to(self.device)

@@ -48,8 +48,8 @@ def test_the_control_chooses_the_first_sentences(folder, tokenizer, size):
         for paper in range(22, 28)
     ]
     for name in ("rouge1", "rouge2", "rougeL"):
-        expected = sum(float(score[f"{name}_fmeasure"]) for score in scores) / len(scores)
-        assert found[name] == pytest.approx(expected, abs=1e-6)
+        expected = 100 * sum(float(score[f"{name}_fmeasure"]) for score in scores) / len(scores)
+        assert found[name] == pytest.approx(expected, abs=1e-3)
 
 
 def test_highlights_are_learned_and_beat_the_lead(folder, tokenizer, tmp_path):
@@ -59,7 +59,7 @@ def test_highlights_are_learned_and_beat_the_lead(folder, tokenizer, tmp_path):
     trainer.fit(task, datamodule=data)
     assert {"val/rouge1", "val/rouge2", "val/rougeL"} <= set(trainer.callback_metrics)
     found, lead = score_of(task, data), score_of(make_task(LeadSentences), data)
-    assert found["rougeL"] > 0.9 > lead["rougeL"] + 0.2
+    assert found["rougeL"] > 90 > lead["rougeL"] + 20
     assert found["average_precision"] > 0.9
     trainer.save_checkpoint(tmp_path / "a.ckpt", weights_only=True)
     loaded = load(tmp_path / "a.ckpt").task
@@ -81,7 +81,7 @@ def test_devices_share_their_scores():
         part.extraction = Words()
         part.update(torch.tensor([0.9]), torch.tensor([row]))
     parts[0].merge_state(parts[1])
-    assert parts[0].compute() == pytest.approx(0.5)  # the first right, the second wrong
+    assert parts[0].compute() == pytest.approx(50)  # the first right, the second wrong
 
 
 def test_what_does_not_fit_is_refused():
