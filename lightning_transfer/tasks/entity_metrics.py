@@ -58,9 +58,9 @@ class EntityScore(Metric):
             targets: Right tags, int64 (batch, seq), -100 on what is not the first token of a word.
         """
         found, there = (set(_entities(self._rows(tags, targets))) for tags in (preds, targets))
-        self.right += len(found & there)
-        self.predicted += len(found)
-        self.actual += len(there)
+        self.right = self.right + len(found & there)
+        self.predicted = self.predicted + len(found)
+        self.actual = self.actual + len(there)
 
     def _rows(self, tags: Tensor, targets: Tensor) -> list[list[str]]:
         counted = targets != IGNORED

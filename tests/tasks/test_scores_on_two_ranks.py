@@ -34,12 +34,12 @@ class Note(pl.Callback):
 
 @pytest.mark.parametrize("kind", ["tags", "summaries"])
 def test_two_ranks_score_as_one(kind, folder, tokenizer, tmp_path):
-    if kind == "tags":
-        task, data = make_tagging(), tagged(tokenizer)
-    else:
-        task, data = make_extraction(LeadSentences), make_data(folder, tokenizer)
     found = []
     for ranks in (1, 2):
+        if kind == "tags":
+            task, data = make_tagging(), tagged(tokenizer)
+        else:
+            task, data = make_extraction(LeadSentences), make_data(folder, tokenizer)
         strategy = DDPStrategy(start_method="fork", process_group_backend="gloo")
         trainer = make_trainer(
             devices=ranks,

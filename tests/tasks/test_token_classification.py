@@ -172,10 +172,11 @@ def test_moods_are_learned(tokenizer):
     torch.manual_seed(0)
     data = tagged(tokenizer)
     task = make_task(recipe=recipe(0.02), hidden_dropout_prob=0.0)
-    trainer = make_trainer(max_epochs=16)
+    trainer = make_trainer(max_epochs=8)
+    [before] = trainer.test(task, datamodule=data, verbose=False)
     trainer.fit(task, datamodule=data)
     [found] = trainer.test(task, datamodule=data, verbose=False)
-    assert found["test/entity_f1"] > 0.8
+    assert found["test/entity_f1"] > 0.5 > before["test/entity_f1"] + 0.2
     names = {"entity_f1", "entity_precision", "entity_recall", "word_accuracy", "word_f1", "loss"}
     assert set(found) == {f"test/{name}" for name in names}
 
