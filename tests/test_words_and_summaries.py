@@ -3,6 +3,7 @@
 import pytest
 from transformers import AutoModelForTokenClassification
 
+from lightning_transfer.cli import main
 from lightning_transfer.tagger import Tagger
 from tests.data.test_highlighted_sentences import folder
 from tests.data.test_tagged_text import Tags
@@ -21,7 +22,9 @@ def sentences(tmp_path_factory):
     return path
 
 
-def test_a_run_over_a_conll_file_ends_with_a_folder_that_tags(runs, sentences, tmp_path):
+def test_a_run_over_a_conll_file_ends_with_a_folder_that_tags(
+    runs, sentences, tmp_path, capsys, monkeypatch
+):
     results = runs.fit(
         tmp_path / "run",
         "data@stages.target.data=conll",
@@ -41,6 +44,13 @@ def test_a_run_over_a_conll_file_ends_with_a_folder_that_tags(runs, sentences, t
     [said] = Tagger.from_path(tmp_path / "run").predict(["the good film was dull"])
     assert said.words == ("the", "good", "film", "was", "dull")
     assert set(said.tags) <= set(model.config.label2id)
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    assert main(["predict", f"ckpt={tmp_path / 'run'}", "text=the good film was dull"]) == 0
+    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert [line[:2] for line in lines if line != [""]] == list(
+        map(list, zip(said.words, said.tags, strict=True))
+    )
 
 
 def test_papers_are_summed_up_beside_their_first_sentences(runs, folder, tmp_path):
