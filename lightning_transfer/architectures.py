@@ -75,6 +75,13 @@ class Anatomy:
     bridge: str | None = None
     causal: bool = False
 
+    @property
+    def sides(self) -> dict[str, Side]:
+        """The sides by name: ``encoder``, ``decoder`` or both."""
+        if self.writer is None:
+            return {"decoder" if self.causal else "encoder": self.reader}
+        return {"encoder": self.reader, "decoder": self.writer}
+
 
 class Parts(nn.ModuleList):
     """One depth made of several modules; its mode is theirs, whoever sets it.
@@ -267,11 +274,22 @@ def _kept(module: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in module.state_dict().items()}
 
 
-def room_for_tokens(module: nn.Module) -> int | None:
-    """Return how many tokens a module's table of positions has room for; None without one."""
+def table_of_positions(module: nn.Module) -> nn.Embedding | None:
+    """Return a module's table of positions, or None without one."""
     for name, part in module.named_modules():
         if name.endswith(("position_embeddings", *_POSITIONS)) and isinstance(part, nn.Embedding):
-            padding = part.padding_idx  # RoBERTa counts its positions from behind it
-            unused = 0 if padding is None else padding + 1
-            return part.num_embeddings - unused - int(getattr(part, "offset", 0))  # BART's two
+            return part
     return None
+
+
+def first_position(table: nn.Embedding) -> int:
+    """Return the row of a table of positions that belongs to the first token."""
+    padding = table.padding_idx  # RoBERTa counts its positions from behind it
+    unused = 0 if padding is None else padding + 1
+    return unused + int(getattr(table, "offset", 0))  # BART's two
+
+
+def room_for_tokens(module: nn.Module) -> int | None:
+    """Return how many tokens a module's table of positions has room for; None without one."""
+    table = table_of_positions(module)
+    return None if table is None else table.num_embeddings - first_position(table)

@@ -1,7 +1,7 @@
 """A whole experiment: every row of its table, trained, scored, compared and written down."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +162,20 @@ class Experiment:
             rows=tuple(rows),
             gain=self._gain(),
             missing=tuple(row.name for row in self.rows if not self._complete(row)),
+            handed_on=tuple(self._handed_on()),
         )
+
+    def _handed_on(self) -> Iterator[dict[str, Any]]:
+        """Say of each stage run that is done what became of the weights before it."""
+        scored = [run for scores in self.scores.values() for run in scores]
+        for run in dict.fromkeys(one for last in scored for one in last.chain):
+            yield {
+                "run": str(run.folder),
+                "stage": run.stage,
+                "seed": run.seed,
+                "from": None if run.before is None else str(run.before.folder),
+                "parts": list(self.runner.fit(run).handed_on),
+            }
 
     def _complete(self, row: PlannedRow) -> bool:
         wanted = {row.stage_run(seed, self.pinned) for seed in self.seeds}

@@ -35,6 +35,8 @@ class Fitted:
         steps: Optimizer steps.
         best: The monitored validation metric of the weights that were kept; None if that was not
             what they were kept for.
+        handed_on: What became of each part of the weights that it started from, as
+            :meth:`handover.HandedOn.to_rows` has it.
     """
 
     checkpoint: str
@@ -43,6 +45,7 @@ class Fitted:
     epochs: int
     steps: int
     best: float | None
+    handed_on: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True)

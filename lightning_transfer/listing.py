@@ -195,7 +195,9 @@ def placements(file: Path, folders: Sequence[Path], package: str = "") -> dict[s
                 placed["callbacks"] = f"+callbacks@{where}.callbacks"
             files = (folder / group / f"{option}.yaml" for folder in folders)
             for below in [file for file in files if file.is_file()][:1]:
-                placed.update(placements(below, folders, where))
+                inner = placements(below, folders, where)
+                # What a stage may have of its own as well is the run's in the first place.
+                placed.update({k: v for k, v in inner.items() if placed.get(k) != k})
     return placed
 
 

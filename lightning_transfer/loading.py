@@ -17,7 +17,13 @@ from lightning_transfer import heads, tasks
 from lightning_transfer.adapted import read_adapter, stored_adapter
 from lightning_transfer.adapters import Adapter
 from lightning_transfer.backbone import Backbone
-from lightning_transfer.checkpoint import FORMAT, KEY, read_checkpoint, write_tokenizer
+from lightning_transfer.checkpoint import (
+    FORMAT,
+    KEY,
+    describe_task,
+    read_checkpoint,
+    write_tokenizer,
+)
 from lightning_transfer.data import Tokens
 from lightning_transfer.export import (
     DESCRIPTION,
@@ -58,6 +64,20 @@ class Weights:
     tokenizer: PreTrainedTokenizerBase | None
     where: str  # the file or folder that they were read from
     target_tokenizer: PreTrainedTokenizerBase | None = None  # of targets; None: the same
+
+    @classmethod
+    def of(
+        cls, task: TransferModule, *, tokenizer: PreTrainedTokenizerBase | None, where: str
+    ) -> "Weights":
+        """Return the weights of a task that is at hand, not copied.
+
+        Args:
+            task: Any task.
+            tokenizer: The one that it is fed by.
+            where: What it is called in messages.
+        """
+        described = describe_task(task, tokenizer=None, tokens=None)
+        return cls(described, task.state_dict(), tokenizer, where)
 
     def part(self, name: str) -> dict[str, Tensor]:
         """Return the weights of ``backbone`` or ``head`` by the part's own parameter names."""

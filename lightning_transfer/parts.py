@@ -98,6 +98,12 @@ def _objective(spec: Mapping[str, Any], where: str) -> Weighted:
     return Weighted(build(spec.get("objective"), "objective", f"{where}.objective"), **numbers)
 
 
+def backbone_spec(config: Mapping[str, Any], stage: str) -> tuple[Mapping[str, Any], str]:
+    """Return the config of a stage's backbone, its own or the run's, and its dotted key."""
+    own = config["stages"][stage].get("backbone")
+    return (own, f"stages.{stage}.backbone") if own else (config["backbone"], "backbone")
+
+
 def own_parts(config: Mapping[str, Any], stage: str) -> dict[str, Any]:
     """Return the parts of a stage that a checkpoint may not build: head, own backbone or adapter.
 
@@ -107,8 +113,9 @@ def own_parts(config: Mapping[str, Any], stage: str) -> dict[str, Any]:
     """
     spec = config["stages"][stage]["head"]
     parts: dict[str, Any] = {"head": build(spec, "head", f"stages.{stage}.head")}
-    if not str(config["backbone"]["_target_"]).startswith("lightning_transfer.backbone."):
-        parts["backbone"] = build(config["backbone"], "backbone", "backbone")
+    backbone, where = backbone_spec(config, stage)
+    if not str(backbone["_target_"]).startswith("lightning_transfer.backbone."):
+        parts["backbone"] = build(backbone, "backbone", where)
     adapter = config["stages"][stage]["strategy"].get("adapter")
     if adapter and not str(adapter["_target_"]).startswith("lightning_transfer."):
         parts["adapter"] = build_adapter(config, stage)

@@ -5,7 +5,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-PoolingMode = Literal["cls", "mean", "max"]
+PoolingMode = Literal["cls", "mean", "max", "last"]
 
 
 def pool(hidden: Tensor, attention_mask: Tensor | None, mode: PoolingMode) -> Tensor:
@@ -14,8 +14,9 @@ def pool(hidden: Tensor, attention_mask: Tensor | None, mode: PoolingMode) -> Te
     Args:
         hidden: Token features, float (batch, seq, hidden).
         attention_mask: 1 for tokens and 0 for padding, (batch, seq); None if nothing is padded.
-        mode: ``cls`` takes the first token, ``mean`` and ``max`` go over all that are not padding
-            (0 where nothing else is).
+        mode: ``cls`` takes the first token, ``last`` the last one that is no padding (of a model
+            that reads from left to right, the one that has seen the whole text), ``mean`` and
+            ``max`` go over all that are not padding (0 where nothing else is).
 
     Returns:
         Text features, float (batch, hidden).
@@ -31,6 +32,8 @@ def pool(hidden: Tensor, attention_mask: Tensor | None, mode: PoolingMode) -> Te
     check_pooling(mode)
     if mode == "cls":
         return hidden[:, 0]  # (batch, hidden)
+    if mode == "last":
+        return _last(hidden, attention_mask)  # (batch, hidden)
     if attention_mask is None:
         return hidden.mean(dim=1) if mode == "mean" else hidden.amax(dim=1)  # (batch, hidden)
     mask = attention_mask.unsqueeze(-1).to(torch.bool)  # (batch, seq, 1)
@@ -41,7 +44,18 @@ def pool(hidden: Tensor, attention_mask: Tensor | None, mode: PoolingMode) -> Te
     return hidden.masked_fill(~mask, 0.0).sum(dim=1) / counts  # (batch, hidden)
 
 
+def _last(hidden: Tensor, attention_mask: Tensor | None) -> Tensor:
+    if attention_mask is None:
+        return hidden[:, -1]  # (batch, hidden)
+    places = torch.arange(1, hidden.shape[1] + 1, device=hidden.device)  # (seq,)
+    last = (places * attention_mask.to(torch.bool)).amax(dim=1)  # (batch,)
+    rows = torch.arange(len(hidden), device=hidden.device)  # (batch,)
+    found = hidden[rows, (last - 1).clamp(min=0)]  # (batch, hidden)
+    return found.masked_fill((last == 0).unsqueeze(-1), 0.0)  # (batch, hidden)
+
+
 def check_pooling(mode: str) -> None:
     """Raise a ValueError unless ``mode`` is a known way to pool."""
     if mode not in get_args(PoolingMode):
-        raise ValueError(f"pooling must be one of cls, mean, max, got {mode!r}; set head.pooling")
+        known = ", ".join(get_args(PoolingMode))
+        raise ValueError(f"pooling must be one of {known}, got {mode!r}; set head.pooling")

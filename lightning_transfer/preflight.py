@@ -12,14 +12,14 @@ from lightning_transfer.hints import closest, did_you_mean
 from lightning_transfer.labels import Labels, match_outputs
 from lightning_transfer.plan import PlannedRow
 from lightning_transfer.results import LOWER_IS_BETTER
-from lightning_transfer.stages import StageRunner
-from lightning_transfer.tasks import TransferModule
+from lightning_transfer.stages import Rehearsed, StageRunner
 
 log = logging.getLogger(__name__)
 
 SETTINGS = (
     *("data", "task", "head", "strategy", "optimizer", "scheduler", "objectives", "callbacks"),
     *("epochs", "seed", "skip", "init_from", "label_map", "monitor", "patience", "keep", "trainer"),
+    *("take", "on_mismatch", "backbone", "tokenizer"),
 )
 """What a stage can be told."""
 
@@ -118,8 +118,7 @@ class Preflight:
         }
         self._seeds = {stage: run.seed for stage, run in self._runs.items()}
         self._labels: dict[str, Labels] = {}
-        self._tokenizers: dict[str, Any] = {}
-        self._tasks: dict[str, TransferModule] = {}
+        self._rehearsed: dict[str, Rehearsed] = {}
 
     def check(self) -> None:
         """Raise what the stages would raise in mid-run.
@@ -133,17 +132,15 @@ class Preflight:
         for stage in dict.fromkeys([*self._runs, *(row.test for row in self.rows)]):
             self._read(stage)
         for stage, run in self._runs.items():
-            self._tasks[stage], own = self.runner.rehearse(run, self._labels[stage])
-            if run.before is None or self.runner.config["stages"][stage].get("init_from"):
-                self._tokenizers[stage] = own
-            else:
-                self._tokenizers[stage] = self._tokenizers[run.before.stage]
-            self._tokenize(stage, self._tokenizers[stage])
+            own = self.runner.config["stages"][stage].get("init_from")
+            before = self._rehearsed[run.before.stage] if run.before and not own else None
+            self._rehearsed[stage] = self.runner.rehearse(run, self._labels[stage], before)
+            self._tokenize(stage, self._rehearsed[stage].tokenizer)
             self._check_monitor(stage)
         for row in self.rows:
             self._check_labels(row)
             self._check_adapters(row)
-            self._tokenize(row.test, self._tokenizers[row.order[-1]])
+            self._tokenize(row.test, self._rehearsed[row.order[-1]].tokenizer)
 
     def _tell_unused(self) -> None:
         stages = self.runner.config["stages"]
@@ -178,7 +175,7 @@ class Preflight:
     def _check_monitor(self, stage: str) -> None:
         needs = {
             "patience": self.runner.config["stages"][stage].get("patience") is not None,
-            "scheduler": self._tasks[stage].recipe.watches_metric,
+            "scheduler": self._rehearsed[stage].task.recipe.watches_metric,
         }
         for name in (name for name, is_needed in needs.items() if is_needed):
             if not self.runner.data(stage, self._seeds[stage]).n_val:
@@ -187,7 +184,7 @@ class Preflight:
                     f"stages.{stage}.data.splits.val, or {name}=null"
                 )
         monitor = self.runner.monitor(stage)
-        known = ["val/loss", *map(str, self._tasks[stage].val_metrics)]
+        known = ["val/loss", *map(str, self._rehearsed[stage].task.val_metrics)]
         if monitor not in known:
             near = did_you_mean(closest(monitor, known))
             raise ValueError(
@@ -199,18 +196,20 @@ class Preflight:
         """Match the labels along a chain, and those of its end with those it is tested on."""
         stages = self.runner.config["stages"]
         for before, after in pairwise(row.order):
-            if not stages[after].get("init_from"):  # whose labels have been matched already
+            own = stages[after].get("init_from")  # whose labels have been matched already
+            if not own and self.runner.take(after).head:
                 label_map = stages[after].get("label_map")
                 match_outputs(self._labels[before], self._labels[after], label_map)
         if not row.saw_labels:
-            align_outputs(self._tasks[row.order[-1]], self._labels[row.test])
+            align_outputs(self._rehearsed[row.order[-1]].task, self._labels[row.test])
 
     def _check_adapters(self, row: PlannedRow) -> None:
         """Raise if a stage could only drop what the adapter of the one before has learned."""
         for before, after in pairwise(row.order):
-            if self.runner.config["stages"][after].get("init_from"):
-                continue  # checked with the weights themselves
-            held = [applied(self._tasks[stage].backbone) for stage in (before, after)]
+            own = self.runner.config["stages"][after].get("init_from")
+            if own or not self.runner.take(after).any_of_backbone:
+                continue  # checked with the weights themselves; or nothing is to live on
+            held = [applied(self._rehearsed[stage].task.backbone) for stage in (before, after)]
             try:
                 check_handing_on(*held)
             except ValueError as error:
@@ -228,7 +227,7 @@ class Preflight:
             )
         for row in self.rows:
             if row.name == over or row is self.rows[-1]:
-                task = align_outputs(self._tasks[row.order[-1]], self._labels[row.test])
+                task = align_outputs(self._rehearsed[row.order[-1]].task, self._labels[row.test])
                 known = [str(name).removeprefix("test/") for name in task.test_metrics]
                 if metric not in known:
                     near = did_you_mean(closest(metric, known))

@@ -164,6 +164,9 @@ class Results:
         gain: Gain of the row ``transfer`` over a control, if both are there.
         missing: Names of the rows, or ``row (seed 2)``, that a run which was cut off did not get
             to. The key ``missing`` is in the JSON of such a run only.
+        handed_on: For each stage run, in order: ``run`` (its folder), ``stage``, ``seed``, ``from``
+            (the folder of the run before it, or None) and ``parts``, each with ``part``,
+            ``became``, ``parameters`` and ``why``, as a :class:`handover.HandedPart` has them.
 
     Raises:
         ValueError: If two rows have one name.
@@ -174,10 +177,11 @@ class Results:
     rows: tuple[Row, ...]
     gain: Gain | None = None
     missing: tuple[str, ...] = ()
+    handed_on: tuple[Mapping[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
         """Check the names."""
-        for name in ("seeds", "rows", "missing"):
+        for name in ("seeds", "rows", "missing", "handed_on"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         names = [row.name for row in self.rows]
         if len(set(names)) < len(names):
@@ -186,8 +190,9 @@ class Results:
     def to_dict(self) -> dict[str, Any]:
         """Return the content of ``results.json``; what is not a number is None."""
         data: dict[str, Any] = _plain(self)
-        if not self.missing:
-            del data["missing"]
+        for name in ("missing", "handed_on"):
+            if not data[name]:
+                del data[name]
         return data
 
     def to_json(self) -> str:
@@ -211,6 +216,7 @@ class Results:
                 tuple(_row_from_dict(row) for row in data["rows"]),
                 None if data["gain"] is None else _gain_from_dict(data["gain"]),
                 tuple(data.get("missing", ())),
+                tuple(data.get("handed_on", ())),
             )
         except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
             raise ValueError(f"not of the form of results.json: {error!r}") from None

@@ -5,17 +5,15 @@ import logging
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from pathlib import Path, PurePosixPath
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import CSVLogger, Logger
 from torch import nn
 
 from lightning_transfer import slots
-from lightning_transfer.backbone import Backbone
 from lightning_transfer.callbacks import (
     Freezer,
     Freezing,
@@ -26,8 +24,7 @@ from lightning_transfer.callbacks import (
 from lightning_transfer.data.stage_data import StageData
 from lightning_transfer.files import atomic_write
 from lightning_transfer.fitting import Fitted, Keeping, fit_task
-from lightning_transfer.handover import hand_over
-from lightning_transfer.heads.making import make_head
+from lightning_transfer.handover import HandedOn, Take
 from lightning_transfer.labels import Labels
 from lightning_transfer.loading import (
     Loaded,
@@ -37,7 +34,6 @@ from lightning_transfer.loading import (
     read_weights,
     same_tokenizer,
 )
-from lightning_transfer.loggers import RunName, finish, kept_id, logger_arguments
 from lightning_transfer.optim import check_recipe
 from lightning_transfer.parts import (
     build,
@@ -51,20 +47,28 @@ from lightning_transfer.parts import (
 from lightning_transfer.plan import StageRun
 from lightning_transfer.results import LOWER_IS_BETTER
 from lightning_transfer.scoring import Tested, score
+from lightning_transfer.stage_loggers import StageLoggers
+from lightning_transfer.stage_model import StageModel
 from lightning_transfer.tasks import TransferModule
-from lightning_transfer.tokenizing import resolve_tokenizer
 from lightning_transfer.training import (
     Patience,
     clippable,
     is_rank_zero,
     make_trainer,
-    next_log_folder,
     trainer_arguments,
 )
 
 log = logging.getLogger(__name__)
 
 BEFORE = "before.json"
+
+
+@dataclass(frozen=True)
+class Rehearsed:
+    """A stage that was built and not trained."""
+
+    task: TransferModule
+    tokenizer: Any
 
 
 class StageRunner:
@@ -86,7 +90,7 @@ class StageRunner:
         rows: Mapping[StageRun, Sequence[str]] | None = None,
     ) -> None:
         """See the class."""
-        self.rows = rows or {}
+        self._loggers = StageLoggers(config, folder, rows=rows or {})
         self.config = config
         self.folder = folder
         self.resume = resume
@@ -96,7 +100,7 @@ class StageRunner:
         self._fitted: dict[StageRun, Fitted] = {}
         self._tested: dict[tuple[StageRun, str], Tested] = {}
         self._pretrained: nn.Module | None = None  # for rehearsals only
-        self._own_tokenizer: Any = None  # the backbone's, of stages that start from no weights
+        self._model = StageModel(config, self.data)
 
     def fit(self, run: StageRun) -> Fitted:
         """Train a stage run and those before it, unless they are done."""
@@ -114,44 +118,49 @@ class StageRunner:
         self._pretrained = None
         start = self._start(run)
         pl.seed_everything(run.seed, workers=True, verbose=False)
-        data = self.data(run.stage, run.seed, self._tokenizer(start))
+        tokenizer = self._model.tokenizer(run.stage, start)
+        data = self.data(run.stage, run.seed, tokenizer)
         data.prepare_data()
         data.setup("fit")
-        task, handed = self._task(run, data.labels, start, self._backbone(start))
-        named = "name" in self.config["backbone"]
-        begin = "the pretrained backbone" if named else "the backbone as it is built"
-        before = f"stage {run.before.stage}" if run.before else begin
-        origin = self.config["stages"][run.stage].get("init_from") or before
-        log.info(
-            "%s: %s training rows, from %s; %s", run.title, f"{data.n_train:,}", origin, handed
-        )
+        backbone = self._model.backbone(run.stage, start, tokenizer)
+        task, handed = self._task(run, data.labels, start, backbone, tokenizer)
+        rows, origin = f"{data.n_train:,}", self._model.origin(run)
+        log.info("%s: %s training rows, from %s; %s", run.title, rows, origin, handed)
+        if start is not None:
+            log.info("%s", handed.to_text(f"{run.title}: taken from {origin}"))
         self._test_before(run, task, data)
-        fitted = self._train(run, task, data)
+        fitted = replace(self._train(run, task, data), handed_on=handed.to_rows())
         if is_rank_zero():
             atomic_write(record, json.dumps(asdict(fitted), indent=2))
         return fitted
 
-    def rehearse(self, run: StageRun, labels: Labels) -> tuple[TransferModule, Any]:
+    def rehearse(self, run: StageRun, labels: Labels, before: Rehearsed | None = None) -> Rehearsed:
         """Build all that a stage run takes, train nothing, and return its task and tokenizer.
 
+        Args:
+            run: Of the stage.
+            labels: Of its data.
+            before: The rehearsed stage that it starts from, if there is one.
+
         Raises:
-            ValueError: If a part of the stage's config is wrong.
+            ValueError: If a part of the stage's config is wrong, or does not fit the stage before.
             OSError: If the model or the weights to start from are not there.
             ImportError: If a ``_target_`` cannot be imported.
         """
         path = self.config["stages"][run.stage].get("init_from")
         start = None if path is None else read_weights(path)
-        adapter = build_adapter(self.config, run.stage)
-        shared = start is None and adapter is None  # an adapter changes its backbone
-        if shared and self._pretrained is None:
-            self._pretrained = self._backbone(None)
-        backbone = self._pretrained if shared else self._backbone(start)
-        assert backbone is not None
-        task, _ = self._task(run, labels, start, backbone)
+        if start is None and before is not None and not self._plain(run):
+            start = Weights.of(
+                before.task, tokenizer=before.tokenizer, where=self._model.origin(run)
+            )
+        if start is None and before is not None:
+            tokenizer = before.tokenizer
+        else:
+            tokenizer = self._model.tokenizer(run.stage, start)
+        task = self._rehearsed_task(run, labels, start, tokenizer)
         settings, where = self.config["stages"][run.stage], f"stages.{run.stage}"
         check_recipe(task.recipe, task, where=where, scheduler=scheduler_key(settings))
-        for name, spec in self._loggers_wanted():
-            self._logger(name, spec, RunName(run.folder, run.title, run.stage))
+        self._loggers.check(run)
         callbacks = self._callbacks(run)
         make_trainer(self._arguments(run.stage), folder=self.folder, callbacks=callbacks)
         for callback in callbacks:
@@ -160,9 +169,25 @@ class StageRunner:
                     callback.check(task)
                 except ValueError as error:
                     raise ValueError(f"{where}: {error}") from error
-        tokenizer = self._tokenizer(start)
-        check_vocabulary(tokenizer, backbone)
-        return task, tokenizer
+        check_vocabulary(tokenizer, task.backbone)
+        return Rehearsed(task, tokenizer)
+
+    def _plain(self, run: StageRun) -> bool:
+        """Whether every stage of a chain goes on with the backbone that the run has."""
+        return all(self._model.inherits(one.stage) for one in run.chain)
+
+    def _rehearsed_task(
+        self, run: StageRun, labels: Labels, start: Weights | None, tokenizer: Any
+    ) -> TransferModule:
+        # An adapter changes its backbone, and so do weights; else one serves all stages.
+        shared = start is None and self._plain(run) and not build_adapter(self.config, run.stage)
+        if shared and self._pretrained is None:
+            self._pretrained = self._model.backbone(run.stage, None, tokenizer)
+        backbone = self._pretrained if shared else None
+        if backbone is None:
+            backbone = self._model.backbone(run.stage, start, tokenizer)
+        task, _ = self._task(run, labels, start, backbone, tokenizer)
+        return task
 
     def monitor(self, stage: str) -> str:
         """Return the validation metric that picks a stage's best weights, such as ``val/r2``."""
@@ -185,6 +210,10 @@ class StageRunner:
         monitor = self.monitor(stage) if self.mode(stage) == "max" else own
         return monitor.removeprefix("val/")
 
+    def take(self, stage: str) -> Take:
+        """Return what a stage takes of the weights that it starts from."""
+        return self._model.take(stage)
+
     def _task_class(self, stage: str) -> type[TransferModule]:
         return slots.locate(self.config["stages"][stage]["task"]["_target_"])
 
@@ -195,13 +224,6 @@ class StageRunner:
         if path is not None:
             return read_weights(path)
         return read_weights(self.folder / before.checkpoint) if before else None
-
-    def _tokenizer(self, start: Weights | None) -> Any:
-        if start is not None and start.tokenizer is not None:
-            return start.tokenizer
-        if self._own_tokenizer is None:
-            self._own_tokenizer = resolve_tokenizer(self.config, self.data)
-        return self._own_tokenizer
 
     def data(self, stage: str, seed: int, tokenizer: Any = None) -> StageData:
         """Return a stage's data, read and tokenized once for all runs of the stage.
@@ -222,18 +244,17 @@ class StageRunner:
         return data
 
     def _task(
-        self, run: StageRun, labels: Labels, start: Weights | None, backbone: nn.Module
-    ) -> tuple[TransferModule, str]:
+        self,
+        run: StageRun,
+        labels: Labels,
+        start: Weights | None,
+        backbone: nn.Module,
+        tokenizer: Any,
+    ) -> tuple[TransferModule, HandedOn]:
         """Build a stage's task, load what it takes from ``start``, and say what became of it."""
         where = f"stages.{run.stage}"
         settings, arguments = self.config["stages"][run.stage], self._arguments(run.stage)
-        head = build(settings["head"], "head", f"{where}.head")
-        if not isinstance(head, nn.Module):
-            head = make_head(head, backbone, labels.num_outputs)
-        adapter = build_adapter(self.config, run.stage)
-        before = run.before and build_adapter(self.config, run.before.stage)
-        parts = {"label_map": settings.get("label_map"), "adapter": adapter, "before": before}
-        handed = hand_over(start, backbone, head, labels, **parts)
+        head, handed = self._model.head(run, labels, start, backbone, tokenizer=tokenizer)
         recipe = build_recipe(
             {**settings, "optimizer": clippable(settings["optimizer"], arguments)},
             where,
@@ -245,16 +266,6 @@ class StageRunner:
         task = factory(backbone, head, labels=labels, recipe=recipe, objectives=objectives)
         task.position = {"stage": run.stage, "seed": run.seed, "run": str(run.folder)}
         return task, handed
-
-    def _backbone(self, start: Weights | None) -> nn.Module:
-        spec = self.config["backbone"]
-        if start is not None and start.described["backbone"] is not None:
-            return Backbone.from_config(
-                start.described["backbone"],
-                attn_implementation=spec.get("attn_implementation"),
-                dtype=spec.get("dtype", "float32"),
-            )
-        return build(spec, "backbone", "backbone")
 
     def _train(self, run: StageRun, task: TransferModule, data: StageData) -> Fitted:
         keeping = Keeping(
@@ -271,7 +282,7 @@ class StageRunner:
             run.folder,
             arguments=self._arguments(run.stage),
             callbacks=self._callbacks(run),
-            loggers=self._loggers(run),
+            loggers=self._loggers.of(run),
             keeping=keeping,
         )
 
@@ -308,42 +319,9 @@ class StageRunner:
         wanted = sys.stdout.isatty() if wanted is None else wanted
         return [StageProgressBar(title)] if wanted else []
 
-    def _loggers_wanted(self) -> list[tuple[str, Any]]:
-        """Return name and config of the loggers beside the csv files."""
-        return [(k, v) for k, v in (self.config.get("logger") or {}).items() if k != "csv"]
-
-    def _loggers(self, run: StageRun) -> list[Logger]:
-        logs = next_log_folder(self.folder / run.folder)
-        built: list[Logger] = []
-        if (self.config.get("logger") or {}).get("csv"):
-            built.append(CSVLogger(logs.parent, name="", version=logs.name))
-        about = {
-            "stage": run.stage,
-            "seed": run.seed,
-            "after": None if run.before is None else run.before.title,
-            "rows": list(self.rows.get(run, ())),
-        }
-        for name, spec in self._loggers_wanted():
-            called = RunName(run.folder, run.title, run.stage, kept_id(logs.parent))
-            logger = self._logger(name, spec, called)
-            logger.log_hyperparams({**self.config, "stage_run": about})
-            built.append(logger)
-        return built
-
-    def _logger(self, name: str, spec: Any, about: RunName) -> Logger:
-        where = f"logger.{name}"
-        slots.check(spec, "logger", where=where)
-        return build(spec, "logger", where, **logger_arguments(spec, self.folder, about))
-
     def log_results(self, values: Mapping[str, float]) -> None:
         """Give the results of the whole experiment to the loggers, as a run of their own."""
-        called = RunName(PurePosixPath("results"), str(self.config["name"]), "results")
-        for name, spec in self._loggers_wanted():
-            logger = self._logger(name, spec, called)
-            logger.log_hyperparams(dict(self.config))
-            logger.log_metrics(dict(values), step=0)
-            logger.finalize("success")
-            finish([logger])
+        self._loggers.log_results(values)
 
     def test(self, run: StageRun, on: str) -> Tested:
         """Score a stage run's weights on the test split of stage ``on``'s data.

@@ -28,7 +28,7 @@ def whole(runs, tmp_path_factory):
 
 def check_form(found, *, seeds, controls):
     """The form that the issue prescribes, key by key."""
-    assert list(found) == ["experiment", "seeds", "rows", "gain"]
+    assert list(found) == ["experiment", "seeds", "rows", "gain", "handed_on"]
     assert isinstance(found["experiment"], str)
     assert found["seeds"] == seeds
     for row in found["rows"]:

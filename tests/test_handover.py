@@ -34,7 +34,7 @@ def weights_of(task):
 def hand(old, labels, head_class=MLPHead, label_map=None, **arguments):
     """A new task that starts from the weights of an old one, and the line about it."""
     new = make_task(labels, head_class, make_backbone(seed=9), **arguments)
-    line = hand_over(weights_of(old), new.backbone, new.head, labels, label_map=label_map)
+    line = str(hand_over(weights_of(old), new.backbone, new.head, labels, label_map=label_map))
     for name, value in old.backbone.state_dict().items():
         assert torch.equal(new.backbone.state_dict()[name], value)
     return new, line
@@ -45,7 +45,7 @@ def test_a_pretrained_pooler_goes_to_an_mlp_head_over_the_first_token():
     model = BertModel(CONFIGS["bert"])
     pooler = model.pooler.dense.weight.detach().clone()
     backbone, head = Backbone(model), MLPHead(HIDDEN, 1)
-    assert hand_over(None, backbone, head, RATING) == "new head"
+    assert str(hand_over(None, backbone, head, RATING)) == "new head"
     assert torch.equal(head.dense.weight, pooler)
     assert torch.equal(head.dense.bias, backbone.pooler_state["bias"])
 
@@ -55,13 +55,13 @@ def test_a_pretrained_pooler_goes_to_an_mlp_head_over_the_first_token():
 )
 def test_other_heads_start_anew(head):
     before = {name: value.clone() for name, value in head.state_dict().items()}
-    assert hand_over(None, make_backbone(), head, RATING) == "new head"
+    assert str(hand_over(None, make_backbone(), head, RATING)) == "new head"
     assert all(torch.equal(value, before[name]) for name, value in head.state_dict().items())
 
 
 def test_without_a_pooler_the_head_starts_anew():
     for backbone in (make_backbone("distilbert"), OwnBackbone()):
-        assert hand_over(None, backbone, MLPHead(HIDDEN, 1), RATING) == "new head"
+        assert str(hand_over(None, backbone, MLPHead(HIDDEN, 1), RATING)) == "new head"
 
 
 @pytest.mark.parametrize("head_class", [MLPHead, LinearHead, OwnHead])
@@ -103,7 +103,7 @@ def test_a_label_map_carries_rows_and_leaves_the_others_new():
     backbone = make_backbone()
     labels = single("mixed", "good", "bad")
     label_map = {"neg": "bad", "pos": "good"}
-    line = hand_over(weights_of(old), backbone, head, labels, label_map=label_map)
+    line = str(hand_over(weights_of(old), backbone, head, labels, label_map=label_map))
     assert line == "head kept by label name: neg, pos become mixed, good, bad"
     new = SequenceClassification(backbone, head, labels=labels).eval()
     assert torch.equal(new(BATCH)[:, [2, 1]], old(BATCH))
@@ -129,7 +129,7 @@ def test_other_labels_start_a_new_head(labels, line):
     torch.manual_seed(5)
     head = MLPHead(HIDDEN, labels.num_outputs)
     before = {name: value.clone() for name, value in head.state_dict().items()}
-    assert hand_over(weights_of(old), make_backbone(), head, labels) == line
+    assert str(hand_over(weights_of(old), make_backbone(), head, labels)) == line
     assert all(torch.equal(value, before[name]) for name, value in head.state_dict().items())
 
 

@@ -173,3 +173,10 @@ def test_callbacks_are_listed_with_the_way_to_add_them(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "callbacks  +callbacks@stages.target.callbacks=…"
     assert [line.split()[0] for line in lines[1:3]] == ["compile", "ema"]
+
+
+def test_a_group_of_the_run_that_a_stage_may_have_too_is_shown_as_the_runs():
+    lines = command_help("fit", [listing.conf_folder()]).splitlines()
+    assert "backbone=" in lines
+    assert not [line for line in lines if line.startswith("backbone@")]
+    assert "scheduler@stages.target.scheduler=" in lines

@@ -14,6 +14,7 @@ EXPECTED = {
     "cls": [[1.0, -1.0], [4.0, 0.0]],
     "mean": [[2.0, -3.0], [4.0, 0.0]],
     "max": [[3.0, -1.0], [4.0, 0.0]],
+    "last": [[2.0, -3.0], [4.0, 0.0]],
 }
 modes = pytest.mark.parametrize("mode", EXPECTED)
 
@@ -33,7 +34,9 @@ def test_what_stands_in_the_padding_does_not_count(mode, filler):
 
 @modes
 def test_without_a_mask_all_tokens_count(mode):
-    expected = {"cls": HIDDEN[:, 0], "mean": HIDDEN.mean(1), "max": HIDDEN.amax(1)}[mode]
+    first, last = HIDDEN[:, 0], HIDDEN[:, -1]
+    found = {"cls": first, "last": last, "mean": HIDDEN.mean(1), "max": HIDDEN.amax(1)}
+    expected = found[mode]
     assert torch.equal(pool(HIDDEN, None, mode), expected)
     assert torch.equal(pool(HIDDEN, torch.ones_like(MASK), mode), expected)
 
@@ -65,5 +68,10 @@ def test_features_keep_the_type_of_the_tokens(mode, dtype):
 
 
 def test_an_unknown_mode_is_refused():
-    with pytest.raises(ValueError, match=r"one of cls, mean, max, got 'median'; set head.pooling"):
+    with pytest.raises(ValueError, match="one of cls, mean, max, last, got 'median'; set head"):
         pool(HIDDEN, MASK, "median")
+
+
+def test_the_last_token_is_the_last_one_also_of_a_text_that_is_padded_on_its_left():
+    left = torch.tensor([[0, 1, 1, 1], [0, 0, 0, 1]])
+    assert torch.equal(pool(HIDDEN, left, "last"), HIDDEN[:, -1])

@@ -32,6 +32,9 @@ class DecoderHead(nn.Module):
         torch.Size([3, 30])
     """
 
+    # A row a token, where it has them: they follow the tokens' strings to another tokenizer.
+    token_rows = ("bias", "out.weight")
+
     def __init__(self, hidden_size: int, num_outputs: int, *, form: HeadForm) -> None:
         """See the class."""
         super().__init__()

@@ -35,6 +35,7 @@ class LanguageModelHead(nn.Module):
     """
 
     pooling: PoolingMode = "cls"
+    token_rows = ("bias",)  # a row a token: they follow the tokens' strings to another tokenizer
 
     def __init__(
         self,

@@ -16,6 +16,7 @@ from lightning_transfer.kernels import keep_freed_memory
 from lightning_transfer.labels import Labels
 from lightning_transfer.objectives import RemembersStart, Weighted
 from lightning_transfer.optim import Recipe
+from lightning_transfer.tasks.reading import check_reader
 
 Batch = Mapping[str, Any]
 # What a backbone is given beside ids and mask, where the batch has it and the backbone takes it.
@@ -42,7 +43,8 @@ class TransferModule(LightningModule):
 
     Raises:
         ValueError: If the head gives its outputs for each token and the task needs them for each
-            text, or the other way round.
+            text, or the other way round; the backbone needs targets that the task does not give; or
+            the head looks at a token that has seen nothing of the text.
     """
 
     monitor: ClassVar[str]
@@ -51,6 +53,8 @@ class TransferModule(LightningModule):
     before: ClassVar[tuple[str, ...]] = ()
     # Whether there is an output for each token, or one for each text.
     per_token: ClassVar[bool] = False
+    # Whether batches hold targets, which the decoder of an encoder-decoder reads.
+    reads_targets: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -64,6 +68,8 @@ class TransferModule(LightningModule):
         """See the class."""
         super().__init__()
         self._check_head(head)
+        if not self.reads_targets:
+            check_reader(backbone, head)
         self.backbone = backbone
         self.head = head
         self.labels = labels

@@ -94,7 +94,7 @@ def test_output_layer_starts_as_berts(head_class):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"pooling": "sum"}, "one of cls, mean, max, got 'sum'; set head.pooling"),
+        ({"pooling": "sum"}, "one of cls, mean, max, last, got 'sum'; set head.pooling"),
         ({"num_outputs": 0}, "num_outputs must be >= 1, got 0"),
     ],
 )

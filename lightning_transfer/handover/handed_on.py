@@ -1,0 +1,120 @@
+"""What became of each part when one stage handed its weights to the next."""
+
+import io
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Became = Literal["taken", "resized", "kept", "made anew", "merged", "skipped"]
+
+
+@dataclass(frozen=True)
+class HandedPart:
+    """One part of a model, or of the weights that it starts from.
+
+    Args:
+        part: What it is: ``encoder``, ``token embeddings``, ``head``, the name of an adapter …
+        became: ``taken`` (as it is in the weights), ``resized`` (in part: rows matched by name,
+            the others new), ``kept`` (what the stage's own backbone came with), ``made anew``
+            (random), ``merged`` (an adapter, into the base weights) or ``skipped`` (in the weights,
+            and of no use here).
+        parameters: How many numbers it has.
+        why: The reason, or which names were matched; may be empty.
+    """
+
+    part: str
+    became: Became
+    parameters: int
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class HandedOn:
+    """All that :func:`hand_over` did; its text is one line on the head and the adapters.
+
+    Args:
+        parts: In the order of the model, from the input up; the head and the adapters last.
+
+    Example:
+        >>> handed = HandedOn((HandedPart("encoder", "taken", 512),
+        ...                    HandedPart("head", "made anew", 34, "the labels a, b become c, d")))
+        >>> print(handed)
+        new head: the labels a, b become c, d
+    """
+
+    parts: tuple[HandedPart, ...]
+
+    def __post_init__(self) -> None:
+        """Take any sequence of parts."""
+        object.__setattr__(self, "parts", tuple(self.parts))
+
+    @property
+    def taken(self) -> bool:
+        """Whether anything of the weights lives on."""
+        return any(part.became in ("taken", "resized", "merged") for part in self.parts)
+
+    def __str__(self) -> str:
+        """Return what became of the head, then of adapters."""
+        return "; ".join(filter(None, map(_line, self.parts)))
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """Return the parts as plain values, as ``results.json`` holds them."""
+        return [asdict(part) for part in self.parts]
+
+    def to_table(self, title: str = "") -> "Table":
+        """Return the table for ``rich``."""
+        from rich import box
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(title=Text(title) if title else None, show_edge=False, box=box.SIMPLE_HEAD)
+        table.add_column("part", style="bold")
+        table.add_column("became", no_wrap=True)
+        table.add_column("parameters", justify="right", no_wrap=True)
+        table.add_column("why")
+        for part in self.parts:
+            cells = (part.part, part.became, f"{part.parameters:,}", part.why)
+            table.add_row(*map(Text, cells))
+        return table
+
+    def to_text(self, title: str = "", *, width: int = 100) -> str:
+        """Return the table for a log file, in plain characters.
+
+        Args:
+            title: Above it.
+            width: Characters of a line.
+        """
+        from rich.console import Console
+
+        file = io.StringIO()
+        Console(file=file, width=width, color_system=None).print(self.to_table(title))
+        return "\n".join(line.rstrip() for line in file.getvalue().rstrip().splitlines())
+
+
+def count(tensors: Iterable[Any]) -> int:
+    """Return how many numbers tensors hold; one that comes twice counts once."""
+    return sum(tensor.numel() for tensor in {id(tensor): tensor for tensor in tensors}.values())
+
+
+ADAPTER = "adapter "  # begins the names of the parts that are adapters
+
+
+def _line(part: HandedPart) -> str:
+    why = f": {part.why}" if part.why else ""
+    if part.part == "head":
+        if part.became == "resized":
+            return f"head kept {part.why}"
+        return f"{'head kept' if part.became == 'taken' else 'new head'}{why}"
+    if not part.part.startswith(ADAPTER):
+        return ""
+    name = part.part.removeprefix(ADAPTER)
+    told = {
+        "taken": f"{name} goes on training",
+        "merged": f"{name} merged into the base weights",
+        "made anew": f"new {name}",
+        "skipped": f"{name} left behind",
+    }
+    return told[part.became]

@@ -1,0 +1,150 @@
+"""Fill a backbone and a head from the weights of another stage."""
+
+from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from lightning_transfer.adapted import stored_adapter
+from lightning_transfer.adapters import Adapter
+from lightning_transfer.adapters.base import applied, name_of
+from lightning_transfer.handover.backbones import fill_backbone, own_parts
+from lightning_transfer.handover.handed_on import ADAPTER, HandedOn, HandedPart, count
+from lightning_transfer.handover.heads import fill_head
+from lightning_transfer.handover.take import Take
+from lightning_transfer.handover.vocabulary import Tokenizers
+from lightning_transfer.labels import Labels
+from lightning_transfer.loading import Weights
+
+
+@runtime_checkable
+class TakesLMHead(Protocol):
+    """A head that can start from what stood above a pretrained decoder."""
+
+    def load_lm_head(self, state: Mapping[str, Tensor]) -> None:
+        """Take it over."""
+        ...
+
+
+@runtime_checkable
+class TakesPooler(Protocol):
+    """A head that can start from a pretrained pooler's dense layer."""
+
+    pooling: str
+
+    def load_pooler(self, state: Mapping[str, Tensor]) -> None:
+        """Take over ``weight`` and ``bias``."""
+        ...
+
+
+def hand_over(
+    start: Weights | None,
+    backbone: nn.Module,
+    head: nn.Module,
+    labels: Labels,
+    *,
+    label_map: Mapping[str, str] | None = None,
+    adapter: Adapter | None = None,
+    before: Adapter | None = None,
+    take: Take | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    target_tokenizer: PreTrainedTokenizerBase | None = None,
+) -> HandedOn:
+    """Load into backbone and head what belongs to them, and say what became of each part.
+
+    Everything is matched by name: sides and layers, tokens by their strings, outputs by their
+    labels. An encoder goes to an encoder and a decoder to a decoder, also where the other model
+    has one of them alone. The head's weights carry over if it is of the same form and the label
+    names agree; rows of its output layer follow their label names, whatever their order. An adapter
+    that the weights were trained with is merged into them, and a new one is put in. One that cannot
+    be merged lives on if the stage has the very same.
+
+    Args:
+        start: Weights to start from; None starts from the backbone as it is, and what the backbone
+            came with, a pretrained pooler or what stood above a decoder, goes to a head that can
+            take it.
+        backbone: Filled in place; tied weights stay tied, and each keeps its dtype.
+        head: Filled in place.
+        labels: Contract of the data to come.
+        label_map: Old name to new name; see :func:`lightning_transfer.labels.match_outputs`.
+        adapter: Put into the backbone, on top of the weights to start from.
+        before: The adapter that the weights were trained with, if it is of your own class.
+        take: What is taken; None: all that fits, and an error if something does not.
+        tokenizer: The one that the backbone is fed by; rows of the token embeddings follow the
+            tokens' strings if it is another than that of the weights. None: the same.
+        target_tokenizer: The one of the targets that a decoder writes. None: that of the weights,
+            if they have one, or else the same as ``tokenizer``.
+
+    Returns:
+        What became of each part; its text is a line on the head and the adapters.
+
+    Raises:
+        ImportError: If an adapter needs peft, and it is not installed.
+        ValueError: If the weights or the adapter do not fit the backbone, if the adapter of the
+            weights could only be dropped, if the labels agree only in part and no map says what
+            belongs together, or if the rows of a head's output layer are to be matched and it
+            shows none.
+
+    Example:
+        >>> from transformers import BertConfig, BertModel
+        >>> from lightning_transfer.backbone import Backbone
+        >>> from lightning_transfer.heads import LinearHead
+        >>> from lightning_transfer.tasks import SequenceRegression
+        >>> def parts(layers):
+        ...     config = BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=layers,
+        ...                         num_attention_heads=2, intermediate_size=8)
+        ...     return Backbone(BertModel(config)), LinearHead(8, 1)
+        >>> labels = Labels("rating")
+        >>> trained = SequenceRegression(*parts(3), labels=labels)
+        >>> start = Weights.of(trained, tokenizer=None, where="above")  # or read_weights(folder)
+        >>> backbone, head = parts(2)
+        >>> handed = hand_over(start, backbone, head, labels, take=Take(on_mismatch="new"))
+        >>> for part in handed.parts:
+        ...     print(f"{part.part}: {part.became}")
+        token embeddings: taken
+        positions: taken
+        encoder: taken
+        encoder: skipped
+        head: taken
+        >>> handed.parts[3].why
+        'layer 3: none in the backbone'
+        >>> task = SequenceRegression(backbone, head, labels=labels)
+    """
+    take = take or Take()
+    if start is None or not take.any_of_backbone:
+        _begin(head, backbone)
+    if start is None:
+        parts = own_parts(backbone, "")
+        parts.append(HandedPart("head", "made anew", count(head.parameters())))
+        gone: list[HandedPart] = []
+    else:
+        old = stored_adapter(start.described, own=before or adapter, where=start.where)
+        targets = (start.target_tokenizer, target_tokenizer or start.target_tokenizer)
+        tokenizers = Tokenizers(start.tokenizer, tokenizer, *targets)
+        parts, gone = fill_backbone(
+            start, backbone, old=old, adapter=adapter, take=take, tokenizers=tokenizers
+        )
+        words = tokenizers.words(old_writes=True, new_writes=True)
+        parts.append(fill_head(start, head, labels, label_map, take=take, words=words))
+    return HandedOn((*parts, *gone, *_adapt(backbone, adapter)))
+
+
+def _begin(head: nn.Module, backbone: nn.Module) -> None:
+    """Let a head start from what a backbone came with and does not hold itself."""
+    pooler = getattr(backbone, "pooler_state", None)
+    if pooler is not None and isinstance(head, TakesPooler) and head.pooling == "cls":
+        head.load_pooler(pooler)
+    lm_head = getattr(backbone, "lm_head_state", None)
+    if lm_head is not None and isinstance(head, TakesLMHead):
+        head.load_lm_head(lm_head)
+
+
+def _adapt(backbone: nn.Module, adapter: Adapter | None) -> list[HandedPart]:
+    """Put in a new adapter, unless the one of the weights lives on."""
+    if adapter is None or applied(backbone) is not None:
+        return []
+    before = count(backbone.parameters())
+    adapter.apply(backbone)
+    size = count(backbone.parameters()) - before
+    return [HandedPart(ADAPTER + name_of(adapter), "made anew", size)]

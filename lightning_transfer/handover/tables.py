@@ -1,0 +1,91 @@
+"""Tables of tokens and of positions, taken row by row."""
+
+import torch
+from torch import Tensor, nn
+
+from lightning_transfer.architectures import first_position
+from lightning_transfer.handover.handed_on import Became, HandedPart
+from lightning_transfer.handover.vocabulary import Vocabularies
+
+
+def take_tokens(
+    old: nn.Embedding, new: nn.Embedding, words: Vocabularies | None, part: str, other: Became
+) -> tuple[HandedPart, str]:
+    """Fill a table of tokens from another, by the tokens' strings where they differ.
+
+    Args:
+        old: Rows of the weights, float (old tokens, width).
+        new: Filled in place, float (tokens, width); rows of tokens that the weights do not know
+            stay as the model has made them.
+        words: The tokens of both; None: not known, so tables of one size hold the same tokens.
+        part: What the table is called.
+        other: What is said of a table that stays as it is.
+
+    Returns:
+        What became of it; and why it does not fit, which is empty if it does.
+    """
+    rows, size = new.weight.shape[0], new.weight.numel()
+    if old.weight.shape[1] != new.weight.shape[1]:
+        widths = f"{old.weight.shape[1]} wide in the weights and {new.weight.shape[1]} here"
+        return HandedPart(part, other, size, widths), f"the {part} are {widths}"
+    known = words if words is not None and words.fit(len(old.weight), rows) else None
+    if known is None or known.same:
+        if old.weight.shape == new.weight.shape:
+            _copy(new.weight, old.weight)
+            return HandedPart(part, "taken", size), ""
+        if known is None:
+            unlike = f"{len(old.weight):,} rows in the weights and {rows:,} here"
+            return HandedPart(part, other, size, unlike), f"the {part} have {unlike}"
+    there, here = known.shared
+    if not len(here):
+        return HandedPart(part, other, size, "no token in common with the weights"), ""
+    with torch.no_grad():
+        new.weight[here] = old.weight[there].to(new.weight)
+    left = f", {len(known.old) - len(here):,} left behind" if len(known.old) > len(here) else ""
+    told = f"{len(here):,} of {len(known.new):,} tokens by string{left}"
+    return HandedPart(part, "resized", size, told), ""
+
+
+def take_positions(
+    old: nn.Embedding | None, new: nn.Embedding | None, part: str, other: Became
+) -> tuple[list[HandedPart], str]:
+    """Fill a table of positions from another, up to the shorter.
+
+    Tables that no training changes, such as Marian's sinusoids, are right as they are built.
+
+    Args:
+        old: Of the weights; None without one, as where positions are relative or rotary.
+        new: Filled in place; None without one.
+        part: What the table is called.
+        other: What is said of a table that stays as it is.
+
+    Returns:
+        What became of it, if there is one; and why it does not fit, which is empty if it does. Of
+        tables of unlike length the shorter one's rows are filled in all the same.
+    """
+    if new is None:
+        return [], ""
+    size = new.weight.numel()
+    if not new.weight.requires_grad:
+        return [HandedPart(part, "taken", size, "computed, not learned")], ""
+    if old is None:
+        return [HandedPart(part, other, size, "none in the weights")], f"they have no {part}"
+    if old.weight.shape[1] != new.weight.shape[1]:
+        widths = f"{old.weight.shape[1]} wide in the weights and {new.weight.shape[1]} here"
+        return [HandedPart(part, other, size, widths)], f"the {part} are {widths}"
+    if old.weight.shape == new.weight.shape and first_position(old) == first_position(new):
+        _copy(new.weight, old.weight)
+        return [HandedPart(part, "taken", size)], ""
+    there, here = old.weight[first_position(old) :], new.weight[first_position(new) :]
+    both = min(len(there), len(here))
+    _copy(here[:both], there[:both])
+    if len(there) == len(here):
+        return [HandedPart(part, "taken", size)], ""
+    told = f"{both:,} of {len(here):,}, of {len(there):,} in the weights"
+    unlike = f"they have {len(there):,} positions and the backbone {len(here):,}"
+    return [HandedPart(part, "resized", size, told)], unlike
+
+
+def _copy(new: Tensor, old: Tensor) -> None:
+    with torch.no_grad():
+        new.copy_(old)

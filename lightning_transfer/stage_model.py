@@ -1,0 +1,145 @@
+"""The model of a stage: tokenizer, backbone and head, and what they take of the weights before."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from lightning_transfer.backbone import Backbone
+from lightning_transfer.handover import HandedOn, Take, config_for, hand_over
+from lightning_transfer.heads.making import make_head
+from lightning_transfer.labels import Labels
+from lightning_transfer.loading import Weights, same_tokenizer
+from lightning_transfer.parts import backbone_spec, build, build_adapter
+from lightning_transfer.plan import StageRun
+from lightning_transfer.tokenizing import resolve_tokenizer
+
+
+class StageModel:
+    """Builds what the stages of a run learn with.
+
+    What a stage takes of the weights before it stays theirs; all else is as the stage's backbone is
+    built: pretrained where it has a name.
+
+    Args:
+        config: The whole config of a run as plain values.
+        data_of: Returns a stage's DataModule, given its name and a seed.
+    """
+
+    def __init__(self, config: Mapping[str, Any], data_of: Callable[[str, int], Any]) -> None:
+        """See the class."""
+        self.config = config
+        self._data_of = data_of
+        self._tokenizers: dict[str, Any] = {}
+
+    def take(self, stage: str) -> Take:
+        """Return what a stage takes of the weights that it starts from.
+
+        Raises:
+            ValueError: If its config is wrong.
+        """
+        settings = self.config["stages"][stage]
+        try:
+            return Take.of(settings.get("take"), on_mismatch=settings.get("on_mismatch") or "error")
+        except ValueError as error:
+            raise ValueError(f"stages.{stage}: {error}") from error
+
+    def inherits(self, stage: str) -> bool:
+        """Whether a stage has the backbone and the tokenizer of whatever comes before it."""
+        settings = self.config["stages"][stage]
+        own = any(settings.get(name) for name in ("backbone", "tokenizer"))
+        return not own and self.take(stage).whole_backbone
+
+    def origin(self, run: StageRun) -> str:
+        """Say what a stage run starts from."""
+        if path := self.config["stages"][run.stage].get("init_from"):
+            return str(path)
+        if run.before:
+            return f"stage {run.before.stage}"
+        spec, _ = backbone_spec(self.config, run.stage)
+        return "the pretrained backbone" if "name" in spec else "the backbone as it is built"
+
+    def tokenizer(self, stage: str, start: Weights | None) -> Any:
+        """Return a stage's tokenizer.
+
+        It is its own; or that of its own backbone, if this has a name; or that of the weights, if
+        something of their backbone is taken; or that of the run.
+        """
+        settings = self.config["stages"][stage]
+        own, name = settings.get("backbone"), settings.get("tokenizer")
+        if name is None and own:
+            name = own.get("name")
+        taken = start is not None and self.take(stage).any_of_backbone
+        if name is None and taken and start is not None and start.tokenizer is not None:
+            return start.tokenizer
+        place = "" if name is None else stage
+        if place not in self._tokenizers:
+            config = dict(self.config)
+            if name is not None:
+                config |= {"tokenizer": name, "backbone": own or self.config["backbone"]}
+            self._tokenizers[place] = resolve_tokenizer(config, self._data_of)
+        return self._tokenizers[place]
+
+    def backbone(self, stage: str, start: Weights | None, tokenizer: Any) -> nn.Module:
+        """Build a stage's backbone, not yet filled: of the form of the weights if it inherits them.
+
+        Args:
+            stage: Its name.
+            start: The weights that it starts from.
+            tokenizer: The stage's; where it is another than that of the weights, a backbone of
+                their form gets its vocabulary.
+        """
+        spec, where = backbone_spec(self.config, stage)
+        take = self.take(stage)
+        own = self.config["stages"][stage].get("backbone")
+        both = take.side("encoder") and take.side("decoder") and take.decoder != "encoder"
+        if start is None or own or not both or start.described["backbone"] is None:
+            return build(spec, "backbone", where)
+        described = start.described["backbone"]
+        old = start.tokenizer
+        if old is not None and not same_tokenizer(old, tokenizer):
+            described = config_for(described, old, tokenizer)
+        return Backbone.from_config(
+            described,
+            attn_implementation=spec.get("attn_implementation"),
+            dtype=spec.get("dtype", "float32"),
+        )
+
+    def head(
+        self,
+        run: StageRun,
+        labels: Labels,
+        start: Weights | None,
+        backbone: nn.Module,
+        *,
+        tokenizer: Any,
+    ) -> tuple[nn.Module, HandedOn]:
+        """Build a stage's head, fill head and backbone, and say what became of their parts.
+
+        Args:
+            run: Of the stage.
+            labels: Of its data.
+            start: The weights that it starts from.
+            backbone: Filled in place.
+            tokenizer: The stage's.
+
+        Raises:
+            ValueError: If something does not fit.
+        """
+        where, before = f"stages.{run.stage}", run.before
+        settings = self.config["stages"][run.stage]
+        head = build(settings["head"], "head", f"{where}.head")
+        if not isinstance(head, nn.Module):
+            head = make_head(head, backbone, labels.num_outputs)
+        handed = hand_over(
+            start,
+            backbone,
+            head,
+            labels,
+            label_map=settings.get("label_map"),
+            adapter=build_adapter(self.config, run.stage),
+            before=None if before is None else build_adapter(self.config, before.stage),
+            take=self.take(run.stage),
+            tokenizer=tokenizer,
+        )
+        return head, handed

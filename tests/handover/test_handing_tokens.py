@@ -1,0 +1,183 @@
+"""Token embeddings that follow the tokens' strings from one tokenizer to another."""
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from lightning_transfer.backbone import Backbone
+from lightning_transfer.checkpoint import config_to_dict
+from lightning_transfer.handover import config_for, hand_over
+from lightning_transfer.heads import DecoderHead, LanguageModelHead
+from lightning_transfer.heads.making import make_head
+from lightning_transfer.labels import Labels
+from tests.conftest import WORDS, make_tokenizer
+from tests.handover.weights import hand, make, rows, weights_of
+
+SPECIAL = ("[SEP]", "[CLS]", "[UNK]", "[MASK]", "[PAD]")
+
+
+def make_other(words, special=SPECIAL):
+    """A tokenizer with other ids for the same words, and with others."""
+    ids = {word: index for index, word in enumerate([*special, *words])}
+    sep, cls, unk, mask, pad = special
+    tokenizer = Tokenizer(models.WordPiece(ids, unk_token=unk))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{cls} $A {sep}", special_tokens=[(cls, ids[cls]), (sep, ids[sep])]
+    )
+    names = {"pad_token": pad, "unk_token": unk, "cls_token": cls, "sep_token": sep}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, mask_token=mask, **names)
+
+
+OLD = make_tokenizer()
+NEW = make_other(["zebra", *reversed(WORDS[4:]), "yak"])
+
+
+def backbones(name="bert"):
+    """One for the old tokenizer, and one of the same form for the new."""
+    old = make(name, vocab_size=len(OLD), pad_token_id=0)
+    torch.manual_seed(9)
+    config = config_for(config_to_dict(old.config), OLD, NEW)
+    return old, Backbone.from_config(config)
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "electra", "deberta-v2", "gpt2"])
+def test_a_text_of_tokens_that_both_know_has_the_same_features(name):
+    old, new = backbones(name)
+    handed = hand(old, new, tokenizers=(OLD, NEW))
+    texts = ["film movie plot the very cold", "sad scene"]
+    one, other = (t(texts, return_tensors="pt", padding=True) for t in (OLD, NEW))
+    assert not torch.equal(one["input_ids"], other["input_ids"])
+    features = [
+        backbone.eval()(batch["input_ids"], batch["attention_mask"])
+        for backbone, batch in ((old, one), (new, other))
+    ]
+    mask = one["attention_mask"].bool()
+    assert torch.equal(features[0][mask], features[1][mask])
+    part = handed.parts[0]
+    shared = len(OLD) - 4
+    assert (part.part, part.became) == ("token embeddings", "resized")
+    assert part.why == f"{shared} of {len(NEW)} tokens by string, 4 left behind"
+
+
+def test_tokens_that_the_weights_do_not_know_start_as_the_model_makes_them():
+    old, new = backbones()
+    before = new.token_embeddings.weight.detach().clone()
+    hand(old, new, tokenizers=(OLD, NEW))
+    table, ids = new.token_embeddings.weight, NEW.get_vocab()
+    for word in ("zebra", "yak"):
+        assert torch.equal(table[ids[word]], before[ids[word]])
+        assert table[ids[word]].any()
+    assert torch.equal(table[ids["film"]], old.token_embeddings.weight[OLD.get_vocab()["film"]])
+
+
+def test_tied_tables_stay_tied():
+    old = make("bart", vocab_size=len(OLD))
+    new = make("bart", seed=9, vocab_size=len(NEW))
+    hand(old, new, tokenizers=(OLD, NEW))
+    tables = [new.model.get_submodule(f"{side}.embed_tokens") for side in ("encoder", "decoder")]
+    assert tables[0].weight is tables[1].weight is new.model.shared.weight
+    ids = (NEW.get_vocab()["film"], OLD.get_vocab()["film"])
+    assert torch.equal(new.model.shared.weight[ids[0]], old.model.shared.weight[ids[1]])
+
+
+def test_the_same_tokenizer_leaves_rows_beyond_it_alone():
+    old, new = make("bert", vocab_size=len(OLD)), make("bert", seed=9, vocab_size=len(OLD) + 7)
+    before = new.token_embeddings.weight.detach().clone()
+    handed = hand(old, new, tokenizers=(OLD, make_tokenizer()))
+    table = new.token_embeddings.weight
+    assert torch.equal(table[: len(OLD)], old.token_embeddings.weight)
+    assert torch.equal(table[len(OLD) :], before[len(OLD) :])
+    assert rows(handed)[0] == ("token embeddings", "resized")
+
+
+def test_no_token_in_common_makes_the_table_anew():
+    foreign = make_other(["un", "deux"], ("<e>", "<s>", "<u>", "<m>", "<p>"))
+    old, new = make("bert", vocab_size=len(OLD)), make("bert", seed=9, vocab_size=len(foreign))
+    handed = hand(old, new, tokenizers=(OLD, foreign))
+    assert rows(handed)[0] == ("token embeddings", "made anew")
+    assert handed.parts[0].why == "no token in common with the weights"
+
+
+def test_a_language_models_head_follows_the_tokens_too():
+    old, new = backbones()
+    labels = Labels("tokens")
+    head = make_head(LanguageModelHead, old, 0)
+    torch.nn.init.normal_(head.bias)
+    fresh = make_head(LanguageModelHead, new, 0)
+    start = weights_of(old, head=head, labels=labels, tokenizer=OLD)
+    handed = hand_over(start, new, fresh, labels, tokenizer=NEW)
+    assert str(handed) == "head kept with its tokens by string"
+    there, here = OLD.get_vocab(), NEW.get_vocab()
+    common = sorted(set(there) & set(here))
+    for word in common:
+        assert fresh.bias[here[word]] == head.bias[there[word]]
+    known = head.bias[[there[word] for word in common]]
+    torch.testing.assert_close(fresh.bias[here["yak"]], known.mean())
+    assert torch.equal(fresh.transform.weight, head.transform.weight)
+
+
+def test_the_head_of_a_decoder_follows_the_tokens_of_the_targets():
+    labels = Labels("text")
+    old = make("marian", vocab_size=len(OLD))
+    new = make("marian", seed=9, vocab_size=len(NEW))
+    head, fresh = (make_head(DecoderHead, backbone, 0) for backbone in (old, new))
+    torch.nn.init.normal_(head.bias)
+    start = weights_of(old, head=head, labels=labels, tokenizer=OLD)
+    handed = hand_over(start, new, fresh, labels, tokenizer=NEW)
+    assert str(handed) == "head kept with its tokens by string"
+    assert fresh.bias.shape == (1, len(NEW))
+    there, here = OLD.get_vocab(), NEW.get_vocab()
+    for word in set(there) & set(here):
+        assert fresh.bias[0, here[word]] == head.bias[0, there[word]]
+
+
+def test_special_tokens_keep_their_parts_in_the_config():
+    config = config_to_dict(make("bart", vocab_size=len(OLD)).config)
+    config |= {"bos_token_id": 2, "eos_token_id": 3, "decoder_start_token_id": 3}
+    found = config_for(config, OLD, NEW)
+    assert found["vocab_size"] == len(NEW)
+    assert found["pad_token_id"] == NEW.pad_token_id == 4
+    assert found["bos_token_id"] == NEW.cls_token_id == 1
+    assert found["eos_token_id"] == found["decoder_start_token_id"] == NEW.sep_token_id == 0
+    foreign = make_other(["un"], ("</s>", "<s>", "<unk>", "<mask>", "<pad>"))
+    found = config_for(config, OLD, foreign)
+    assert (found["pad_token_id"], found["eos_token_id"], found["bos_token_id"]) == (4, 0, 1)
+    assert config_for({"vocab_size": 9, "unk_token_id": 7}, OLD, foreign)["unk_token_id"] is None
+
+
+def test_both_sides_of_a_pair_get_the_vocabulary_unless_they_had_two():
+    both = {"encoder": {"vocab_size": 31}, "decoder": {"vocab_size": 31}}
+    found = config_for(both, OLD, NEW)
+    assert found["encoder"]["vocab_size"] == found["decoder"]["vocab_size"] == len(NEW)
+    apart = {"encoder": {"vocab_size": 31}, "decoder": {"vocab_size": 21}}
+    assert config_for(apart, OLD, NEW)["decoder"]["vocab_size"] == 21
+
+
+def test_a_decoder_follows_the_tokens_of_the_targets():
+    tables = {"share_encoder_decoder_embeddings": False}
+    old = make("marian-apart", vocab_size=len(OLD), decoder_vocab_size=len(NEW), **tables)
+    new = make("marian-apart", seed=9, vocab_size=len(OLD), decoder_vocab_size=len(OLD), **tables)
+    start = weights_of(old, tokenizer=OLD, target=NEW)
+    handed = hand(start, new, tokenizers=(None, OLD), target_tokenizer=OLD)
+    sides = [
+        [b.model.get_submodule(f"{s}.embed_tokens").weight for s in ("encoder", "decoder")]
+        for b in (old, new)
+    ]
+    assert torch.equal(sides[0][0], sides[1][0])
+    there, here = NEW.get_vocab(), OLD.get_vocab()
+    for word in set(there) & set(here):
+        assert torch.equal(sides[1][1][here[word]], sides[0][1][there[word]])
+    assert rows(handed)[:2] == [
+        ("encoder token embeddings", "taken"),
+        ("decoder token embeddings", "resized"),
+    ]
+
+
+def test_targets_are_read_as_before_where_no_other_tokenizer_is_given():
+    old = make("marian-apart", vocab_size=len(OLD), decoder_vocab_size=len(NEW))
+    new = make("marian-apart", seed=9, vocab_size=len(OLD), decoder_vocab_size=len(NEW))
+    handed = hand(weights_of(old, tokenizer=OLD, target=NEW), new, tokenizers=(None, OLD))
+    assert {became for _, became in rows(handed)} == {"taken"}
