@@ -18,7 +18,7 @@ from torch import nn
 
 from lightning_transfer import listing, slots, sweepers
 from lightning_transfer.arguments import parse
-from lightning_transfer.data import RawText
+from lightning_transfer.data import RawText, TextToText
 from lightning_transfer.heads.making import make_head
 from lightning_transfer.labels import Labels
 from tests.tiny import OwnBackbone
@@ -251,6 +251,9 @@ def test_a_domain_is_built_as_its_class_would_be(name):
     if isinstance(data, RawText):
         own = RawText(data.documents)
         parts = ("blocks", "masking", "train_size", "splits", "tokens", "batch_size")
+    elif isinstance(data, TextToText):
+        own = type(data)()
+        parts = ("columns", "splits", "tokens", "target_tokens", "batch_size", "on_bad_row")
     else:
         own = type(data)()
         parts = ("columns", "label", "splits", "tokens", "batch_size", "on_bad_row", "source")

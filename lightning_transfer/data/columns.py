@@ -1,7 +1,7 @@
 """Which column of a table is what."""
 
 import difflib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 
@@ -53,12 +53,26 @@ class Columns:
         Raises:
             ValueError: If one is missing; the message lists those that are there.
         """
-        for ours, theirs in self.named.items():
-            if theirs in there:
-                continue
-            near = difflib.get_close_matches(theirs, list(there), n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(
-                f"{where}: no column {theirs!r} for the {ours}; it has "
-                f"{', '.join(sorted(there)) or 'none'}{hint}; set columns.{ours}"
-            )
+        check_columns(self.named, there, where)
+
+
+def check_columns(named: Mapping[str, str], there: Collection[str], where: str) -> None:
+    """Check that a table has every column in use.
+
+    Args:
+        named: Our name -> the table's name.
+        there: Names of the table's columns.
+        where: What the table is called in the message.
+
+    Raises:
+        ValueError: If one is missing; the message lists those that are there.
+    """
+    for ours, theirs in named.items():
+        if theirs in there:
+            continue
+        near = difflib.get_close_matches(theirs, list(there), n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(
+            f"{where}: no column {theirs!r} for the {ours}; it has "
+            f"{', '.join(sorted(there)) or 'none'}{hint}; set columns.{ours}"
+        )

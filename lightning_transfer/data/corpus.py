@@ -8,9 +8,9 @@ import numpy as np
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from lightning_transfer.data.rows import Rows
-from lightning_transfer.data.splits import Splits, count_of, normalize
-from lightning_transfer.data.splitter import SPLITS, Splitter
-from lightning_transfer.data.subset import quantile_strata, stratified
+from lightning_transfer.data.splits import Splits, normalize
+from lightning_transfer.data.splitter import Splitter
+from lightning_transfer.data.subset import draw, quantile_strata
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -41,12 +41,11 @@ class Corpus:
         splitter = Splitter(self._keys, rows.targets, groups=rows.groups, given=rows.given)
         split = splitter.split(splits)
         self.positions = split.positions
-        sizes = ", ".join(f"{len(self.positions[name]):,} {name}" for name in SPLITS)
         rank_zero_only(log.info)(
             "%s: %s rows; dropped %d repeated texts (%d of them with another label) and %d that "
             "are in another split",
             where,
-            sizes,
+            split.sizes,
             split.repeated,
             split.conflicting,
             split.leaked,
@@ -66,16 +65,9 @@ class Corpus:
             ValueError: If there are not as many.
         """
         positions = self.positions["train"]
-        if size is None:
-            return positions
-        count = count_of(size, len(positions))
-        if count > len(positions):
-            raise ValueError(
-                f"train_size={size} asks for more than the {len(positions)} training rows of "
-                f"{self.where}; lower train_size, splits.val or splits.test"
-            )
+        strata = self._strata(positions)
         keys = [self._keys[row] for row in positions]
-        return positions[stratified(self._strata(positions), keys, count, seed=seed)]
+        return draw(positions, size, strata=strata, keys=keys, seed=seed, where=self.where)
 
     def _strata(self, positions: np.ndarray) -> list[int]:
         labels = self.rows.labels

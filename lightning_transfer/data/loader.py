@@ -151,3 +151,20 @@ def evaluation_loader(
         # Its own: or each evaluation would draw from the generator that dropout draws from.
         generator=torch.Generator(),
     )
+
+
+def prediction_loader(
+    rows: Dataset[Any], batches: LengthBatchSampler, collate: Callable[[Any], Any]
+) -> DataLoader:
+    """Return a loader of batches in a fixed order that Lightning can rebuild, as it does.
+
+    Args:
+        rows: Of a split.
+        batches: Deals them.
+        collate: Makes a batch of a list of rows.
+    """
+    # The batches as samples: Lightning rebuilds the loaders that it predicts with, and cannot
+    # rebuild a batch sampler that is not torch's own.
+    return DataLoader(
+        rows, batch_size=None, sampler=batches, collate_fn=collate, generator=torch.Generator()
+    )

@@ -6,6 +6,8 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from itertools import combinations
 
+from lightning_transfer.data.linking import first_of, join
+
 _WORD = re.compile(r"\w+")
 _SHINGLE = 5  # words in a row: long enough that two texts share few of them by chance
 _KEEP = 8  # every eighth shingle is looked at, chosen by hash: the same ones in every text
@@ -40,8 +42,8 @@ def near_duplicate_groups(texts: Sequence[str], *, share: float = 0.3) -> list[i
     group = list(range(len(texts)))
     for (first, second), count in shared.items():
         if count >= share * min(len(sketches[first]), len(sketches[second])):
-            _join(group, first, second)
-    return [_first(group, position) for position in range(len(texts))]
+            join(group, first, second)
+    return [first_of(group, position) for position in range(len(texts))]
 
 
 def _sketch(text: str) -> set[int]:
@@ -50,14 +52,3 @@ def _sketch(text: str) -> set[int]:
     # Not hash(): it is another one in each process.
     codes = {zlib.crc32(" ".join(window).encode()) for window in windows}
     return {code for code in codes if code % _KEEP == 0}
-
-
-def _first(group: list[int], position: int) -> int:
-    while group[position] != position:
-        position = group[position]
-    return position
-
-
-def _join(group: list[int], first: int, second: int) -> None:
-    low, high = sorted((_first(group, first), _first(group, second)))
-    group[high] = low

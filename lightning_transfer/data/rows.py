@@ -116,20 +116,23 @@ def check_rows(
     )
 
 
-def read_columns(table: Table, where: str) -> dict[str, Sequence[Any]]:
+def read_columns(
+    table: Table, where: str, *, needed: Sequence[str] = ("text", "label")
+) -> dict[str, Sequence[Any]]:
     """Return the columns of a table as sequences of one length.
 
     Args:
         table: What a domain has read.
         where: What the table is called in messages.
+        needed: Columns that it must have, ``text`` among them.
 
     Raises:
-        ValueError: If there is no text or no label column, or no row, or lengths differ.
+        ValueError: If a needed column or any row is missing, or lengths differ.
     """
     names = list(table) if isinstance(table, Mapping) else table.column_names
-    if {"text", "label"} - set(names):
+    if {*needed} - {*names}:
         raise ValueError(
-            f"{where}: load_rows() must return the columns text and label, it returned "
+            f"{where}: load_rows() must return the columns {' and '.join(needed)}, it returned "
             f"{', '.join(names) or 'none'}"
         )
     # Of a data set [:] makes a list, which is read many times faster.
@@ -163,8 +166,8 @@ def _check_row(
     for name in ("text", "text_pair"):
         if name in data and (fault := text_fault(data[name][row])):
             raise ValueError(f"column {getattr(columns, name) or name!r}: {fault}")
-    if "split" in data and data["split"][row] not in SPLITS:
-        raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {data['split'][row]!r}")
+    if "split" in data and (fault := split_fault(data["split"][row])):
+        raise ValueError(fault)
     try:
         return spec.parse(data["label"][row], labels)
     except ValueError as error:
@@ -184,6 +187,11 @@ def text_fault(text: object) -> str | None:
     except UnicodeEncodeError:
         return f"half a surrogate pair in {text[:40]!r}"
     return None
+
+
+def split_fault(split: object) -> str | None:
+    """Return what makes a cell unfit to name a split, or None."""
+    return None if split in SPLITS else f"split must be one of {', '.join(SPLITS)}, got {split!r}"
 
 
 def report_bad(bad: Sequence[str], total: int, where: str, on_bad_row: str) -> None:

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from lightning_transfer.data.splitter import SPLITS
 
-_STEMS = {"train": "train", "validation": "validation", "valid": "validation"}
-_STEMS |= {"val": "validation", "dev": "validation", "test": "test"}
+STEMS = {"train": "train", "validation": "validation", "valid": "validation"}
+STEMS |= {"val": "validation", "dev": "validation", "test": "test"}
+"""What a file of a split may be called."""
 
 Source = str | Mapping[str, str] | None
 
@@ -30,12 +31,24 @@ def split_files(source: Source, suffixes: Sequence[str]) -> dict[str, Path]:
             "and test files (data.source=... on the command line)"
         )
     if isinstance(source, Mapping):
-        unknown = sorted(set(source) - set(SPLITS))
-        if unknown:
-            raise ValueError(f"source may name {', '.join(SPLITS)}, got {', '.join(unknown)}")
-        return {split: Path(path).expanduser() for split, path in source.items()}
+        return split_mapping(source)
     path = Path(source).expanduser()
     return _in_folder(path, suffixes) if path.is_dir() else {"train": path}
+
+
+def split_mapping(source: Mapping[str, str]) -> dict[str, Path]:
+    """Return split -> path of a source that names them.
+
+    Args:
+        source: ``train``, ``validation`` or ``test`` -> path.
+
+    Raises:
+        ValueError: If it names something that is no split.
+    """
+    unknown = sorted(set(source) - set(SPLITS))
+    if unknown:
+        raise ValueError(f"source may name {', '.join(SPLITS)}, got {', '.join(unknown)}")
+    return {split: Path(path).expanduser() for split, path in source.items()}
 
 
 def name_of(source: Source) -> str:
@@ -48,7 +61,7 @@ def name_of(source: Source) -> str:
 def _in_folder(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
     paths: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        split = _STEMS.get(path.stem.lower())
+        split = STEMS.get(path.stem.lower())
         if split is None or path.suffix.lower() not in suffixes:
             continue
         if split in paths:

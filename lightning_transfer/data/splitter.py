@@ -37,6 +37,11 @@ class SplitRows:
     conflicting: int = 0
     leaked: int = 0
 
+    @property
+    def sizes(self) -> str:
+        """How many rows each split has, for messages."""
+        return ", ".join(f"{len(self.positions[name]):,} {name}" for name in SPLITS)
+
 
 class Splitter:
     """Deals the rows of one table out to the splits.
@@ -46,6 +51,7 @@ class Splitter:
         targets: Target of each row, to tell a repeated row from a contradiction.
         groups: Group of each row, or ``None`` where it has none.
         given: Split of each row that comes already split (``train``, ``validation``, ``test``).
+        parts: Of each row the texts that must not lie in two splits; ``None``: its key.
     """
 
     def __init__(
@@ -55,13 +61,16 @@ class Splitter:
         *,
         groups: Sequence[str | None] | None = None,
         given: Sequence[str] | None = None,
+        parts: Sequence[Sequence[str]] | None = None,
     ) -> None:
         """See the class."""
         self.keys = keys
         self.targets = targets
         self.groups = groups
         self.given = given
-        self._home: dict[str, tuple[str, int]] = {}  # text -> the split that has it, and its row
+        self.parts = parts or [[key] for key in keys]
+        self._home: dict[str, tuple[str, int]] = {}  # key -> the split that has it, and its row
+        self._taken: dict[str, str] = {}  # text -> the split that has it
         self._dropped = {"repeated": 0, "conflicting": 0, "leaked": 0}
 
     def split(self, splits: Splits) -> SplitRows:
@@ -118,11 +127,15 @@ class Splitter:
         return taken
 
     def _is_new(self, row: int, name: str) -> bool:
-        """Claim the row's text for split ``name``; say whether it was free, and count if not."""
-        home, first = self._home.setdefault(self.keys[row], (name, row))
+        """Claim the row's texts for split ``name``; say whether they were free, or count."""
+        if any(self._taken.get(part, name) != name for part in self.parts[row]):
+            self._dropped["leaked"] += 1
+            return False
+        _, first = self._home.setdefault(self.keys[row], (name, row))
         if first == row:
+            self._taken.update(dict.fromkeys(self.parts[row], name))
             return True
-        self._dropped["repeated" if home == name else "leaked"] += 1
-        if home == name and self.targets[first] != self.targets[row]:
+        self._dropped["repeated"] += 1
+        if self.targets[first] != self.targets[row]:
             self._dropped["conflicting"] += 1
         return False

@@ -4,7 +4,43 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from lightning_transfer.data.splits import digest
+from lightning_transfer.data.splits import count_of, digest
+
+
+def draw(
+    positions: np.ndarray,
+    size: int | float | None,
+    *,
+    strata: Sequence[int],
+    keys: Sequence[str],
+    seed: int,
+    where: str,
+) -> np.ndarray:
+    """Draw training rows so that every stratum keeps its share.
+
+    Args:
+        positions: The training rows, int64 ``(rows,)``.
+        size: A count (int) or a fraction of them (float); ``None``: all.
+        strata: Stratum of each of them.
+        keys: Text of each of them.
+        seed: Of the draw.
+        where: What the data are called in the message.
+
+    Returns:
+        Some of the positions, in their order, int64 ``(size,)``.
+
+    Raises:
+        ValueError: If there are not as many.
+    """
+    if size is None:
+        return positions
+    count = count_of(size, len(positions))
+    if count > len(positions):
+        raise ValueError(
+            f"train_size={size} asks for more than the {len(positions)} training rows of {where}; "
+            "lower train_size, splits.val or splits.test"
+        )
+    return positions[stratified(strata, keys, count, seed=seed)]
 
 
 def stratified(strata: Sequence[int], keys: Sequence[str], size: int, *, seed: int) -> np.ndarray:

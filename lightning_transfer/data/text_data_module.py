@@ -6,24 +6,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import torch
 from lightning.pytorch import LightningDataModule
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
 from lightning_transfer.data.batching import LengthBatchSampler
 from lightning_transfer.data.columns import Columns
 from lightning_transfer.data.corpus import Corpus
+from lightning_transfer.data.domain_arguments import check_arguments, one_path
 from lightning_transfer.data.label_spec import LabelSpec
-from lightning_transfer.data.loader import ResumableLoader, deal_to_ranks, evaluation_loader
+from lightning_transfer.data.loader import (
+    ResumableLoader,
+    deal_to_ranks,
+    evaluation_loader,
+    prediction_loader,
+)
 from lightning_transfer.data.resumption import Resumption
 from lightning_transfer.data.rows import Rows, Table, check_rows
-from lightning_transfer.data.splits import Splits, check_size
+from lightning_transfer.data.splits import Splits
 from lightning_transfer.data.splitter import SPLITS, check_split_name
 from lightning_transfer.data.token_cache import cached_tokens
+from lightning_transfer.data.token_checks import check_not_empty, say_cut
 from lightning_transfer.data.token_table import TokenTable, need_tokenizer
-from lightning_transfer.data.tokenized_split import Collate, TokenizedSplit
+from lightning_transfer.data.tokenized_split import Collate, TokenizedSplit, mark_full
 from lightning_transfer.data.tokens import Tokens
 from lightning_transfer.labels import Labels
 
@@ -107,13 +112,12 @@ class TextDataModule(LightningDataModule):
                 f"the label of a {type(self).__name__} is said by a {self.label_class.__name__}, "
                 f"got {label!r}"
             )
-        if train_size is not None:
-            check_size(train_size, "train_size")
-        for name, value in (("batch_size", batch_size), ("max_tokens", max_tokens)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be >= 1, got {value}; set data.{name}")
-        if on_bad_row not in ("error", "skip"):
-            raise ValueError(f"on_bad_row must be error or skip, got {on_bad_row!r}")
+        check_arguments(
+            train_size=train_size,
+            batch_size=batch_size,
+            max_tokens=max_tokens,
+            on_bad_row=on_bad_row,
+        )
         self.source = source
         self.columns = columns or self.default_columns
         self.label: Any = label  # a LabelSpec, or of the label_class of a subclass
@@ -157,11 +161,7 @@ class TextDataModule(LightningDataModule):
         Raises:
             ValueError: If the source is several files.
         """
-        if isinstance(self.source, Mapping):
-            raise ValueError(
-                f"{type(self).__name__} takes one path as its source, got {dict(self.source)}"
-            )
-        return Path(self.source).expanduser() if self.source else None
+        return one_path(self.source, type(self).__name__)
 
     @property
     def labels(self) -> Labels:
@@ -258,31 +258,13 @@ class TextDataModule(LightningDataModule):
         """Return the test batches, longest rows first; none without test rows."""
         return evaluation_loader(*self._loader_parts("test"))
 
-    def predict_dataloader(self) -> DataLoader | list[Any]:
+    def predict_dataloader(self) -> DataLoader:
         """Return the test batches for ``Trainer.predict``; ``index`` says which row is which."""
-        rows, batches, collate = self._loader_parts("test")
-        # The batches as samples: Lightning rebuilds the loaders that it predicts with, and cannot
-        # rebuild a batch sampler that is not torch's own.
-        return DataLoader(
-            rows,
-            batch_size=None,
-            sampler=batches,
-            collate_fn=collate,
-            generator=torch.Generator(),
-        )
+        return prediction_loader(*self._loader_parts("test"))
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Mark each batch that has no padding by an entry ``full``, while it is on the CPU.
-
-        Attention then needs no mask, and no device has to be waited for to find out. The entry is
-        an empty tuple, because Lightning takes the size of a batch from all that it holds.
-        """
-        if not isinstance(batch, Mapping):
-            return batch
-        if "attention_mask" in batch:
-            return {**batch, "full": ()} if batch["attention_mask"].all() else batch
-        parts = batch.items()
-        return {name: self.on_before_batch_transfer(part, dataloader_idx) for name, part in parts}
+        """Mark each batch that has no padding (see :func:`mark_full`)."""
+        return mark_full(batch)
 
     def _load(self) -> Corpus:
         if self._corpus is None:
@@ -332,12 +314,7 @@ class TextDataModule(LightningDataModule):
             return self._table[1]
         rows = self._load().rows
         table = self._make_table(rows, tokenizer)
-        empty = np.flatnonzero(table.lengths == 0)
-        if len(empty):
-            raise ValueError(
-                f"{rows.places[empty[0]]}, column {self.columns.text!r}: the tokenizer finds no "
-                f"token in {rows.texts[empty[0]]!r}; take the row out"
-            )
+        check_not_empty(table, rows.texts, rows.places, self.columns.text)
         self._table = (tokenizer, table)
         return table
 
@@ -345,23 +322,9 @@ class TextDataModule(LightningDataModule):
         if table is self._said:
             return
         self._said = table
-        cut = {name: table.cut[self._positions(name)] for name in SPLITS}
-        rank_zero_only(log.info)(
-            "%s: cut to %d tokens, %s kept: %s rows",
-            self.where,
-            self.tokens.max_length,
-            self.tokens.truncation,
-            ", ".join(f"{sum(rows):,} of {len(rows):,} {name}" for name, rows in cut.items()),
-        )
-        limit = getattr(self.tokenizer, "model_max_length", None)
-        if limit and max(table.lengths, default=0) > limit:
-            rank_zero_only(log.warning)(
-                "%s: rows of up to %d tokens, the tokenizer states a limit of %d: most models fail "
-                "beyond it; lower tokens.max_length",
-                self.where,
-                max(table.lengths),
-                limit,
-            )
+        positions = {name: self._positions(name) for name in SPLITS}
+        tokenizer = need_tokenizer(self.tokenizer)
+        say_cut(table, positions, tokens=self.tokens, tokenizer=tokenizer, where=self.where)
 
     def _loader_parts(self, split: str) -> tuple[TokenizedSplit, LengthBatchSampler, Collate]:
         tokenizer = need_tokenizer(self.tokenizer)

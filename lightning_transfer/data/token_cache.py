@@ -13,6 +13,7 @@ import pyarrow as pa
 from transformers import PreTrainedTokenizerBase
 
 from lightning_transfer.assets import cache_dir
+from lightning_transfer.data.target_tokens import TargetFrame, tokenize_targets
 from lightning_transfer.data.token_table import TokenTable, tokenize
 from lightning_transfer.data.tokens import Tokens
 from lightning_transfer.data.word_tokens import tokenize_words
@@ -66,6 +67,22 @@ def cached_words(
     )
 
 
+def cached_targets(
+    texts: Sequence[str], *, tokenizer: PreTrainedTokenizerBase, tokens: Tokens
+) -> TokenTable:
+    """Return the tokens of texts that are to be written, from the cache if they lie there.
+
+    Args:
+        texts: Text of each row.
+        tokenizer: Any Hugging Face tokenizer.
+        tokens: Length, the end token included, and the part that is kept.
+    """
+    key = fingerprint(texts, None, tokenizer, tokens, frame=TargetFrame.of(tokenizer))
+    return _cached(
+        key, len(texts), lambda: tokenize_targets(texts, tokenizer=tokenizer, tokens=tokens)
+    )
+
+
 def _cached(key: str, count: int, make: Callable[[], TokenTable]) -> TokenTable:
     path = cache_dir() / "tokens" / f"{key}.arrow"
     with contextlib.suppress(OSError, pa.ArrowInvalid):
@@ -91,9 +108,20 @@ def fingerprint(
     pairs: Sequence[str] | None,
     tokenizer: PreTrainedTokenizerBase,
     tokens: Tokens,
+    *,
+    frame: TargetFrame | None = None,
 ) -> str:
-    """Return the hash of everything that the token ids follow from."""
-    state = hashlib.sha256(f"{_FORMAT} {tokens!r} {len(texts)} {pairs is not None}".encode())
+    """Return the hash of everything that the token ids follow from.
+
+    Args:
+        texts: Text of each row.
+        pairs: Second text of each row, or ``None``.
+        tokenizer: Any Hugging Face tokenizer.
+        tokens: Length and the part that is kept.
+        frame: What stands around texts that are to be written; ``None``: they are read.
+    """
+    told = f"{_FORMAT} {tokens!r} {len(texts)} {pairs is not None}"
+    state = hashlib.sha256((told if frame is None else f"{told} {frame!r}").encode())
     state.update(tokenizer_content(tokenizer))
     for column in (texts, pairs or ()):
         contents = [text.encode() for text in column]

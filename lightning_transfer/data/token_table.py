@@ -202,7 +202,7 @@ def _encode(
     """Return ids and segments of each row, int64 ``(2, seq)``, and whether the row was cut."""
     # Untruncated: the tokenizer can cut one end only, and would not say that it did.
     encoded = tokenizer(
-        list(texts),
+        [tokens.prefix + text for text in texts],
         list(pairs) if pairs is not None else None,
         truncation=False,
         padding=False,
@@ -216,7 +216,7 @@ def _encode(
         inputs = np.array([ids, segments[position]], dtype=np.int64)  # (2, seq)
         too_long = len(ids) > tokens.max_length
         if too_long:
-            text = texts[position] if pairs is not None else None
+            text = tokens.prefix + texts[position] if pairs is not None else None
             mask = np.array(encoded["special_tokens_mask"][position], dtype=bool)
             inputs = inputs[:, _kept(mask, text, tokenizer, tokens)]
         rows.append((inputs, too_long))

@@ -94,3 +94,19 @@ class Collate:
                 batch[name] = np.full(mask.shape, padding, dtype=np.int64)
                 batch[name][mask] = rest.pop(name)  # row by row, as they lie end to end
         return {name: torch.from_numpy(array) for name, array in {**batch, **rest}.items()}
+
+
+def mark_full(batch: Any) -> Any:
+    """Mark a batch that has no padding by an entry ``full``, while it is on the CPU.
+
+    Attention then needs no mask, and no device has to be waited for to find out. The entry is an
+    empty tuple, because Lightning takes the size of a batch from all that it holds.
+
+    Args:
+        batch: A batch, or a mapping of batches; anything else is left as it is.
+    """
+    if not isinstance(batch, Mapping):
+        return batch
+    if "attention_mask" in batch:
+        return {**batch, "full": ()} if batch["attention_mask"].all() else batch
+    return {name: mark_full(part) for name, part in batch.items()}

@@ -5,7 +5,7 @@ import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -30,10 +30,11 @@ class TokenizerTrainer:
         vocab_size: Tokens at most, special ones included; a small text may give fewer.
         lowercase: Whether case and accents are taken away.
         min_frequency: How often a pair must occur to become a token (not for ``unigram``).
-        stage: The stage on whose training text it is trained; None: the first of ``order``.
+        stage: The stage, or several, on whose training text it is trained; None: the first of
+            ``order``. Of pairs both sides are read, so that two languages share their tokens.
 
     Raises:
-        ValueError: If the kind is unknown or a number out of its range.
+        ValueError: If the kind is unknown, a number out of its range, or no stage in a list.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class TokenizerTrainer:
         vocab_size: int = 8000,
         lowercase: bool = True,
         min_frequency: int = 2,
-        stage: str | None = None,
+        stage: str | Sequence[str] | None = None,
     ) -> None:
         """See the class."""
         if kind not in get_args(Kind):
@@ -61,6 +62,8 @@ class TokenizerTrainer:
         self.vocab_size = vocab_size
         self.lowercase = lowercase
         self.min_frequency = min_frequency
+        if stage is not None and not stage:
+            raise ValueError(f"tokenizer.stage must name a stage, got {stage!r}; or leave it out")
         self.stage = stage
 
     def train(self, texts: Callable[[], Iterable[str]]) -> PreTrainedTokenizerFast:

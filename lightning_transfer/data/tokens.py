@@ -21,9 +21,10 @@ class Tokens:
             ``head+tail`` both.
         head_fraction: Share of the kept tokens, in [0, 1], that ``head+tail`` takes from the
             beginning.
+        prefix: What stands before each text, such as T5's ``"summarize: "``.
 
     Raises:
-        ValueError: If a value is out of range or the mode unknown.
+        ValueError: If a value is out of range, the mode unknown, or the prefix could be cut off.
 
     Example:
         >>> Tokens(truncation="head+tail").kept(10, 4).tolist()
@@ -33,6 +34,7 @@ class Tokens:
     max_length: int = 128
     truncation: str = "head"
     head_fraction: float = 0.25
+    prefix: str = ""
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -44,6 +46,11 @@ class Tokens:
             )
         if not 0 <= self.head_fraction <= 1:
             raise ValueError(f"tokens.head_fraction must be in [0, 1], got {self.head_fraction}")
+        if self.prefix and self.truncation != "head":
+            raise ValueError(
+                f"tokens.prefix={self.prefix!r} stands at the head of a text, and "
+                f"tokens.truncation={self.truncation} may cut it off; set tokens.truncation=head"
+            )
 
     def kept(self, length: int, budget: int) -> np.ndarray:
         """Return which of ``length`` tokens are kept when there is room for ``budget``.

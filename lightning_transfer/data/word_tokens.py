@@ -32,13 +32,18 @@ def tokenize_words(
         A table with ``words``.
 
     Raises:
-        ValueError: If the tokenizer is not fast, ``tokens.max_length`` has no room beside the
+        ValueError: If the tokenizer is not fast, ``tokens`` has a prefix or no room beside the
             special tokens, or a word has no token even so.
     """
     if not tokenizer.is_fast:
         raise ValueError(
             f"tags of words need a fast tokenizer, which says where its tokens come from; "
             f"{type(tokenizer).__name__} is none"
+        )
+    if tokens.prefix:
+        raise ValueError(
+            f"words that are tagged take no prefix, got tokens.prefix={tokens.prefix!r}; leave it "
+            "out"
         )
     check_room(tokenizer, tokens)
     rows = []

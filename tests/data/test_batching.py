@@ -263,3 +263,90 @@ def test_a_row_longer_than_max_tokens_has_its_own_batch(shuffle):
 def test_bad_values_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         LengthBatchSampler([1], **{"batch_size": 1, "seed": 0, "shuffle": True, **arguments})
+
+
+def two_sided(count, seed=0):
+    """Lengths of texts and of translations, which hang together like those of captions."""
+    texts = realistic_lengths(count, seed)
+    noise = np.random.default_rng(seed + 1).normal(0, 0.13, count)
+    return np.stack([texts, np.maximum((texts * 1.15 * np.exp(noise)).round(), 3)], 1).astype(int)
+
+
+def width(lengths):
+    """Padded tokens of a row in a batch with these lengths."""
+    return lengths.max(0).sum()
+
+
+def two_sided_padding(sampler):
+    """Share of padding on both sides together."""
+    batches = list(sampler)
+    padded = sum(width(sampler.lengths[batch]) * len(batch) for batch in batches)
+    return 1 - sampler.lengths.sum() / padded
+
+
+@pytest.mark.parametrize(("count", "limit"), [(1000, 0.16), (5000, 0.07), (29_000, 0.03)])
+def test_rows_of_two_sides_have_little_padding_on_both(count, limit):
+    lengths = two_sided(count)
+    sampler = LengthBatchSampler(lengths, 32, seed=0, shuffle=True)
+    in_order = LengthBatchSampler(lengths, 32, seed=0, shuffle=False)
+    by_sum = LengthBatchSampler(lengths.sum(1), 32, seed=0, shuffle=False)
+    by_sum.lengths = lengths
+    for epoch in range(2):
+        sampler.set_epoch(epoch)
+        assert two_sided_padding(sampler) < limit
+    assert two_sided_padding(in_order) < two_sided_padding(by_sum)
+
+
+def test_one_side_given_as_a_column_is_as_one_given_plainly():
+    plain = LengthBatchSampler(LENGTHS, 32, seed=0, shuffle=True, max_tokens=500)
+    column = LengthBatchSampler(LENGTHS[:, None], 32, seed=0, shuffle=True, max_tokens=500)
+    assert list(plain) == list(column)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("count", [1, 7, 64, 500])
+@pytest.mark.parametrize("max_tokens", [1, 60, 300, 10_000])
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_the_budget_of_both_sides_holds_in_each_epoch(world_size, count, max_tokens, shuffle):
+    lengths = two_sided(count)
+    ranks = [
+        LengthBatchSampler(
+            lengths,
+            16,
+            seed=0,
+            shuffle=shuffle,
+            rank=rank,
+            world_size=world_size,
+            max_tokens=max_tokens,
+        )
+        for rank in range(world_size)
+    ]
+    steps = set()
+    for epoch in range(3):
+        for sampler in ranks:
+            sampler.set_epoch(epoch)
+        batches = [list(sampler) for sampler in ranks]
+        assert [len(own) for own in batches] == [len(sampler) for sampler in ranks]
+        steps.add(tuple(map(len, batches)))
+        assert set(flat(flat(batches))) == set(range(count))
+        for batch in flat(batches):
+            assert len(batch) == 1 or width(lengths[batch]) * len(batch) <= max_tokens
+            assert len(batch) <= 16
+    assert len(steps) == 1
+
+
+def test_the_budget_of_both_sides_is_used():
+    sampler = LengthBatchSampler(two_sided(2000), 64, seed=0, shuffle=True, max_tokens=1000)
+    used = [width(sampler.lengths[batch]) * len(batch) for batch in sampler]
+    assert np.mean(used) > 800
+
+
+def test_epochs_of_two_sides_differ():
+    sampler = LengthBatchSampler(two_sided(1000), 16, seed=0, shuffle=True)
+    epochs = [{frozenset(batch) for batch in batches} for _, batches in epochs_of(sampler, 2)]
+    assert len(epochs[0] & epochs[1]) < 10
+
+
+def test_rows_have_two_sides_at_most():
+    with pytest.raises(ValueError, match=r"lengths must be \(rows,\) or \(rows, 2\), got \(4, 3\)"):
+        LengthBatchSampler(np.ones((4, 3)), 2, seed=0, shuffle=True)

@@ -59,3 +59,8 @@ def test_bad_arguments_are_told(arguments, message):
 def test_an_empty_text_is_told():
     with pytest.raises(ValueError, match="has learned no token"):
         TokenizerTrainer().train(lambda: [""])
+
+
+def test_a_list_of_no_stage_is_refused():
+    with pytest.raises(ValueError, match=r"tokenizer.stage must name a stage, got \[\]"):
+        TokenizerTrainer(stage=[])

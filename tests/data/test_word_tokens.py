@@ -117,6 +117,9 @@ def test_a_slow_tokenizer_and_no_room_are_refused():
     with pytest.raises(ValueError, match="max_length=2 leaves no room"):
         table_of([["fun"]], tokenizer, max_length=2)
 
+    with pytest.raises(ValueError, match=r"take no prefix, got tokens\.prefix='tag: '"):
+        table_of([["fun"]], tokenizer, prefix="tag: ")
+
     class Slow:
         is_fast = False
 

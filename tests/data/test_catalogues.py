@@ -1,0 +1,145 @@
+import logging
+
+import pytest
+
+from lightning_transfer.data import Catalogues, Splits, TargetColumns
+from lightning_transfer.data.catalogues import read_catalogue
+
+pytest.importorskip("babel")
+
+HEADER = 'msgid ""\nmsgstr "Content-Type: text/plain; charset=utf-8\\n"\n\n'
+FRENCH = """
+msgid "Delete"
+msgstr "Supprimer"
+
+msgctxt "verb"
+msgid "Close"
+msgstr "Fermer"
+
+msgid "Hello %(name)s, <b>welcome</b> &amp; enjoy"
+msgstr "Bonjour %(name)s, <b>bienvenue</b> &amp; bon séjour"
+
+msgid "%d file"
+msgid_plural "%d files"
+msgstr[0] "%d fichier"
+msgstr[1] "%d fichiers"
+
+msgid "  Name\\n"
+msgstr "  Nom\\n"
+
+#, fuzzy
+msgid "Open"
+msgstr "Fermer"
+
+msgid "Save"
+msgstr ""
+
+msgid "Django"
+msgstr "Django"
+
+msgid "%s: %s"
+msgstr "%s : %s"
+"""
+GERMAN = """
+msgid "Delete"
+msgstr "Löschen"
+
+msgctxt "verb"
+msgid "Close"
+msgstr "Schließen"
+"""
+
+
+def write(folder, language, text, *, name="app", binary=False):
+    path = folder / language / "LC_MESSAGES" / f"{name}.po"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(HEADER + text, encoding="utf-8")
+    if binary:
+        from babel.messages.mofile import write_mo
+        from babel.messages.pofile import read_po
+
+        with path.open("rb") as po, path.with_suffix(".mo").open("wb") as mo:
+            write_mo(mo, read_po(po))
+        path.unlink()
+
+
+def pairs(folder, text="en", target="fr"):
+    data = Catalogues(
+        str(folder), columns=TargetColumns(text, target), splits=Splits(val=0, test=0)
+    )
+    data.setup("fit")
+    return {row["text"]: row["target"] for row in data.rows("train")}
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_texts_and_their_translations_are_read_and_cleaned(tmp_path, binary):
+    write(tmp_path / "locale", "fr", FRENCH, binary=binary)
+    assert pairs(tmp_path) == {
+        "Delete": "Supprimer",
+        "Close": "Fermer",
+        "Hello %(name)s, <b>welcome</b> &amp; enjoy": (
+            "Bonjour %(name)s, <b>bienvenue</b> &amp; bon séjour"
+        ),
+        "%d file": "%d fichier",
+        "Name": "Nom",
+    }
+
+
+def test_two_translations_of_a_text_are_a_pair(tmp_path):
+    write(tmp_path, "fr", FRENCH)
+    write(tmp_path, "de_DE", GERMAN)
+    write(tmp_path, "de_AT", 'msgid "Delete"\nmsgstr "Weg damit"\n')
+    assert pairs(tmp_path, "fr", "de") == {"Supprimer": "Löschen", "Fermer": "Schließen"}
+    assert pairs(tmp_path, "de", "en") == {"Löschen": "Delete", "Schließen": "Close"}
+    assert pairs(tmp_path, "en", "de_AT") == {"Delete": "Weg damit"}
+
+
+def test_a_text_is_there_once_with_its_first_translation(tmp_path, caplog):
+    write(tmp_path / "a", "fr", FRENCH)
+    write(tmp_path / "b", "fr", 'msgid "delete!"\nmsgstr "Effacer"\n')
+    with caplog.at_level(logging.INFO):
+        found = pairs(tmp_path)
+    assert found["Delete"] == "Supprimer"
+    assert "delete!" not in found
+    assert f"{tmp_path}: 5 of 8 pairs; the others repeat a text" in caplog.text
+
+
+def test_a_catalogue_is_read_by_context_and_text(tmp_path):
+    write(tmp_path, "de", GERMAN)
+    assert read_catalogue(tmp_path / "de" / "LC_MESSAGES" / "app.po") == {
+        (None, "Delete"): "Löschen",
+        ("verb", "Close"): "Schließen",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("app.mo", b"not a catalogue at all"),
+        ("app.mo", b""),
+        ("app.po", b'msgid "a"\nmsgstr "\xff"\n'),
+        ("app.po", b"nonsense\n"),
+    ],
+)
+def test_a_broken_catalogue_is_named(tmp_path, name, content):
+    path = tmp_path / "fr" / "LC_MESSAGES" / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"{name} is no sound gettext catalogue"):
+        pairs(tmp_path)
+
+
+def test_a_language_that_is_not_there_is_an_error(tmp_path):
+    write(tmp_path, "fr", FRENCH)
+    with pytest.raises(FileNotFoundError, match="no text in en and it in"):
+        pairs(tmp_path, "en", "it")
+    with pytest.raises(ValueError, match=r"catalogues have no groups, got columns.group='g'"):
+        Catalogues(str(tmp_path), columns=TargetColumns("en", "fr", "g")).setup("fit")
+
+
+@pytest.mark.network
+@pytest.mark.parametrize(("target", "rows"), [("fr", 15698), ("de", 15225)])
+def test_the_packaged_catalogues_are_what_they_were(target, rows):
+    data = Catalogues(columns=TargetColumns("en", target))
+    data.setup("fit")
+    assert data.n_train + data.n_val + data.n_test == rows

@@ -1,0 +1,75 @@
+"""Texts and target texts of a domain, learned by an encoder-decoder."""
+
+from functools import partial
+
+import lightning.pytorch as pl
+import pytest
+import torch
+
+from lightning_transfer.callbacks import ActivationCache, Freezing
+from lightning_transfer.data import Splits
+from lightning_transfer.optim import Recipe
+from tests.callbacks.test_activation_cache import Watch
+from tests.conftest import WORDS, make_tokenizer
+from tests.data.test_text_to_text import domain
+from tests.seq2seq import make_small, make_task
+from tests.tiny import make_trainer
+
+TOP = 3  # the depth of the encoder's output
+TEXTS = [f"{first} {second}" for first in WORDS[:14] for second in WORDS[:6]]
+Backwards = domain(text=TEXTS, target=[" ".join(reversed(text.split())) for text in TEXTS])
+
+
+class Losses(pl.Callback):
+    def __init__(self):
+        self.train, self.rows = [], []
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, *_):
+        self.train.append(float(outputs["loss"]))
+        self.rows += batch["row"].tolist()
+
+
+def fit(name, *callbacks, epochs=2, **arguments):
+    data = Backwards(batch_size=8, splits=Splits(val=8, test=8))
+    data.tokenizer = make_tokenizer()
+    for key, value in arguments.items():
+        setattr(data, key, value)
+    task = make_task(name, recipe=Recipe(partial(torch.optim.AdamW, lr=3e-3)))
+    torch.manual_seed(2)
+    losses = Losses()
+    trainer = make_trainer(
+        max_epochs=epochs, callbacks=[*callbacks, losses], use_distributed_sampler=False
+    )
+    trainer.fit(task, datamodule=data)
+    return trainer, task, data, losses
+
+
+@pytest.mark.parametrize("name", ["t5", "bart", "marian"])
+def test_a_task_learns_from_pairs_and_its_text_is_scored_by_their_targets(name):
+    trainer, task, data, losses = fit(name, epochs=6)
+    assert len(losses.rows) == 6 * len(set(losses.rows)) == 6 * data.n_train
+    per_epoch = len(losses.train) // 6
+    assert sum(losses.train[-per_epoch:]) < 0.8 * sum(losses.train[:per_epoch])
+    [found] = trainer.test(task, datamodule=data, verbose=False)
+    assert {"test/loss", "test/bleu", "test/chrf", "test/rougeL"} <= found.keys()
+    written = {}
+    for part in trainer.predict(task, datamodule=data):
+        texts = task.texts(part["ids"], data.tokenizer)
+        written |= dict(zip(part["index"].tolist(), texts, strict=True))
+    assert sorted(written) == list(range(8))
+
+
+def test_targets_of_another_tokenizer_are_learned():
+    _, task, _, losses = fit("bert2bert-wider", target_tokenizer=make_small(), epochs=4)
+    per_epoch = len(losses.train) // 4
+    assert sum(losses.train[-per_epoch:]) < 0.9 * sum(losses.train[:per_epoch])
+    assert task.backbone.config.decoder_start_token_id == make_small().cls_token_id
+
+
+@pytest.mark.parametrize("name", ["bart", "marian"])
+def test_a_frozen_encoder_reads_each_text_once(name):
+    watch = Watch()
+    *_, plain = fit(name, Freezing(TOP + 1), epochs=3)
+    _, _, data, cached = fit(name, Freezing(TOP + 1), ActivationCache(), watch, epochs=3)
+    assert cached.train == pytest.approx(plain.train, rel=1e-5)
+    assert watch.rows[TOP] == data.n_train + data.n_val
