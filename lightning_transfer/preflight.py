@@ -25,7 +25,7 @@ SETTINGS = (
 
 KEYS = (
     *("name", "order", "controls", "gain", "seed", "seeds", "resume", "resume_every"),
-    *("backbone", "tokenizer", "trainer", "logger", "activations", "stages"),
+    *("backbone", "tokenizer", "target_tokenizer", "trainer", "logger", "activations", "stages"),
 )
 """What a run can be told; :data:`SETTINGS` stand below each stage."""
 

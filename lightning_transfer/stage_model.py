@@ -12,7 +12,7 @@ from lightning_transfer.labels import Labels
 from lightning_transfer.loading import Weights, same_tokenizer
 from lightning_transfer.parts import backbone_spec, build, build_adapter
 from lightning_transfer.plan import StageRun
-from lightning_transfer.tokenizing import resolve_tokenizer
+from lightning_transfer.tokenizing import resolve_target_tokenizer, resolve_tokenizer
 
 
 class StageModel:
@@ -30,7 +30,9 @@ class StageModel:
         """See the class."""
         self.config = config
         self._data_of = data_of
-        self._tokenizers: dict[str, Any] = {}
+        self._tokenizers: dict[tuple[str, str], Any] = {}
+        # The tokenizer of the targets beside each one that was given out, by the identity of that.
+        self._targets: dict[int, tuple[Any, Any]] = {}
 
     def take(self, stage: str) -> Take:
         """Return what a stage takes of the weights that it starts from.
@@ -65,20 +67,37 @@ class StageModel:
         It is its own; or that of its own backbone, if this has a name; or that of the weights, if
         something of their backbone is taken; or that of the run.
         """
+        found, target = self._both_tokenizers(stage, start)
+        self._targets[id(found)] = (found, target)
+        return found
+
+    def target_of(self, tokenizer: Any) -> Any:
+        """Return the tokenizer of the targets beside one that :meth:`tokenizer` gave.
+
+        None where it is the same.
+        """
+        return self._targets.get(id(tokenizer), (None, None))[1]
+
+    def _both_tokenizers(self, stage: str, start: Weights | None) -> tuple[Any, Any]:
         settings = self.config["stages"][stage]
         own, name = settings.get("backbone"), settings.get("tokenizer")
         if name is None and own:
-            name = own.get("name")
-        taken = start is not None and self.take(stage).any_of_backbone
-        if name is None and taken and start is not None and start.tokenizer is not None:
-            return start.tokenizer
-        place = "" if name is None else stage
-        if place not in self._tokenizers:
-            config = dict(self.config)
-            if name is not None:
-                config |= {"tokenizer": name, "backbone": own or self.config["backbone"]}
-            self._tokenizers[place] = resolve_tokenizer(config, self._data_of)
-        return self._tokenizers[place]
+            name = own.get("name") or own.get("encoder")
+        config, place = dict(self.config), "" if name is None else stage
+        if name is not None:
+            config |= {"tokenizer": name, "backbone": own or self.config["backbone"]}
+        taken = name is None and start is not None and self.take(stage).any_of_backbone
+        if taken and start is not None and start.tokenizer is not None:
+            if start.described["labels"]["kind"] == "text":
+                return start.tokenizer, start.target_tokenizer
+            return start.tokenizer, self._resolved("target", place, config)
+        return self._resolved("source", place, config), self._resolved("target", place, config)
+
+    def _resolved(self, side: str, place: str, config: Mapping[str, Any]) -> Any:
+        if (side, place) not in self._tokenizers:
+            resolve = resolve_tokenizer if side == "source" else resolve_target_tokenizer
+            self._tokenizers[side, place] = resolve(config, self._data_of)
+        return self._tokenizers[side, place]
 
     def backbone(self, stage: str, start: Weights | None, tokenizer: Any) -> nn.Module:
         """Build a stage's backbone, not yet filled: of the form of the weights if it inherits them.
@@ -141,5 +160,6 @@ class StageModel:
             before=None if before is None else build_adapter(self.config, before.stage),
             take=self.take(run.stage),
             tokenizer=tokenizer,
+            target_tokenizer=self.target_of(tokenizer),
         )
         return head, handed

@@ -153,6 +153,7 @@ class StageRunner:
             start = Weights.of(
                 before.task, tokenizer=before.tokenizer, where=self._model.origin(run)
             )
+            start = replace(start, target_tokenizer=self._model.target_of(before.tokenizer))
         if start is None and before is not None:
             tokenizer = before.tokenizer
         else:
@@ -170,6 +171,8 @@ class StageRunner:
                 except ValueError as error:
                     raise ValueError(f"{where}: {error}") from error
         check_vocabulary(tokenizer, task.backbone)
+        target = self._model.target_of(tokenizer) or tokenizer
+        check_vocabulary(target, task.backbone, target=True)
         return Rehearsed(task, tokenizer)
 
     def _plain(self, run: StageRun) -> bool:
@@ -240,8 +243,18 @@ class StageRunner:
         known = data.tokenizer is not None and same_tokenizer(data.tokenizer, tokenizer)
         if tokenizer is not None and not known:
             data.tokenizer = tokenizer
+        if tokenizer is not None:
+            self._give_target(data, self._model.target_of(tokenizer))
         data.seed = seed
         return data
+
+    def _give_target(self, data: Any, target: Any) -> None:
+        """Let texts that are to be written be tokenized by a tokenizer of their own; None: none."""
+        known = target is not None and same_tokenizer(
+            target, getattr(data, "target_tokenizer", None)
+        )
+        if hasattr(data, "target_tokenizer") and not known:
+            data.target_tokenizer = target
 
     def _task(
         self,

@@ -44,9 +44,8 @@ def cached_tokens(
         tokens: Length and the part that is kept.
     """
     key = fingerprint(texts, pairs, tokenizer, tokens)
-    return _cached(
-        key, len(texts), lambda: tokenize(texts, pairs, tokenizer=tokenizer, tokens=tokens)
-    )
+    said = f"{len(texts):,} texts"
+    return _cached(key, said, lambda: tokenize(texts, pairs, tokenizer=tokenizer, tokens=tokens))
 
 
 def cached_words(
@@ -78,16 +77,15 @@ def cached_targets(
         tokens: Length, the end token included, and the part that is kept.
     """
     key = fingerprint(texts, None, tokenizer, tokens, frame=TargetFrame.of(tokenizer))
-    return _cached(
-        key, len(texts), lambda: tokenize_targets(texts, tokenizer=tokenizer, tokens=tokens)
-    )
+    said = f"{len(texts):,} target texts"
+    return _cached(key, said, lambda: tokenize_targets(texts, tokenizer=tokenizer, tokens=tokens))
 
 
-def _cached(key: str, count: int, make: Callable[[], TokenTable]) -> TokenTable:
+def _cached(key: str, said: str, make: Callable[[], TokenTable]) -> TokenTable:
     path = cache_dir() / "tokens" / f"{key}.arrow"
     with contextlib.suppress(OSError, pa.ArrowInvalid):
         return TokenTable.read(path, key=key)
-    log.info("tokenizing %s texts", f"{count:,}")
+    log.info("tokenizing %s", said)
     table = make()
     table.key = key
     try:

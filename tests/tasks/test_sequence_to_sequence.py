@@ -27,12 +27,20 @@ ADAM = Recipe(partial(torch.optim.AdamW, lr=1e-2))
 BEAMS = {"num_beams": 3, "length_penalty": 0.5, "early_stopping": True}
 
 
+QUICK = ("t5", "bart", "marian-apart", "bert2bert-wider")
+
+
+def families(names):
+    """One model of each form, and the others where there is time."""
+    return [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in names]
+
+
 def logits_of(task, batch):
     with torch.no_grad():
         return task(batch)
 
 
-@pytest.mark.parametrize("name", list(SEQ2SEQ))
+@pytest.mark.parametrize("name", families(SEQ2SEQ))
 def test_logits_are_those_of_transformers_own_model(name):
     task, batch = make_task(name), make_batch()
     whole = task.whole().eval()
@@ -44,7 +52,7 @@ def test_logits_are_those_of_transformers_own_model(name):
     assert found.std() > 1e-3
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", families(FAMILIES))
 @pytest.mark.parametrize("how", [{}, BEAMS, {"no_repeat_ngram_size": 2, "repetition_penalty": 1.5}])
 def test_texts_are_those_of_transformers_own_generate(name, how):
     task, batch = make_task(name, generation={**SHORT, **how}), make_batch()
@@ -66,7 +74,7 @@ def test_samples_follow_the_seed():
     assert first.shape != other.shape or not torch.equal(first, other)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", families(FAMILIES))
 def test_generation_sees_the_weights_in_training_and_copies_none(name):
     task, batch = make_task(name), make_batch()
     task.generate(batch)
@@ -113,7 +121,7 @@ def test_the_loss_is_the_smoothed_cross_entropy_of_the_target_tokens(smoothing):
     assert torch.allclose(task.loss(task(batch), batch["labels"]), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", list(SEQ2SEQ))
+@pytest.mark.parametrize("name", families(SEQ2SEQ))
 def test_a_step_reaches_every_parameter(name):
     task, batch = make_task(name).train(), make_batch()
     task.loss(task(batch), batch["labels"]).backward()
@@ -128,7 +136,7 @@ def fit(task, data=None, **arguments):
     return trainer
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", families(FAMILIES))
 def test_a_checkpoint_gives_the_same_logits_and_texts(name, tmp_path):
     backbone = make_seq2seq(name)
     wide = backbone.target_embeddings.num_embeddings >= len(make_tokenizer())
@@ -145,7 +153,7 @@ def test_a_checkpoint_gives_the_same_logits_and_texts(name, tmp_path):
     assert (found.target_tokenizer is None) == (writer is None)
 
 
-@pytest.mark.parametrize("name", [*FAMILIES, "t5-gated", "umt5", "mbart", "bert2bert"])
+@pytest.mark.parametrize("name", families([*FAMILIES, "t5-gated", "umt5", "mbart", "bert2bert"]))
 def test_transformers_opens_the_model_folder_and_writes_the_same(name, tmp_path):
     task = make_task(name, generation={**SHORT, **BEAMS})
     task.backbone.eval()
@@ -207,7 +215,7 @@ def test_training_teaches_to_write():
     task = make_task("bart", recipe=ADAM, generate_every=None, generation={"max_new_tokens": 8})
     data = Pairs()
     [before] = make_trainer().test(task, datamodule=data, verbose=False)
-    fit(task.train(), data, max_epochs=40)
+    fit(task.train(), data, max_epochs=25)
     [after] = make_trainer().test(task, datamodule=data, verbose=False)
     assert after["test/loss"] < 0.5 * before["test/loss"]
     assert after["test/chrf"] > before["test/chrf"] + 20

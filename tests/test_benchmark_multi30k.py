@@ -1,0 +1,35 @@
+"""The benchmark of translation, at a tiny size."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.data.test_parallel_files import write
+
+SCRIPT = Path(__file__).parents[1] / "benchmarks" / "multi30k.py"
+WORDS = {"en": ("dog", "runs", "red"), "fr": ("chien", "court", "rouge"), "de": ("Hund", "rennt")}
+
+
+@pytest.mark.slow
+def test_children_with_and_without_a_parent_are_scored_and_never_run_twice(tmp_path):
+    for name, count in (("train", 40), ("val", 4), ("test_2016_flickr", 6)):
+        for language, words in WORDS.items():
+            lines = [f"{' '.join(words)} {name} {number}" for number in range(count)]
+            write(tmp_path / f"{name}.{language}", lines, packed=name == "train")
+    out, table = tmp_path / "out", tmp_path / "rows.json"
+    options = ["--children", "8", "all", "--epochs", "1", "--out", str(out), "--json", str(table)]
+    command = [sys.executable, str(SCRIPT), str(tmp_path), "--tiny", *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(table.read_text())
+    assert [(row["pairs"], row["parent"]) for row in rows] == [
+        (size, parent) for size in ("8", "all") for parent in (True, False)
+    ]
+    assert all(0 <= row["chrf"]["mean"] <= 100 for row in rows)
+    assert "| all | no |" in done.stdout
+    again = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "is done" not in again.stdout
+    assert again.stdout.splitlines() == done.stdout.splitlines()[-len(again.stdout.splitlines()) :]

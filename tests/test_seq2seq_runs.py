@@ -1,0 +1,102 @@
+"""Whole runs of tasks that write text: tokenizers, stages, model folder."""
+
+import csv
+import json
+import random
+
+import pytest
+import torch
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+from lightning_transfer.loading import load
+from tests.conftest import WORDS
+
+PIECES = "{_target_:lightning_transfer.data.TokenizerTrainer,vocab_size:120,min_frequency:1}"
+SIZES = "{model_type:marian,vocab_size:120,d_model:16,encoder_layers:1,"
+SIZES += "decoder_layers:1,encoder_ffn_dim:16,decoder_ffn_dim:16,encoder_attention_heads:2,"
+SIZES += "decoder_attention_heads:2,max_position_embeddings:40,pad_token_id:0,eos_token_id:3,"
+SIZES += "bos_token_id:2,decoder_start_token_id:2,forced_eos_token_id:null}"
+FRESH = "{model_type:bert,vocab_size:120,hidden_size:16,num_hidden_layers:1,num_attention_heads:2,"
+FRESH += "intermediate_size:16,max_position_embeddings:40}"
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    """Texts, and the same with other endings in the other order."""
+    rng = random.Random(0)
+    path = tmp_path_factory.mktemp("pairs") / "pairs.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "target"])
+        for row in range(80):
+            words = rng.choices(WORDS, k=4 + row % 5)
+            writer.writerow([" ".join(words), " ".join(f"{w}é" for w in reversed(words))])
+    return path
+
+
+def stage(name, source):
+    return [
+        *([] if name == "target" else [f"+stage@stages.{name}=default"]),
+        f"data@stages.{name}.data=parallel_files",
+        f"task@stages.{name}.task=sequence_to_sequence",
+        f"head@stages.{name}.head=decoder",
+        f"stages.{name}.data.source={source}",
+        f"stages.{name}.data.splits.val=8",
+        f"stages.{name}.data.splits.test=12",
+        f"stages.{name}.task.generation.max_new_tokens=12",
+        f"stages.{name}.epochs=2",
+    ]
+
+
+@pytest.fixture
+def alone(runs):
+    """Runs whose backbone has no name."""
+    words, runs.words = runs.words, ["trainer.accelerator=cpu"]
+    yield runs
+    runs.words = words
+
+
+def test_two_stages_from_nothing_with_a_joint_tokenizer(alone, pairs, tmp_path):
+    words = ["backbone=scratch_seq2seq", f"backbone.config={SIZES}", f"tokenizer={PIECES}"]
+    words += ["order=[source,target]", *stage("source", pairs), *stage("target", pairs)]
+    words += ["stages.target.monitor=val/chrf", "stages.target.task.generation.num_beams=2"]
+    found = alone.fit(tmp_path, *words)
+    metrics = found["rows"][-1]["metrics"]
+    assert {"perplexity", "bleu", "chrf", "rouge1", "rouge2", "rougeL"} <= set(metrics)
+    loaded = load(tmp_path)
+    assert loaded.target_tokenizer is None
+    assert loaded.task.generation.num_beams == 2
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    model = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "model").eval()
+    ids = tokenizer("good film the", return_tensors="pt")["input_ids"]
+    mask = torch.ones_like(ids)
+    written = loaded.task.generate({"input_ids": ids, "attention_mask": mask})
+    assert torch.equal(model.generate(ids)[:, 1:], written)
+    record = tmp_path / "stages/source-seed0/target-seed0/fit.json"
+    handed = json.loads(record.read_text())["handed_on"]
+    assert {row["became"] for row in handed} == {"taken"}
+    assert {"encoder", "decoder"} <= {row["part"] for row in handed}
+
+
+def test_a_warm_start_writes_with_a_tokenizer_of_its_own(alone, pairs, tiny_folder, tmp_path):
+    target = PIECES.replace("}", ",lowercase:false}")
+    words = ["backbone=warm_start", f"backbone.encoder={tiny_folder}", f"backbone.decoder={FRESH}"]
+    words += [f"target_tokenizer={target}", *stage("target", pairs)]
+    alone.fit(tmp_path, *words)
+    loaded = load(tmp_path)
+    accents = loaded.target_tokenizer("goodé", add_special_tokens=False)["input_ids"]
+    assert loaded.target_tokenizer.unk_token_id not in accents
+    assert "é" in loaded.target_tokenizer.decode(accents)
+    assert loaded.tokenizer.get_vocab() != loaded.target_tokenizer.get_vocab()
+    assert (tmp_path / "model/target_tokenizer").is_dir()
+
+
+def test_mistakes_are_told_before_the_first_step(alone, pairs, tiny_folder, tmp_path):
+    words = ["backbone=warm_start", f"backbone.encoder={tiny_folder}", *stage("target", pairs)]
+    small = FRESH.replace("vocab_size:120", "vocab_size:20")
+    with pytest.raises(ValueError, match=r"the target_tokenizer has \d+ tokens and the decoder"):
+        alone.fit(tmp_path, *words, f"backbone.decoder={small}", f"target_tokenizer={PIECES}")
+    with pytest.raises(ValueError, match=r"val/blue.* is no validation metric .*val/bleu"):
+        alone.fit(
+            tmp_path, *words, f"backbone.decoder={tiny_folder}", "stages.target.monitor=val/blue"
+        )
