@@ -23,7 +23,7 @@ from lightning_transfer.data.rows import text_fault
 from lightning_transfer.data.token_table import TokenTable, tokenize
 from lightning_transfer.data.tokenized_split import Collate, TokenizedSplit
 from lightning_transfer.labels import Labels
-from lightning_transfer.loading import HeadFactory, load
+from lightning_transfer.loading import HeadFactory, Loaded, load
 from lightning_transfer.modes import evaluating
 from lightning_transfer.prediction_files import TextColumns, choose_target, new_columns
 from lightning_transfer.tasks import TransferModule
@@ -77,6 +77,7 @@ class Predictor:
     """
 
     added: ClassVar[tuple[str, ...]] = ("label", "score")  # columns of predict_file
+    kinds: ClassVar[tuple[str, ...]] = ("rating", "single", "multi")  # labels that it can give
 
     def __init__(
         self,
@@ -98,10 +99,10 @@ class Predictor:
                 "train a stage with labels from it (stages.target.init_from=<this folder>), or "
                 "open its model folder with transformers' AutoModelForMaskedLM"
             )
-        if (task.labels.kind == "tags") != ("tags" in self.added):
+        if task.labels.kind not in self.kinds:
             raise ValueError(
-                f"a {type(task).__name__} is not for a {type(self).__name__}; words are tagged by "
-                "tagger.Tagger, texts labelled by predict.Predictor"
+                f"a {type(task).__name__} is not for a {type(self).__name__}; texts are written by "
+                "writer.Writer, labelled by predict.Predictor, and their words by tagger.Tagger"
             )
         limit = getattr(task.backbone, "max_tokens", None)
         if limit is not None and limit < tokens.max_length:
@@ -152,9 +153,14 @@ class Predictor:
         tokens = loaded.tokens
         if max_length is not None:
             tokens = dataclasses.replace(tokens, max_length=max_length)
-        return cls(
+        made = cls(
             loaded.task, loaded.tokenizer, tokens, batch_size=batch_size, max_tokens=max_tokens
         )
+        made._equip(loaded)
+        return made
+
+    def _equip(self, loaded: Loaded) -> None:
+        """Take what else came with the weights."""
 
     def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Prediction]:
         """Predict one label and score for each text, in the order given.
@@ -239,7 +245,7 @@ class Predictor:
             for rows in chain([first], batches):
                 texts.check_late(rows, columns)
                 for row, said in zip(rows, self._predict_rows(rows, texts), strict=True):
-                    row |= zip(new, self._cells(said) if said else nothing, strict=True)
+                    row |= zip(new, nothing if said is None else self._cells(said), strict=True)
                 writer.write(rows)
                 count += len(rows)
         texts.report(self.added)
@@ -270,28 +276,36 @@ class Predictor:
         """Predict for texts that are known to be good."""
         if not texts:
             return []
-        table = tokenize(texts, pairs, tokenizer=self.tokenizer, tokens=self.tokens)
-        if not table.lengths.all():
-            text = texts[int(table.lengths.argmin())]
-            raise ValueError(f"the tokenizer finds no token in {text[:40]!r}; take it out")
+        table = self._tokenized(texts, pairs)
         by_place = {}
         for places, scores in self._scores(table):
             for place, row in zip(places, scores, strict=True):
                 by_place[place] = _name(row, self.task.labels, texts[place])
         return [by_place[place] for place in range(len(texts))]
 
+    def _tokenized(self, texts: Sequence[str], pairs: Sequence[str] | None) -> TokenTable:
+        table = tokenize(texts, pairs, tokenizer=self.tokenizer, tokens=self.tokens)
+        if not table.lengths.all():
+            text = texts[int(table.lengths.argmin())]
+            raise ValueError(f"the tokenizer finds no token in {text[:40]!r}; take it out")
+        return table
+
     def _scores(self, table: TokenTable) -> Iterator[tuple[list[int], np.ndarray]]:
         """Yield rows of a table and their scores, float32 (rows, …, outputs), batch by batch."""
+        for places, batch in self._batches(table):
+            with torch.inference_mode(), evaluating(self.task):
+                scores = self.task.probabilities(self.task(batch).float())  # (batch, …, outputs)
+            yield places, scores.cpu().numpy()
+
+    def _batches(self, table: TokenTable) -> Iterator[tuple[list[int], dict[str, Any]]]:
+        """Yield rows of a table of like length, and their batch on the device."""
         split = TokenizedSplit(table, np.arange(len(table)), None)
         sampler = LengthBatchSampler(
             table.lengths, self.batch_size, seed=0, shuffle=False, max_tokens=self.max_tokens
         )
         collate = Collate(self.tokenizer)
         for places in sampler:
-            batch = move_data_to_device(collate(split[places]), self.device)
-            with torch.inference_mode(), evaluating(self.task):
-                scores = self.task.probabilities(self.task(batch).float())  # (batch, …, outputs)
-            yield places, scores.cpu().numpy()
+            yield places, move_data_to_device(collate(split[places]), self.device)
 
 
 def _name(scores: np.ndarray, labels: Labels, text: str) -> Prediction:

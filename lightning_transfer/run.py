@@ -79,7 +79,7 @@ def test(cfg: DictConfig) -> dict[str, float]:
 
 
 def predict(cfg: DictConfig) -> None:
-    """Label a text, texts, or a file of texts."""
+    """Label a text, texts, or a file of texts, or write the texts that a model has learned."""
     config = _plain(cfg)
     data = config["data"]
     if (config["text"] is None) == (data["path"] is None):
@@ -89,9 +89,13 @@ def predict(cfg: DictConfig) -> None:
         from lightning_transfer.loading import read_labels
         from lightning_transfer.predict import Predictor
         from lightning_transfer.tagger import Tagger
+        from lightning_transfer.writer import Writer
 
         _quiet_libraries()
-    kind = Tagger if read_labels(path).kind == "tags" else Predictor
+    kinds: dict[str, type[Predictor]] = {"tags": Tagger, "text": Writer}
+    kind = kinds.get(read_labels(path).kind, Predictor)
+    if config["generation"] and kind is not Writer:
+        raise ValueError("generation= is for models that write text, and this one writes none")
     predictor = kind.from_path(
         path,
         batch_size=config["batch_size"],
@@ -99,6 +103,8 @@ def predict(cfg: DictConfig) -> None:
         max_length=config["max_length"],
         **_own_parts(path),
     )
+    if isinstance(predictor, Writer):
+        predictor.generate_with(config["generation"] or {})
     if config["text"] is not None:
         texts = config["text"] if isinstance(config["text"], list) else [config["text"]]
         for prediction in predictor.predict([str(text) for text in texts]):

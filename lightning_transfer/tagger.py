@@ -73,6 +73,7 @@ class Tagger(Predictor):
     """
 
     added: ClassVar[tuple[str, ...]] = ("words", "tags", "entities")
+    kinds: ClassVar[tuple[str, ...]] = ("tags",)
 
     def predict(  # type: ignore[override]
         self, texts: Sequence[str | list[str]], pairs: None = None

@@ -1,14 +1,16 @@
-"""Whole runs of tasks that write text: tokenizers, stages, model folder."""
+"""Whole runs of tasks that write text: tokenizers, stages, model folder, prediction."""
 
 import csv
 import json
 import random
 
 import pytest
-import torch
+from hydra import compose, initialize_config_module
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
+from lightning_transfer import run
 from lightning_transfer.loading import load
+from lightning_transfer.writer import Writer
 from tests.conftest import WORDS
 
 PIECES = "{_target_:lightning_transfer.data.TokenizerTrainer,vocab_size:120,min_frequency:1}"
@@ -56,7 +58,18 @@ def alone(runs):
     runs.words = words
 
 
-def test_two_stages_from_nothing_with_a_joint_tokenizer(alone, pairs, tmp_path):
+def _check_command(folder, writer, capsys):
+    """The command prints what the writer writes, beams as asked for."""
+    overrides = [f"ckpt={folder}", "text=[good film,the story]", "generation={num_beams:3}"]
+    with initialize_config_module("lightning_transfer.conf", version_base="1.3"):
+        config = compose("predict", overrides=overrides)
+    capsys.readouterr()
+    run.predict(config)
+    writer.generate_with({"num_beams": 3})
+    assert capsys.readouterr().out.splitlines() == writer.predict(["good film", "the story"])
+
+
+def test_two_stages_from_nothing_with_a_joint_tokenizer(alone, pairs, tmp_path, capsys):
     words = ["backbone=scratch_seq2seq", f"backbone.config={SIZES}", f"tokenizer={PIECES}"]
     words += ["order=[source,target]", *stage("source", pairs), *stage("target", pairs)]
     words += ["stages.target.monitor=val/chrf", "stages.target.task.generation.num_beams=2"]
@@ -66,12 +79,13 @@ def test_two_stages_from_nothing_with_a_joint_tokenizer(alone, pairs, tmp_path):
     loaded = load(tmp_path)
     assert loaded.target_tokenizer is None
     assert loaded.task.generation.num_beams == 2
+    writer = Writer.from_path(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
     model = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "model").eval()
     ids = tokenizer("good film the", return_tensors="pt")["input_ids"]
-    mask = torch.ones_like(ids)
-    written = loaded.task.generate({"input_ids": ids, "attention_mask": mask})
-    assert torch.equal(model.generate(ids)[:, 1:], written)
+    theirs = tokenizer.decode(model.generate(ids)[0], skip_special_tokens=True).strip()
+    assert writer.predict(["good film the"]) == [theirs]
+    _check_command(tmp_path, writer, capsys)
     record = tmp_path / "stages/source-seed0/target-seed0/fit.json"
     handed = json.loads(record.read_text())["handed_on"]
     assert {row["became"] for row in handed} == {"taken"}
@@ -89,6 +103,7 @@ def test_a_warm_start_writes_with_a_tokenizer_of_its_own(alone, pairs, tiny_fold
     assert "é" in loaded.target_tokenizer.decode(accents)
     assert loaded.tokenizer.get_vocab() != loaded.target_tokenizer.get_vocab()
     assert (tmp_path / "model/target_tokenizer").is_dir()
+    assert len(Writer.from_path(tmp_path).predict(["good film", "bad"])) == 2
 
 
 def test_mistakes_are_told_before_the_first_step(alone, pairs, tiny_folder, tmp_path):

@@ -61,9 +61,8 @@ def cached_words(
     # Where words end is part of the content: no two lists of words join to the same text so.
     content = ["".join(f"{len(word)} {word}" for word in sentence) for sentence in sentences]
     key = f"words{_WORDS_FORMAT}-{fingerprint(content, None, tokenizer, tokens)}"
-    return _cached(
-        key, len(sentences), lambda: tokenize_words(sentences, tokenizer=tokenizer, tokens=tokens)
-    )
+    said = f"{len(sentences):,} sentences"
+    return _cached(key, said, lambda: tokenize_words(sentences, tokenizer=tokenizer, tokens=tokens))
 
 
 def cached_targets(
