@@ -138,6 +138,7 @@ def describe_task(
         "head": {"class": class_path(head), "args": dict(getattr(head, "args", {}))},
         "tokenizer": None if tokenizer is None else tokenizer_files(tokenizer),
         "tokens": None if tokens is None else dataclasses.asdict(tokens),
+        "pairs": getattr(task, "reads_pairs", None),
         "target_tokenizer": None if target_tokenizer is None else tokenizer_files(target_tokenizer),
         "target_tokens": None if target_tokens is None else dataclasses.asdict(target_tokens),
     }

@@ -180,7 +180,8 @@ class _Composer:
 
     def quoted(self, line: Line) -> Line:
         """Quote values that Hydra's grammar cannot read: sentences, paths with an equals sign."""
-        free = {"text"} if line.command == "predict" and "--multirun" not in line.flags else set()
+        sentences = line.command == "predict" and "--multirun" not in line.flags
+        free = {"text", "text_pair"} if sentences else set()
         return replace(line, overrides=tuple(self._quoted(o, free) for o in line.overrides))
 
     def _quoted(self, override: str, free: set[str]) -> str:

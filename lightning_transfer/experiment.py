@@ -15,6 +15,7 @@ from lightning_transfer.parts import own_parts
 from lightning_transfer.plan import PlannedRow, StageRun, plan_rows
 from lightning_transfer.preflight import Preflight, check_settings
 from lightning_transfer.results import LOWER_IS_BETTER, Gain, Metric, Results, Row
+from lightning_transfer.size_curves import Curve, plot_sizes
 from lightning_transfer.stages import Fitted, StageRunner, Tested
 from lightning_transfer.training import METRICS, is_rank_zero
 
@@ -42,7 +43,8 @@ class Experiment:
         self.config = config
         self.folder = folder
         self.seeds = _check_seeds(config["seeds"])
-        self.rows = plan_rows(config["order"], config["stages"], config.get("controls") or {})
+        controls, curve = config.get("controls") or {}, config.get("curve") or {}
+        self.rows = plan_rows(config["order"], config["stages"], controls, curve)
         self.gain_metric, self.over = self._check_gain(config.get("gain") or {})
         check_settings(config)
         self.pinned = {name: stage.get("seed") for name, stage in config["stages"].items()}
@@ -66,7 +68,7 @@ class Experiment:
         controls = self.config.get("controls") or {}
         if over not in controls:
             raise ValueError(f"gain.over={over!r} is no control; controls: {', '.join(controls)}")
-        planned = any(row.name == over for row in self.rows)
+        planned = any(row.base == over for row in self.rows)
         return gain.get("metric"), over if planned else None
 
     @property
@@ -160,10 +162,17 @@ class Experiment:
             experiment=str(self.config["name"]),
             seeds=tuple(self.seeds),
             rows=tuple(rows),
-            gain=self._gain(),
+            gain=self._gain(self.rows[-1]),
             missing=tuple(row.name for row in self.rows if not self._complete(row)),
             handed_on=tuple(self._handed_on()),
+            gains=self._gains(),
         )
+
+    def _gains(self) -> dict[str, Gain]:
+        """Return the gain at each size of the learning curve, as far as it is done."""
+        base = self.rows[-1].base
+        gains = {r.point: self._gain(r) for r in self.rows if r.point and r.base == base}
+        return {str(p.train_size): gain for p, gain in gains.items() if p and gain is not None}
 
     def _handed_on(self) -> Iterator[dict[str, Any]]:
         """Say of each stage run that is done what became of the weights before it."""
@@ -206,9 +215,13 @@ class Experiment:
         """Return the time of a row's chain of trainings and of its test."""
         return sum(self.runner.fit(step).seconds for step in run.chain) + tested.seconds
 
-    def _gain(self) -> Gain | None:
-        main = self.rows[-1]
-        control = next((row for row in self.rows if row.name == self.over), None)
+    def _control(self, main: PlannedRow) -> PlannedRow | None:
+        """Return the row that one is compared with: of the same size, or without a size."""
+        controls = [row for row in self.rows if row.base == self.over]
+        return next((row for row in controls if row.point in (main.point, None)), None)
+
+    def _gain(self, main: PlannedRow) -> Gain | None:
+        control = self._control(main)
         if control is None or not (self._complete(main) and self._complete(control)):
             return None
         # One pair a seed, but pairs of pinned chains only once: repeated, they would look certain.
@@ -258,6 +271,31 @@ class Experiment:
         if logged:
             metric = self.runner.monitor(self.rows[-1].order[-1])
             plot_curves(logged, self.folder / "learning_curves.png", metric=metric)
+        if curves := self._curves(results):
+            plot_sizes(curves, self.folder / "train_sizes.png", metric=self.metric)
+
+    def _curves(self, results: Results) -> list[Curve]:
+        """Return what is drawn over the training rows: all that is scored where the transfer is.
+
+        Nothing is, if there is no learning curve.
+        """
+        if not any(row.point for row in self.rows):
+            return []
+        found = {row.name: row for row in results.rows}
+        curves: dict[str, Curve] = {}
+        for row in self.rows:
+            if row.name in found and row.test == self.rows[-1].test:
+                curve = curves.setdefault(row.base, Curve(row.base, {}))
+                at = None if row.point is None else (self._n_train(row), str(row.point.train_size))
+                curve.points[at] = found[row.name].metrics[self.metric]
+        return list(curves.values())
+
+    def _n_train(self, row: PlannedRow) -> int:
+        """Return the training rows of the stage that a row's point is about."""
+        run = next(iter(self.scores[row.name]))
+        return next(
+            self.runner.fit(step).n_train for step in run.chain if step.train_size is not None
+        )
 
     def _show(self, results: Results) -> None:
         """Print the table and the sentence."""

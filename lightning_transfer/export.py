@@ -5,7 +5,8 @@ import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -222,9 +223,7 @@ def export(
     if isinstance(task, SequenceToSequence):
         task.adopt(target_tokenizer or tokenizer)
     native, reason = native_form(backbone, task.head, task.labels)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temp = Path(tempfile.mkdtemp(prefix=TEMP_PREFIX, dir=folder.parent))
-    try:
+    with _taking_place(folder) as temp:
         if native is None:
             _write_parts(backbone, task.head, temp)
         else:
@@ -243,11 +242,20 @@ def export(
             log.info("model folder holds backbone and head apart: %s", reason)
         else:
             _verify(task, native, temp, adapter)
+    return native is not None
+
+
+@contextmanager
+def _taking_place(folder: Path) -> Iterator[Path]:
+    """Give a new folder beside ``folder``, which takes its place if nothing is raised."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temp = Path(tempfile.mkdtemp(prefix=TEMP_PREFIX, dir=folder.parent))
+    try:
+        yield temp
         temp.chmod(0o755)
         _replace(temp, folder)
     finally:
         shutil.rmtree(temp, ignore_errors=True)
-    return native is not None
 
 
 def _replace(temp: Path, folder: Path) -> None:

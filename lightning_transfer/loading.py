@@ -126,6 +126,7 @@ def load(
     task = _build(weights, backbone, head, adapter)
     weights.fill(task.backbone, "backbone")
     weights.fill(task.head, "head")  # extra losses of a training run stay behind
+    task.reads_pairs = weights.described.get("pairs")
     return Loaded(
         task.eval(),
         weights.tokenizer,

@@ -2,9 +2,22 @@
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
+
+
+@dataclass(frozen=True)
+class Point:
+    """One point of a learning curve: a stage, and the training rows that it gets there.
+
+    Args:
+        stage: Name of the stage.
+        train_size: In place of the stage's own, and of the same forms: 64, 0.1, ``8/class``.
+    """
+
+    stage: str
+    train_size: int | float | str
 
 
 @dataclass(frozen=True)
@@ -17,23 +30,31 @@ class StageRun:
         stage: Name of the stage.
         seed: Seed of weights, dropout, batch order and the draw of training rows.
         before: The stage run whose weights it starts from.
+        train_size: Training rows in place of the stage's own number; None: that.
     """
 
     stage: str
     seed: int
     before: "StageRun | None" = None
+    train_size: int | float | str | None = None
 
     @property
     def folder(self) -> PurePosixPath:
         """Folder below the run folder."""
         parent = self.before.folder if self.before else PurePosixPath("stages")
-        return parent / f"{self.stage}-seed{self.seed}"
+        size = "" if self.train_size is None else f"-{self.train_size}".replace("/", "-per-")
+        return parent / f"{self.stage}{size}-seed{self.seed}"
 
     @property
     def title(self) -> str:
         """Name for people."""
-        after = f" after {self.before.stage}" if self.before else ""
-        return f"{self.stage}{after} · seed {self.seed}"
+        after = f" after {self.before.called}" if self.before else ""
+        return f"{self.called}{after} · seed {self.seed}"
+
+    @property
+    def called(self) -> str:
+        """Name of the stage, with its training rows where they are not its own number."""
+        return self.stage + ("" if self.train_size is None else f"@{self.train_size}")
 
     @property
     def chain(self) -> "tuple[StageRun, ...]":
@@ -43,11 +64,31 @@ class StageRun:
 
 @dataclass(frozen=True)
 class PlannedRow:
-    """A row of the results: a chain of stages, and the stage whose test split scores it."""
+    """A row of the results: a chain of stages, and the stage whose test split scores it.
+
+    Args:
+        name: Unique among the rows.
+        order: Stages of the chain, first to last.
+        test: Stage whose test split scores it.
+        point: Where on the learning curve it lies; None: it takes no part in one.
+    """
 
     name: str
     order: tuple[str, ...]
     test: str
+    point: Point | None = None
+
+    @property
+    def base(self) -> str:
+        """What the row is called without its point: rows of one base are one curve."""
+        return self.name.removesuffix(f"@{self.point.train_size}") if self.point else self.name
+
+    def along(self, curve: Sequence[Point]) -> "list[PlannedRow]":
+        """Return one row for each point of a curve, or the row alone if it trains no such stage."""
+        points = [point for point in curve if point.stage in self.order]
+        return [replace(self, name=f"{self.name}@{p.train_size}", point=p) for p in points] or [
+            self
+        ]
 
     @property
     def saw_labels(self) -> bool:
@@ -64,7 +105,9 @@ class PlannedRow:
         run: StageRun | None = None
         for stage in self.order:
             own = pinned.get(stage)
-            run = StageRun(stage, seed if own is None else own, run)
+            point = self.point if self.point and self.point.stage == stage else None
+            size = point.train_size if point else None
+            run = StageRun(stage, seed if own is None else own, run, size)
         assert run is not None  # a row without stages is never planned
         return run
 
@@ -73,19 +116,23 @@ def plan_rows(
     order: Sequence[str],
     stages: Mapping[str, Mapping[str, Any]],
     controls: Mapping[str, Mapping[str, Any]],
+    curve: Mapping[str, Any] | None = None,
 ) -> list[PlannedRow]:
     """List the rows: stages on the way at home, the controls, and the transfer itself.
 
     Skipped stages are taken out of every chain; a control that then has no stage left, or is the
-    same as the transfer, is no control any more and is left out.
+    same as the transfer, is no control any more and is left out. Each row whose chain trains the
+    stage of a learning curve is there once for each size, the last row with the last size.
 
     Args:
         order: Stage names, first to last.
         stages: Stage name to its settings; ``skip`` is read.
         controls: Row name to ``order`` and ``test``.
+        curve: ``stage``, and its ``train_size`` as a list; no curve if that is empty.
 
     Raises:
-        ValueError: If a name is unknown or occurs twice, or nothing is left to run.
+        ValueError: If a name is unknown or occurs twice, nothing is left to run, or no row
+            trains the stage of the curve.
     """
     _check_names(order, stages, "order")
     kept = tuple(name for name in order if not stages[name].get("skip"))
@@ -106,7 +153,40 @@ def plan_rows(
             raise ValueError(f"controls.{name} has the name of another row; rename it")
         if chain and not stages[test].get("skip") and (chain, test) != (main.order, main.test):
             rows.append(row)
-    return [*rows, main]
+    points = read_curve(curve or {}, stages)
+    rows = [at for row in [*rows, main] for at in row.along(points)]
+    if points and not any(row.point for row in rows) and not stages[points[0].stage].get("skip"):
+        raise ValueError(
+            f"curve.stage={points[0].stage!r} is trained in no row; order is {list(order)}"
+        )
+    return rows
+
+
+def read_curve(curve: Mapping[str, Any], stages: Mapping[str, Any]) -> list[Point]:
+    """Return the points of a learning curve, in their order.
+
+    Args:
+        curve: See :func:`plan_rows`.
+        stages: The stages that there are.
+
+    Raises:
+        ValueError: If a key or the stage is unknown, or the sizes are no list of different ones.
+    """
+    if extra := set(curve) - {"stage", "train_size"}:
+        raise ValueError(f"curve has the keys stage and train_size, got {sorted(extra)} beside")
+    sizes = curve.get("train_size") or []
+    if isinstance(sizes, str) or not isinstance(sizes, Sequence):
+        raise ValueError(
+            "curve.train_size must be a list of sizes such as [8/class, 32/class] or [64, 256], "
+            f"got {sizes!r}"
+        )
+    if not sizes:
+        return []
+    if len({str(size) for size in sizes}) != len(sizes):
+        raise ValueError(f"curve.train_size names a size twice: {list(sizes)}")
+    stage = str(curve.get("stage"))
+    _check_names([stage], stages, "curve.stage")
+    return [Point(stage, size) for size in sizes]
 
 
 def _check_names(names: Sequence[str], stages: Mapping[str, Any], where: str) -> None:

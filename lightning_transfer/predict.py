@@ -171,9 +171,10 @@ class Predictor:
 
         Raises:
             TypeError: If one string is passed in place of a list.
-            ValueError: If a text is empty or no text, the pairs are not as many as the texts, or
-                the model's output is not a number.
+            ValueError: If a text is empty or no text, the pairs are not as many as the texts, the
+                model was trained on pairs and there are none, or its output is not a number.
         """
+        self.task.check_pairs(given=pairs is not None)
         for name, given in (("texts", texts), ("pairs", pairs)):
             if isinstance(given, str):
                 raise TypeError(f"{name} must be a list of texts, got one string; write [text]")
@@ -225,8 +226,10 @@ class Predictor:
         Raises:
             FileNotFoundError: If the input or the output's folder does not exist.
             ValueError: If ``out`` is the input or has an unknown extension, a column is missing,
-                a row is bad, or the model's output is not a number.
+                the model was trained on pairs and no column of second texts is named, a row is
+                bad, or the model's output is not a number.
         """
+        self.task.check_pairs(given=text_pair is not None)
         target, form = choose_target(path, out, delimiter)
         writing.RowWriter(target, ["label"], form=form)  # opens nothing, but checks the target
         read = partial(reading.read_batches, path, delimiter=delimiter, encoding=encoding)

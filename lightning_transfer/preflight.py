@@ -24,7 +24,7 @@ SETTINGS = (
 """What a stage can be told."""
 
 KEYS = (
-    *("name", "order", "controls", "gain", "seed", "seeds", "resume", "resume_every"),
+    *("name", "order", "controls", "curve", "gain", "seed", "seeds", "resume", "resume_every"),
     *("backbone", "tokenizer", "target_tokenizer", "trainer", "logger", "activations", "stages"),
 )
 """What a run can be told; :data:`SETTINGS` stand below each stage."""
@@ -113,10 +113,11 @@ class Preflight:
         """See the class."""
         self.runner = runner
         self.rows = rows
-        self._runs = {
-            run.stage: run for row in rows for run in row.stage_run(seeds[0], pinned).chain
-        }
+        runs = [run for row in rows for run in row.stage_run(seeds[0], pinned).chain]
+        self._runs = {run.stage: run for run in runs}
         self._seeds = {stage: run.seed for stage, run in self._runs.items()}
+        # Each number of training rows that a stage is trained with; one after the other is drawn.
+        self._sizes = dict.fromkeys((run.stage, run.train_size) for run in runs)
         self._labels: dict[str, Labels] = {}
         self._rehearsed: dict[str, Rehearsed] = {}
 
@@ -155,7 +156,8 @@ class Preflight:
         """Read and split the rows of a stage."""
         data = self.runner.data(stage, self._seeds.get(stage, 0))
         try:
-            if stage in self._runs:
+            for size in [size for name, size in self._sizes if name == stage]:
+                self.runner.data(stage, self._seeds[stage], train_size=size)
                 data.setup("fit")
             if any(row.test == stage for row in self.rows):
                 data.setup("test")
@@ -226,7 +228,7 @@ class Preflight:
                 f"gain.metric={metric!r}: a lower value of it is better; choose another"
             )
         for row in self.rows:
-            if row.name == over or row is self.rows[-1]:
+            if row.base == over or row is self.rows[-1]:
                 task = align_outputs(self._rehearsed[row.order[-1]].task, self._labels[row.test])
                 known = [str(name).removeprefix("test/") for name in task.test_metrics]
                 if metric not in known:

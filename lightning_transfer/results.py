@@ -4,7 +4,7 @@ import functools
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -161,7 +161,9 @@ class Results:
         experiment: Name of the experiment.
         seeds: Seeds that the run was asked for.
         rows: What was tested, one row each, names unique.
-        gain: Gain of the row ``transfer`` over a control, if both are there.
+        gain: Gain of the row ``transfer`` over a control, if both are there; of a learning curve
+            at its last size.
+        gains: The same at each size of a learning curve; the key is in the JSON of such a run only.
         missing: Names of the rows, or ``row (seed 2)``, that a run which was cut off did not get
             to. The key ``missing`` is in the JSON of such a run only.
         handed_on: For each stage run, in order: ``run`` (its folder), ``stage``, ``seed``, ``from``
@@ -178,6 +180,7 @@ class Results:
     gain: Gain | None = None
     missing: tuple[str, ...] = ()
     handed_on: tuple[Mapping[str, Any], ...] = ()
+    gains: Mapping[str, Gain] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check the names."""
@@ -190,10 +193,8 @@ class Results:
     def to_dict(self) -> dict[str, Any]:
         """Return the content of ``results.json``; what is not a number is None."""
         data: dict[str, Any] = _plain(self)
-        for name in ("missing", "handed_on"):
-            if not data[name]:
-                del data[name]
-        return data
+        empty = {name for name in ("missing", "handed_on", "gains") if not data[name]}
+        return {name: value for name, value in data.items() if name not in empty}
 
     def to_json(self) -> str:
         """Return ``results.json``, numbers at full precision."""
@@ -217,6 +218,7 @@ class Results:
                 None if data["gain"] is None else _gain_from_dict(data["gain"]),
                 tuple(data.get("missing", ())),
                 tuple(data.get("handed_on", ())),
+                {size: _gain_from_dict(gain) for size, gain in data.get("gains", {}).items()},
             )
         except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
             raise ValueError(f"not of the form of results.json: {error!r}") from None
@@ -292,12 +294,14 @@ class Results:
         """Say what the numbers in the table are, and the gain."""
         count = len(self.seeds)
         told = f"mean over {count} seeds [95 % interval]" if count > 1 else "one seed: no interval"
-        if self.gain is None:
-            return told
-        lo, hi = self.gain.ci95
-        interval = "" if lo is None else f" [{lo:+.3f}, {hi:+.3f}]"
-        gain = f"{self.gain.metric} {self.gain.value:+.3f}{interval}"
-        return f"{told}\ngain of transfer over {self.gain.over}: {gain}"
+        gains = self.gains.values() or [gain for gain in (self.gain,) if gain is not None]
+        return "\n".join([told, *(f"gain of transfer over {_short(gain)}" for gain in gains)])
+
+
+def _short(gain: Gain) -> str:
+    lo, hi = gain.ci95
+    interval = "" if lo is None else f" [{lo:+.3f}, {hi:+.3f}]"
+    return f"{gain.over}: {gain.metric} {gain.value:+.3f}{interval}"
 
 
 def _verdict(ci95: Interval) -> Verdict:
@@ -307,17 +311,18 @@ def _verdict(ci95: Interval) -> Verdict:
     return "negative" if hi is not None and hi < 0 else "not significant"
 
 
-def _tell(gain: Gain, found: Mapping[str, Metric], count: int) -> str:
+def _tell(gain: Gain, found: dict[str, Metric], count: int) -> str:
     """Call a gain what it is, with its numbers, given what each row found."""
     if not math.isfinite(gain.value):
         return f"Transfer is not significant: {gain.metric} is undefined in at least one run"
     numbers = f"{gain.metric} changes by {gain.value:+.3f}"
-    ours, theirs = found.get("transfer"), found.get(gain.over)
+    name = next((name for name in reversed(found) if name.partition("@")[0] == "transfer"), "")
+    ours, theirs = found.get(name), found.get(gain.over)
     if ours and theirs:
         # A row with one value for all seeds is paired with each of the other's.
         count = min((len(m.values) for m in (ours, theirs) if len(m.values) > 1), default=1)
         numbers = (
-            f"{gain.metric} is {ours.mean:.3f} with transfer and {theirs.mean:.3f} with "
+            f"{gain.metric} is {ours.mean:.3f} with {name} and {theirs.mean:.3f} with "
             f"{gain.over}, a difference of {gain.value:+.3f}"
         )
     lo, hi = gain.ci95

@@ -84,6 +84,8 @@ def predict(cfg: DictConfig) -> None:
     data = config["data"]
     if (config["text"] is None) == (data["path"] is None):
         raise ValueError('give either text="…" or data.path=<file>, and not both')
+    if config["text"] is None and config["text_pair"] is not None:
+        raise ValueError("text_pair is the second text beside text=; for a file: data.text_pair")
     path = _absolute(config["ckpt"])
     with importing():
         from lightning_transfer.loading import read_labels
@@ -106,14 +108,19 @@ def predict(cfg: DictConfig) -> None:
     if isinstance(predictor, Writer):
         predictor.generate_with(config["generation"] or {})
     if config["text"] is not None:
-        texts = config["text"] if isinstance(config["text"], list) else [config["text"]]
-        for prediction in predictor.predict([str(text) for text in texts]):
+        pairs = None if config["text_pair"] is None else _texts(config["text_pair"])
+        for prediction in predictor.predict(_texts(config["text"]), pairs):
             print(prediction)
         return
     options = {k: v for k, v in data.items() if k != "path"}
     out = config["out"] if config["out"] in (None, "-") else _absolute(config["out"])
     source = data["path"] if data["path"] == "-" else _absolute(data["path"])
     predictor.predict_file(source, out, **options)
+
+
+def _texts(given: Any) -> list[str]:
+    """Return one text or a list of them as a list; YAML makes numbers of some."""
+    return [str(text) for text in (given if isinstance(given, list) else [given])]
 
 
 def fetch(cfg: DictConfig) -> None:

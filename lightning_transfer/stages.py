@@ -119,7 +119,7 @@ class StageRunner:
         start = self._start(run)
         pl.seed_everything(run.seed, workers=True, verbose=False)
         tokenizer = self._model.tokenizer(run.stage, start)
-        data = self.data(run.stage, run.seed, tokenizer)
+        data = self.data(run.stage, run.seed, tokenizer, train_size=run.train_size)
         data.prepare_data()
         data.setup("fit")
         backbone = self._model.backbone(run.stage, start, tokenizer)
@@ -228,13 +228,16 @@ class StageRunner:
             return read_weights(path)
         return read_weights(self.folder / before.checkpoint) if before else None
 
-    def data(self, stage: str, seed: int, tokenizer: Any = None) -> StageData:
+    def data(
+        self, stage: str, seed: int, tokenizer: Any = None, *, train_size: Any = None
+    ) -> StageData:
         """Return a stage's data, read and tokenized once for all runs of the stage.
 
         Args:
             stage: Its name.
             seed: Draws the training rows and the order of the batches.
             tokenizer: None leaves it as it is.
+            train_size: Training rows; None leaves their number as it is.
         """
         data = self._modules.get(stage)
         if data is None:
@@ -246,6 +249,7 @@ class StageRunner:
         if tokenizer is not None:
             self._give_target(data, self._model.target_of(tokenizer))
         data.seed = seed
+        data.train_size = data.train_size if train_size is None else train_size
         return data
 
     def _give_target(self, data: Any, target: Any) -> None:

@@ -31,7 +31,7 @@ def _cache(tmp_path_factory, monkeypatch, request):
     monkeypatch.setenv("LIGHTNING_TRANSFER_OFFLINE", "1")
 
 
-def make_tokenizer():
+def make_tokenizer(**options):
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
     ids = {word: index for index, word in enumerate(vocabulary)}
     tokenizer = Tokenizer(models.WordPiece(ids, unk_token="[UNK]"))
@@ -50,6 +50,7 @@ def make_tokenizer():
         sep_token="[SEP]",
         mask_token="[MASK]",
         model_max_length=32,
+        **options,
     )
 
 

@@ -123,7 +123,13 @@ def test_a_checkpoint_describes_the_task_whole(trained):
             "class": "lightning_transfer.heads.mlp.MLPHead",
             "args": {"pooling": "cls", "activation": "tanh", "dropout": 0.2},
         },
-        "tokens": {"max_length": 12, "truncation": "tail", "head_fraction": 0.25},
+        "tokens": {
+            "max_length": 12,
+            "truncation": "tail",
+            "head_fraction": 0.25,
+            "prefix": "",
+        },
+        "pairs": False,
         "target_tokenizer": None,
         "target_tokens": None,
         "position": {

@@ -93,6 +93,7 @@ MODEL = BACKBONE | {"heads", "tasks", "objectives", "optim", "pooling", "callbac
         ("callbacks", BACKBONE | {"heads", "tasks", "objectives", "data", "stages"}),
         ("results", UNITS - {"files"}),
         ("curves", UNITS - {"files", "results"}),
+        ("size_curves", UNITS - {"files", "results"}),
         ("jobs", UNITS - {"files", "results", "runfolder"}),
         ("sweep_table", UNITS - {"files", "results", "runfolder", "jobs"}),
         ("slots", UNITS - {"hints"}),

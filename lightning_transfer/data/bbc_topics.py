@@ -8,6 +8,7 @@ from lightning_transfer.data.label_spec import LabelSpec
 from lightning_transfer.data.near_duplicates import near_duplicate_groups
 from lightning_transfer.data.rows import Table
 from lightning_transfer.data.text_data_module import TextDataModule
+from lightning_transfer.data.text_folders import read_text_folders
 from lightning_transfer.data.tokens import Tokens
 
 
@@ -54,17 +55,5 @@ def read_articles(folder: Path) -> dict[str, str]:
     Raises:
         FileNotFoundError: If there is none.
     """
-    paths = sorted(folder.glob("*/*.txt"))
-    if not paths:
-        raise FileNotFoundError(
-            f"no <topic>/<article>.txt in {folder}; set source to a folder, or leave it out"
-        )
-    return {f"{path.parent.name}/{path.name}": _decode(path.read_bytes()) for path in paths}
-
-
-def _decode(content: bytes) -> str:
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError:
-        # One article has a pound sign as one byte. Latin-1 takes any byte.
-        return content.decode("latin-1")
+    found = read_text_folders([folder], form="<topic>/<article>.txt")
+    return dict(zip(found["row"], found["text"], strict=True))

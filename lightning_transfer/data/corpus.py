@@ -10,7 +10,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from lightning_transfer.data.rows import Rows
 from lightning_transfer.data.splits import Splits, normalize
 from lightning_transfer.data.splitter import Splitter
-from lightning_transfer.data.subset import draw, quantile_strata
+from lightning_transfer.data.subset import balanced, draw, quantile_strata, rows_of_each
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -51,23 +51,42 @@ class Corpus:
             split.leaked,
         )
 
-    def training_subset(self, size: int | float | None, *, seed: int) -> np.ndarray:
-        """Draw training rows so that the classes keep their shares.
+    def training_subset(self, size: int | float | str | None, *, seed: int) -> np.ndarray:
+        """Draw training rows so that the classes keep their shares, or as many of each.
 
         Args:
-            size: A count (int) or a fraction of the training rows (float); ``None``: all.
+            size: A count (int), a fraction of the training rows (float), or ``8/class`` for as
+                many of each class; ``None``: all.
             seed: Of the draw.
 
         Returns:
-            Positions in the table, int64 ``(size,)``.
+            Positions in the table, int64 ``(rows,)``.
 
         Raises:
-            ValueError: If there are not as many.
+            ValueError: If there are not as many, or the labels are no classes to draw from.
         """
         positions = self.positions["train"]
+        each = rows_of_each(size)
+        if each is not None:
+            return self._same_of_each(each, seed=seed)
         strata = self._strata(positions)
         keys = [self._keys[row] for row in positions]
         return draw(positions, size, strata=strata, keys=keys, seed=seed, where=self.where)
+
+    def _same_of_each(self, each: int, *, seed: int) -> np.ndarray:
+        labels, positions = self.rows.labels, self.positions["train"]
+        if labels.kind == "multi" or not labels.names:
+            given = "several a row" if labels.kind == "multi" else "numbers without bands"
+            raise ValueError(
+                f"train_size={each}/class needs one class a row, and the labels of {self.where} "
+                f"are {given}; give a count or a fraction"
+            )
+        keys = [self._keys[row] for row in positions]
+        strata = self._strata(positions)
+        try:
+            return positions[balanced(strata, keys, each, names=labels.names, seed=seed)]
+        except ValueError as error:
+            raise ValueError(f"{self.where}: {error}") from None
 
     def _strata(self, positions: np.ndarray) -> list[int]:
         labels = self.rows.labels

@@ -3,16 +3,20 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from lightning_transfer.data.splits import check_size
+from lightning_transfer.data.subset import check_train_size
 
 
 def check_arguments(
-    *, train_size: int | float | None, batch_size: int, max_tokens: int | None, on_bad_row: str
+    *,
+    train_size: int | float | str | None,
+    batch_size: int,
+    max_tokens: int | None,
+    on_bad_row: str,
 ) -> None:
     """Check what says how many rows of a domain are used, and how they are read.
 
     Args:
-        train_size: Training rows: a count or a fraction; ``None``: all.
+        train_size: Training rows: a count, a fraction or ``8/class``; ``None``: all.
         batch_size: Rows per device and batch.
         max_tokens: Tokens per device and batch; ``None``: any number.
         on_bad_row: ``error`` or ``skip``.
@@ -20,8 +24,7 @@ def check_arguments(
     Raises:
         ValueError: If one is out of its range.
     """
-    if train_size is not None:
-        check_size(train_size, "train_size")
+    check_train_size(train_size)
     for name, value in (("batch_size", batch_size), ("max_tokens", max_tokens)):
         if value is not None and value < 1:
             raise ValueError(f"{name} must be >= 1, got {value}; set data.{name}")

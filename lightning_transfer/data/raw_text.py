@@ -90,8 +90,8 @@ class RawText(LightningDataModule):
         self._resumption = Resumption()
         self._index: tuple[DocumentIndex, Mapping[str, np.ndarray]] | None = None
         self._table: tuple[PreTrainedTokenizerBase, DocumentTokens] | None = None
-        self._rows: dict[tuple[str, int], RowSource] = {}  # of split and seed
-        self._unigram: tuple[int, np.ndarray] | None = None  # a seed and what it drew
+        self._rows: dict[tuple[object, ...], RowSource] = {}  # of split, seed and size
+        self._unigram: tuple[object, np.ndarray] | None = None  # seed and size, what they drew
 
     @property
     def where(self) -> str:
@@ -143,7 +143,7 @@ class RawText(LightningDataModule):
         check_split_name(split)
         tokenizer = need_tokenizer(self.tokenizer)
         tokens = self._tokenize(tokenizer)
-        key = (split, self.seed if split == "train" else 0)
+        key = (split, *(self._drawn if split == "train" else ()))
         if key not in self._rows:
             self._rows[key] = self._make_rows(tokens, self._positions(split), tokenizer)
         return self._rows[key]
@@ -154,11 +154,16 @@ class RawText(LightningDataModule):
 
         Each token counts once more than it occurs, so that none is impossible.
         """
-        if self._unigram is None or self._unigram[0] != self.seed:
+        if self._unigram is None or self._unigram[0] != self._drawn:
             tokenizer = need_tokenizer(self.tokenizer)
             counts = self._tokenize(tokenizer).counts(self._positions("train"), len(tokenizer)) + 1
-            self._unigram = (self.seed, np.log(counts / counts.sum()).astype(np.float32))
+            self._unigram = (self._drawn, np.log(counts / counts.sum()).astype(np.float32))
         return self._unigram[1]
+
+    @property
+    def _drawn(self) -> tuple[int, str]:
+        """What the training documents follow from."""
+        return self.seed, str(self.train_size)
 
     def prepare_data(self) -> None:
         """Read and tokenize into the cache; Lightning calls it on one process only."""
@@ -220,6 +225,7 @@ class RawText(LightningDataModule):
         documents = splits[split]
         if split != "train" or self.train_size is None:
             return documents
+        check_size(self.train_size, "train_size")
         count = count_of(self.train_size, len(documents))
         if count > len(documents):
             raise ValueError(

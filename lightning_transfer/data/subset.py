@@ -1,15 +1,95 @@
-"""Draw a small training set that keeps the shares of the classes."""
+"""Draw a small training set: one that keeps the shares of the classes, or has as many of each."""
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from lightning_transfer.data.splits import count_of, digest
+from lightning_transfer.data.splits import check_size, count_of, digest
+
+_EACH = re.compile(r"([1-9]\d*)/class")
+
+
+def rows_of_each(size: int | float | str | None) -> int | None:
+    """Return how many rows of each class a size asks for; None if it does not speak of classes.
+
+    Example:
+        >>> rows_of_each("8/class"), rows_of_each(8)
+        (8, None)
+    """
+    found = _EACH.fullmatch(size) if isinstance(size, str) else None
+    return int(found[1]) if found else None
+
+
+def check_train_size(size: int | float | str | None) -> None:
+    """Check that a size is a count, a fraction, so many of each class, or None.
+
+    Raises:
+        ValueError: If it is none of them.
+    """
+    if size is None or rows_of_each(size) is not None:
+        return
+    if isinstance(size, str):
+        raise ValueError(
+            "train_size must be a count (int), a fraction (float), or so many of each class, as in "
+            f"8/class, got {size!r}"
+        )
+    check_size(size, "train_size")
+
+
+def balanced(
+    classes: Sequence[int], keys: Sequence[str], each: int, *, names: Sequence[str], seed: int
+) -> np.ndarray:
+    """Draw as many rows of each class.
+
+    Of each class the rows with the smallest hash of (seed, key) are taken, so that the draw does
+    not depend on the order of the rows, and a larger draw contains a smaller one.
+
+    Args:
+        classes: Class of each row, as a position in ``names``.
+        keys: Text of each row.
+        each: Rows of a class, at least 1.
+        names: All classes.
+        seed: Of the draw.
+
+    Returns:
+        Sorted positions, int64 ``(each * len(names),)``.
+
+    Raises:
+        ValueError: If a class has fewer rows.
+
+    Example:
+        >>> balanced([0, 0, 0, 1], ["a", "b", "c", "d"], 1, names=["ham", "spam"], seed=0).tolist()
+        [2, 3]
+    """
+    chosen: list[int] = []
+    members = _members(classes)
+    for position, name in enumerate(names):
+        rows = members.get(position, [])
+        if len(rows) < each:
+            raise ValueError(
+                f"train_size={each}/class asks for more than the {len(rows)} training rows of "
+                f"{name!r}; lower it, splits.val or splits.test"
+            )
+        chosen += _ranked(rows, keys, seed)[:each]
+    return np.array(sorted(chosen), dtype=np.int64)
+
+
+def _members(strata: Sequence[int]) -> Mapping[int, list[int]]:
+    members: dict[int, list[int]] = {}
+    for row, stratum in enumerate(strata):
+        members.setdefault(stratum, []).append(row)
+    return members
+
+
+def _ranked(rows: Sequence[int], keys: Sequence[str], seed: int) -> list[int]:
+    # Another prefix than the splits use: or the subset would follow from how it was split.
+    return sorted(rows, key=lambda row: digest(seed, f"train:{keys[row]}"))
 
 
 def draw(
     positions: np.ndarray,
-    size: int | float | None,
+    size: int | float | str | None,
     *,
     strata: Sequence[int],
     keys: Sequence[str],
@@ -30,10 +110,14 @@ def draw(
         Some of the positions, in their order, int64 ``(size,)``.
 
     Raises:
-        ValueError: If there are not as many.
+        ValueError: If there are not as many, or the size speaks of classes.
     """
     if size is None:
         return positions
+    if isinstance(size, str):
+        raise ValueError(
+            f"train_size={size} needs classes, and {where} has none; give a count or a fraction"
+        )
     count = count_of(size, len(positions))
     if count > len(positions):
         raise ValueError(
@@ -63,9 +147,7 @@ def stratified(strata: Sequence[int], keys: Sequence[str], size: int, *, seed: i
         >>> stratified([0, 0, 0, 1], ["a", "b", "c", "d"], 2, seed=0).tolist()[-1]
         3
     """
-    members: dict[int, list[int]] = {}
-    for row, stratum in enumerate(strata):
-        members.setdefault(stratum, []).append(row)
+    members = _members(strata)
     order = sorted(members)
     share = np.array([len(members[stratum]) for stratum in order]) * size / max(len(strata), 1)
     count = np.floor(share).astype(np.int64)
@@ -74,9 +156,7 @@ def stratified(strata: Sequence[int], keys: Sequence[str], size: int, *, seed: i
     _round_to(count, share, size)
     chosen: list[int] = []
     for stratum, number in zip(order, count, strict=True):
-        # Another prefix than the splits use: or the subset would follow from how it was split.
-        ranked = sorted(members[stratum], key=lambda row: digest(seed, f"train:{keys[row]}"))
-        chosen += ranked[:number]
+        chosen += _ranked(members[stratum], keys, seed)[:number]
     return np.array(sorted(chosen), dtype=np.int64)
 
 

@@ -25,6 +25,7 @@ from lightning_transfer.data.resumption import Resumption
 from lightning_transfer.data.rows import Rows, Table, check_rows
 from lightning_transfer.data.splits import Splits
 from lightning_transfer.data.splitter import SPLITS, check_split_name
+from lightning_transfer.data.subset import check_train_size
 from lightning_transfer.data.token_cache import cached_tokens
 from lightning_transfer.data.token_checks import check_not_empty, say_cut
 from lightning_transfer.data.token_table import TokenTable, need_tokenizer
@@ -55,7 +56,8 @@ class TextDataModule(LightningDataModule):
         columns: Which column is what; ``None``: the domain's own.
         label: What the label column holds; ``None``: the domain's own.
         train_size: Training rows to use: a count (int) or a fraction of the training split
-            (float), drawn with ``seed`` so that the classes keep their shares; ``None``: all.
+            (float), drawn with ``seed`` so that the classes keep their shares; ``8/class``: as
+            many of each class; ``None``: all.
         splits: How many rows are held back for validation and test, and their seed.
         tokens: Length of the token sequences and how longer texts are cut; ``None``: the
             domain's own.
@@ -92,7 +94,7 @@ class TextDataModule(LightningDataModule):
         *,
         columns: Columns | None = None,
         label: Any = None,
-        train_size: int | float | None = None,
+        train_size: int | float | str | None = None,
         splits: Splits | None = None,
         tokens: Tokens | None = None,
         batch_size: int = 32,
@@ -133,7 +135,7 @@ class TextDataModule(LightningDataModule):
         self.allow_zero_length_dataloader_with_multiple_devices = True
         self._resumption = Resumption()
         self._corpus: Corpus | None = None
-        self._train: tuple[int, np.ndarray] | None = None  # a seed and the rows it drew
+        self._train: tuple[tuple[int, str], np.ndarray] | None = None  # seed and size; their rows
         self._table: tuple[PreTrainedTokenizerBase, TokenTable] | None = None
         self._said: TokenTable | None = None  # the table whose cut rows were told
 
@@ -170,6 +172,11 @@ class TextDataModule(LightningDataModule):
         if labels is None:
             raise RuntimeError("the label names are in the data: call setup() first")
         return labels
+
+    @property
+    def reads_pairs(self) -> bool:
+        """Whether its rows are pairs of texts."""
+        return self._load().rows.pairs is not None
 
     @property
     def n_train(self) -> int:
@@ -231,8 +238,10 @@ class TextDataModule(LightningDataModule):
                 is empty or, for training, holds one class only.
         """
         corpus = self._load()
-        if self._train is None or self._train[0] != self.seed:
-            self._train = (self.seed, corpus.training_subset(self.train_size, seed=self.seed))
+        drawn = (self.seed, str(self.train_size))
+        if self._train is None or self._train[0] != drawn:
+            check_train_size(self.train_size)
+            self._train = (drawn, corpus.training_subset(self.train_size, seed=self.seed))
         self._check_split({"fit": "train", "validate": "validation"}.get(stage, "test"))
         if self.tokenizer is not None:
             self._say_cut(self._tokenize(self.tokenizer))

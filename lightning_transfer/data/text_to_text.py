@@ -119,7 +119,7 @@ class TextToText(LightningDataModule):
         self.allow_zero_length_dataloader_with_multiple_devices = True
         self._resumption = Resumption()
         self._corpus: TargetCorpus | None = None
-        self._train: tuple[int, np.ndarray] | None = None  # a seed and the rows it drew
+        self._train: tuple[tuple[int, str], np.ndarray] | None = None  # seed and size; their rows
         self._tables: tuple[Sequence[PreTrainedTokenizerBase], Sequence[TokenTable]] | None = None
         self._said: Sequence[TokenTable] | None = None  # the tables whose cut rows were told
 
@@ -274,8 +274,9 @@ class TextToText(LightningDataModule):
         corpus = self._load()
         if split != "train":
             return corpus.positions[split]
-        if self._train is None or self._train[0] != self.seed:
-            self._train = (self.seed, corpus.training_subset(self.train_size, seed=self.seed))
+        drawn = (self.seed, str(self.train_size))
+        if self._train is None or self._train[0] != drawn:
+            self._train = (drawn, corpus.training_subset(self.train_size, seed=self.seed))
         return self._train[1]
 
     def _tokenize(self) -> Sequence[TokenTable]:

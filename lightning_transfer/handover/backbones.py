@@ -68,7 +68,7 @@ def fill_backbone(
 
 def own_parts(backbone: nn.Module, why: str) -> list[HandedPart]:
     """Return the parts of a backbone that takes nothing."""
-    return _all_parts(backbone, _other(backbone), why)
+    return _all_parts(backbone, None, why)
 
 
 def _fill_whole(
@@ -94,7 +94,7 @@ def _fill_sides(
     """Fill the encoder, the decoder or both, each from the same of the weights."""
     given = Backbone.from_config(start.described["backbone"])
     _, merged = _fill_whole(start, given, old)
-    sides = _Sides(sides_of(given), sides_of(backbone), take, tokenizers, _other(backbone))
+    sides = _Sides(sides_of(given), sides_of(backbone), take, tokenizers)
     parts, wrong = sides.fill()
     if not any(part.became in ("taken", "resized") for part in parts):
         wrong.append("nothing of them has a place in it")
@@ -116,7 +116,6 @@ class _Sides:
         new: Sides of the backbone, filled in place.
         take: What is taken.
         tokenizers: Of both.
-        other: What is said of a part that stays as the backbone has it.
     """
 
     def __init__(
@@ -125,10 +124,9 @@ class _Sides:
         new: Mapping[str, SideWeights],
         take: Take,
         tokenizers: Tokenizers,
-        other: Became,
     ) -> None:
         self.old, self.new = old, new
-        self.take, self.tokenizers, self.other = take, tokenizers, other
+        self.take, self.tokenizers = take, tokenizers
         self.parts: list[HandedPart] = []
         self.wrong: list[str] = []
 
@@ -151,65 +149,65 @@ class _Sides:
         assert side.tokens is not None
         source = self.old.get(self.take.source(side.name))
         if not asking:
-            self._keep(part, side.tokens.weight.numel(), "not asked for")
+            self._keep(part, side, side.tokens.weight.numel(), "not asked for")
         elif source is None or source.tokens is None:
             self._miss(part, side, side.tokens.weight.numel())
         else:
             writing = {"old_writes": source.listens, "new_writes": side.listens}
             words = self.tokenizers.words(**writing)
-            found, wrong = take_tokens(source.tokens, side.tokens, words, part, self.other)
+            found, wrong = take_tokens(source.tokens, side.tokens, words, part, _other(side))
             self._note([found], wrong)
 
     def _fill_layers(self, side: SideWeights, source: SideWeights | None) -> None:
         table = side.positions
         size = count([*side.layers.values(), *([] if table is None else [table.weight])])
         if not self.take.side(side.name):
-            self._keep(side.name, size, "not asked for")
+            self._keep(side.name, side, size, "not asked for")
         elif source is None:
             self._miss(side.name, side, size)
         else:
-            found, wrong = take_positions(source.positions, table, side.positions_name, self.other)
+            other = _other(side)
+            found, wrong = take_positions(source.positions, table, side.positions_name, other)
             self._note(found, wrong)
             fit = Fit(source, side)
             fit.take()
-            self._note(fit.parts(self.other), "; ".join(fit.mismatches()))
+            self._note(fit.parts(other), "; ".join(fit.mismatches()))
 
     def _note(self, parts: list[HandedPart], wrong: str) -> None:
         self.parts += parts
         if wrong:
             self.wrong.append(wrong)
 
-    def _keep(self, part: str, size: int, why: str) -> None:
-        self.parts.append(HandedPart(part, self.other, size, why))
+    def _keep(self, part: str, side: SideWeights, size: int, why: str) -> None:
+        self.parts.append(HandedPart(part, _other(side), size, why))
 
     def _miss(self, part: str, side: SideWeights, size: int) -> None:
         """Note a part that the weights have not; a mistake only if it was named."""
         wanted = self.take.source(side.name)
-        self._keep(part, size, f"the weights have no {wanted}")
+        self._keep(part, side, size, f"the weights have no {wanted}")
         if self.take.asks_for(side.name):
             self.wrong.append(f"take names the {wanted}, and they have none")
 
 
-def _other(backbone: nn.Module) -> Became:
-    """Return what is to be said of weights that a backbone came with."""
-    model = getattr(backbone, "model", None)
-    built = isinstance(backbone, Backbone) and not getattr(model, "name_or_path", "")
-    return "made anew" if built else "kept"
+def _other(side: SideWeights) -> Became:
+    """Return what is to be said of weights that a side came with."""
+    return "kept" if side.pretrained else "made anew"
 
 
-def _all_parts(backbone: nn.Module, became: Became, why: str) -> list[HandedPart]:
+def _all_parts(backbone: nn.Module, became: Became | None, why: str) -> list[HandedPart]:
+    """Return the parts of a backbone, of which one thing is said, or of each what it came with."""
     if not isinstance(backbone, Backbone):
-        return [HandedPart("backbone", became, count(backbone.parameters()), why)]
+        return [HandedPart("backbone", became or "kept", count(backbone.parameters()), why)]
     sides = sides_of(backbone)
-    sizes: list[tuple[str, int]] = []
+    sizes: list[tuple[str, SideWeights, int]] = []
     for part, held in token_tables(sides).items():
         assert held[0].tokens is not None
-        sizes.append((part, held[0].tokens.weight.numel()))
+        sizes.append((part, held[0], held[0].tokens.weight.numel()))
     for name, side in sides.items():
         if side.positions is not None:
-            sizes.append((side.positions_name, side.positions.weight.numel()))
-        sizes.append((name, count(side.layers.values())))
-    return [HandedPart(part, became, size, why) for part, size in sizes]
+            sizes.append((side.positions_name, side, side.positions.weight.numel()))
+        sizes.append((name, side, count(side.layers.values())))
+    return [HandedPart(part, became or _other(side), size, why) for part, side, size in sizes]
 
 
 def _alike(start: Weights, backbone: Backbone, old: Adapter | None) -> bool:

@@ -44,6 +44,12 @@ class SideWeights:
         return str(config.model_type)
 
     @property
+    def pretrained(self) -> bool:
+        """Whether it came with weights: the model's, or its own below a warm-started one."""
+        configs = (self.model.config, getattr(self.module, "config", None))
+        return any(getattr(config, "name_or_path", "") for config in configs)
+
+    @property
     def depth(self) -> int:
         """How many layers it has."""
         return len(self.model.get_submodule(self._side.stack))  # type: ignore[arg-type]

@@ -1,6 +1,7 @@
 """What all tasks share: backbone, head, extra losses, metrics, optimizer, checkpoint."""
 
 import inspect
+import logging
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -17,6 +18,8 @@ from lightning_transfer.labels import Labels
 from lightning_transfer.objectives import RemembersStart, Weighted
 from lightning_transfer.optim import Recipe
 from lightning_transfer.tasks.reading import check_reader
+
+log = logging.getLogger(__name__)
 
 Batch = Mapping[str, Any]
 # What a backbone is given beside ids and mask, where the batch has it and the backbone takes it.
@@ -75,6 +78,7 @@ class TransferModule(LightningModule):
         self.labels = labels
         self.recipe = recipe or Recipe()
         self.position: dict[str, Any] = {}  # where in a larger plan this run stands
+        self.reads_pairs: bool | None = None  # what it was trained on; None: not known
         self._extras = [name for name in _EXTRAS if _accepts(backbone.forward, name)]
         asked = inspect.signature(backbone.forward).parameters
         self._may_shorten = "first_token" in asked
@@ -231,6 +235,7 @@ class TransferModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make the checkpoint self-contained."""
         datamodule = getattr(self._trainer, "datamodule", None)
+        self.reads_pairs = getattr(datamodule, "reads_pairs", self.reads_pairs)
         described = describe_task(
             self,
             tokenizer=getattr(datamodule, "tokenizer", None),
@@ -264,6 +269,23 @@ class TransferModule(LightningModule):
         for name, state in checkpoint.get(_STARTS, {}).items():
             if name in remembering:
                 remembering[name].load_resume_state(state)
+
+    def check_pairs(self, *, given: bool) -> None:
+        """Raise or warn if new texts are not what the task was trained on, single ones or pairs.
+
+        Args:
+            given: Whether they are pairs.
+
+        Raises:
+            ValueError: If it was trained on pairs and they are none.
+        """
+        if self.reads_pairs and not given:
+            raise ValueError(
+                "the model was trained on pairs of texts; give the second texts too: pairs=[…] or, "
+                "on the command line, text_pair=… or a file's column data.text_pair=…"
+            )
+        if given and self.reads_pairs is False:
+            log.warning("the model was trained on single texts, and is given pairs")
 
     @torch.no_grad()
     def probabilities(self, logits: Tensor) -> Tensor:

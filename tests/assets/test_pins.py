@@ -8,7 +8,7 @@ from lightning_transfer.assets import ASSETS, find_asset
 def test_every_asset_says_what_it_is_and_under_which_terms():
     catalogues = {"django", "gramps", "indico", "oscar", "spyder", "wagtail"}
     assert set(ASSETS) == {
-        *("minilm", "vader", "movie_reviews", "bbc_news", "aclsum"),
+        *("minilm", "vader", "movie_reviews", "bbc_news", "aclsum", "enron_spam"),
         *(f"catalogues_{name}" for name in catalogues),
     }
     for name, asset in ASSETS.items():

@@ -14,7 +14,9 @@ from lightning_transfer.data import (
     News,
     Products,
     RottenTomatoes,
+    Spam,
     Splits,
+    TextDataModule,
     Tweets,
 )
 from lightning_transfer.data.near_duplicates import near_duplicate_groups
@@ -39,7 +41,7 @@ HUTTO = {
 @pytest.fixture
 def packaged(tmp_path, monkeypatch):
     """Small files in place of the packaged ones."""
-    for module in ("hutto", "combined_reviews", "bbc_topics"):
+    for module in ("hutto", "combined_reviews", "bbc_topics", "spam"):
         monkeypatch.setattr(f"lightning_transfer.data.{module}.fetch", lambda name: tmp_path)
     return tmp_path
 
@@ -172,6 +174,58 @@ def test_an_empty_folder_of_articles_is_an_error(tmp_path):
         BbcTopics(str(tmp_path)).setup("fit")
 
 
+def write_mailboxes(folder):
+    for number, mailbox in enumerate(("training_dataset", "test_dataset")):
+        for kind in ("ham", "spam"):
+            (folder / mailbox / kind).mkdir(parents=True)
+            for mail in range(12):
+                words = [f"{kind}{number}x{mail}x{place}" for place in range(90)]
+                text = f"Subject: {kind} {mail}\r\n{' '.join(words)}\r\n"
+                (folder / mailbox / kind / f"{mail:04}.{number}.txt").write_bytes(text.encode())
+
+
+def test_mails_are_those_of_the_mailboxes_asked_for(packaged):
+    write_mailboxes(packaged)
+    both = Spam(splits=Splits(0, 0))
+    both.setup("fit")
+    assert both.label_counts == {"ham": 24, "spam": 24}
+    for mailbox, number in (("kitchen", 0), ("kaminski", 1)):
+        data = Spam(mailbox, splits=Splits(0, 0))
+        data.setup("fit")
+        assert data.label_counts == {"ham": 12, "spam": 12}
+        row = next(row for row in data.rows("train") if row["row"] == f"spam/0003.{number}.txt")
+        assert row["text"].startswith(f"Subject: spam 3\nspam{number}x3x0 ")  # Unix line ends
+        assert row["label"] == 1
+
+
+def test_a_folder_of_ones_own_mail_is_read(packaged):
+    write_mailboxes(packaged)
+    mails = packaged / "test_dataset"
+    (mails / "spam" / "0099.txt").write_bytes(b"Subject: cheap\n\nonly \xa35")
+    data = Spam(str(mails), splits=Splits(0, 0))
+    data.setup("fit")
+    assert data.label_counts == {"ham": 12, "spam": 13}
+    assert "Subject: cheap\n\nonly £5" in data.rows("train")["text"]
+    with pytest.raises(FileNotFoundError, match=r"no <ham or spam>/<mail>.txt in .*nowhere"):
+        Spam(str(packaged / "nowhere")).setup("fit")
+
+
+def test_a_wave_of_spam_lies_in_one_split(packaged):
+    write_mailboxes(packaged)
+    sent = (packaged / "test_dataset/spam/0001.1.txt").read_text()
+    for number in range(8):
+        (packaged / f"test_dataset/spam/wave{number}.txt").write_text(f"Subject: {number}\n{sent}")
+    data = Spam("kaminski", splits=Splits(val=8, test=8))
+    data.setup("fit")
+    homes = {
+        split
+        for split in ("train", "validation", "test")
+        for row in data.rows(split)
+        if "spam1x1x0" in row["text"]
+    }
+    assert len(homes) == 1
+
+
 STORY = [f"word{number}" for number in range(300)]
 
 
@@ -216,8 +270,16 @@ def test_a_config_says_what_the_class_says(path):
 
 def test_every_domain_has_a_config_and_every_config_names_every_key():
     configs = [yaml.safe_load(path.read_text()) for path in CONFIGS]
-    assert len(configs) == 11
-    assert len({config["_target_"] for config in configs}) == 11
+    domains = {
+        f"lightning_transfer.data.{name}"
+        for name, found in vars(lightning_transfer.data).items()
+        if isinstance(found, type) and issubclass(found, TextDataModule)
+    }
+    # Bases have no rows of their own; the label of highlighted sentences is no choice.
+    others = ("TextDataModule", "TaggedText", "HighlightedSentences")
+    domains -= {f"lightning_transfer.data.{name}" for name in others}
+    assert {config["_target_"] for config in configs} == domains
+    assert len(configs) == len(domains)
     for config in configs:
         keys = {name: sorted(value) for name, value in config.items() if isinstance(value, dict)}
         assert keys == {
@@ -240,6 +302,7 @@ def test_every_domain_has_a_config_and_every_config_names_every_key():
         (RottenTomatoes, (5969, 853, 1706)),
         (Imdb, (17431, 2490, 4980)),
         (BbcTopics, (1486, 212, 424)),
+        (Spam, (765, 109, 218)),
     ],
 )
 def test_the_packaged_data_are_what_they_were(domain, sizes):

@@ -6,7 +6,13 @@ import pytest
 from lightning_transfer.data import Splits
 from lightning_transfer.data.splits import count_of, normalize
 from lightning_transfer.data.splitter import Splitter
-from lightning_transfer.data.subset import quantile_strata, stratified
+from lightning_transfer.data.subset import (
+    balanced,
+    check_train_size,
+    quantile_strata,
+    rows_of_each,
+    stratified,
+)
 
 
 def split_texts(texts, splits, *, targets=None, groups=None, given=None):
@@ -203,6 +209,38 @@ def test_the_draw_does_not_depend_on_the_order():
     moved_keys = [keys[row] for row in order]
     moved = stratified([strata[row] for row in order], moved_keys, 30, seed=0)
     assert {moved_keys[row] for row in moved} == drawn
+
+
+def test_a_balanced_draw_has_as_many_of_each_class_and_grows():
+    classes, names = [0] * 900 + [1] * 60 + [2] * 40, ["a", "b", "c"]
+    keys = [str(row) for row in range(1000)]
+    draws = [balanced(classes, keys, each, names=names, seed=0) for each in (8, 32)]
+    for draw, each in zip(draws, (8, 32), strict=True):
+        assert np.bincount(np.array(classes)[draw]).tolist() == [each] * 3
+        assert draw.tolist() == sorted(draw.tolist())
+    assert set(draws[0].tolist()) < set(draws[1].tolist())
+    other = balanced(classes, keys, 8, names=names, seed=1)
+    assert set(other.tolist()) != set(draws[0].tolist())
+
+
+def test_a_class_with_too_few_rows_is_named():
+    message = r"train_size=3/class asks for more than the 2 training rows of 'spam'"
+    with pytest.raises(ValueError, match=message):
+        balanced([0, 0, 0, 1, 1], list("abcde"), 3, names=["ham", "spam"], seed=0)
+    with pytest.raises(ValueError, match="the 0 training rows of 'none'"):
+        balanced([0, 0], ["a", "b"], 1, names=["ham", "none"], seed=0)
+
+
+@pytest.mark.parametrize("size", ["8", "0/class", "8/klass", "-1/class", "1.5/class", "all"])
+def test_a_text_that_is_no_size_is_refused(size):
+    with pytest.raises(ValueError, match=f"or so many of each class, as in 8/class, got '{size}'"):
+        check_train_size(size)
+
+
+def test_only_sizes_of_classes_speak_of_classes():
+    assert [rows_of_each(size) for size in ("128/class", 8, 0.5, None)] == [128, None, None, None]
+    check_train_size("128/class")
+    check_train_size(None)
 
 
 def test_ratings_without_bands_are_cut_into_fifths():

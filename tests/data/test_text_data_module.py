@@ -278,6 +278,42 @@ def test_train_size_of_several_labels(rated):
     assert set(data.label_counts) == {"a", "b"}
 
 
+def test_train_size_of_each_class(rated):
+    labels = ["ham"] * 80 + ["spam"] * 20
+    data = domain(text=make_texts(100), label=labels)(
+        label=LabelSpec("names"), train_size="4/class"
+    )
+    data.setup("fit")
+    assert data.label_counts == {"ham": 4, "spam": 4}
+    first, test = set(data.rows("train")["text"]), data.rows("test")["text"][:]
+    data.train_size = "8/class"
+    data.setup("fit")
+    assert data.label_counts == {"ham": 8, "spam": 8}
+    assert first < set(data.rows("train")["text"])
+    assert data.rows("test")["text"][:] == test
+    data.train_size = "30/class"
+    with pytest.raises(
+        ValueError, match=r"Domain: train_size=30/class asks for more than the \d+ t"
+    ):
+        data.setup("fit")
+    bands = rated(label=BANDS, train_size="5/class")
+    bands.setup("fit")
+    assert set(bands.label_counts.values()) == {5}
+
+
+@pytest.mark.parametrize(
+    ("spec", "labels", "given"),
+    [
+        (LabelSpec("multi"), ["a|b", "a"] * 20, "several a row"),
+        (LabelSpec("rating"), [1, 2] * 20, "numbers without bands"),
+    ],
+)
+def test_as_many_of_each_class_needs_classes(spec, labels, given):
+    data = domain(text=make_texts(40), label=labels)(label=spec, train_size="4/class")
+    with pytest.raises(ValueError, match=f"needs one class a row, and the labels .* are {given}"):
+        data.setup("fit")
+
+
 def test_more_training_rows_than_there_are_is_an_error(rated):
     data = rated(label=BANDS, train_size=141)
     with pytest.raises(ValueError, match="train_size=141 asks for more than the 140 training rows"):
@@ -615,6 +651,7 @@ def test_a_text_without_tokens_is_an_error(tokenizer):
     [
         ({}, "Domain has no label of its own; say what the label column holds"),
         ({"label": BANDS, "train_size": -1}, "train_size must be a count >= 0"),
+        ({"label": BANDS, "train_size": "8"}, "as in 8/class, got '8'"),
         ({"label": BANDS, "batch_size": 0}, "batch_size must be >= 1, got 0; set data.batch_size"),
         ({"label": BANDS, "max_tokens": 0}, "max_tokens must be >= 1, got 0; set data.max_tokens"),
         ({"label": BANDS, "on_bad_row": "ignore"}, "must be error or skip, got 'ignore'"),
