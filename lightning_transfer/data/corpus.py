@@ -75,8 +75,8 @@ class Corpus:
 
     def _same_of_each(self, each: int, *, seed: int) -> np.ndarray:
         labels, positions = self.rows.labels, self.positions["train"]
-        if labels.kind == "multi" or not labels.names:
-            given = "several a row" if labels.kind == "multi" else "numbers without bands"
+        if labels.kind in ("multi", "tags") or not labels.names:
+            given = "several a row" if labels.kind in ("multi", "tags") else "numbers without bands"
             raise ValueError(
                 f"train_size={each}/class needs one class a row, and the labels of {self.where} "
                 f"are {given}; give a count or a fraction"
