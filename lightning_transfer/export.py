@@ -32,6 +32,7 @@ from lightning_transfer.modes import evaluating
 from lightning_transfer.native_causal_lm import NATIVE_CAUSAL_LM, NativeCausalLM
 from lightning_transfer.native_lm import NATIVE_LM, NativeLM
 from lightning_transfer.native_seq2seq import NativeSeq2Seq
+from lightning_transfer.native_tags import NATIVE_TAGS, NativeTags
 from lightning_transfer.tasks import SequenceToSequence, TransferModule
 
 log = logging.getLogger(__name__)
@@ -110,7 +111,7 @@ class Native:
 
 _ROBERTA = Native("roberta", "classifier.dense", "classifier.out_proj", "tanh")
 _DEBERTA = Native("deberta", "pooler.dense", "classifier", "gelu")
-AnyNative = Native | NativeLM | NativeCausalLM | NativeSeq2Seq
+AnyNative = Native | NativeLM | NativeCausalLM | NativeTags | NativeSeq2Seq
 NATIVE: dict[str, Native] = {
     "bert": Native("bert", "bert.pooler.dense", "classifier", "tanh"),
     "roberta": _ROBERTA,
@@ -137,10 +138,10 @@ def _form_of(kind: str, config: Any) -> AnyNative | None:
     return _forms(kind).get(config.model_type)
 
 
-def _forms(kind: str) -> Mapping[str, Native | NativeLM | NativeCausalLM]:
-    if kind == "next_tokens":
-        return NATIVE_CAUSAL_LM
-    return NATIVE_LM if kind == "tokens" else NATIVE
+def _forms(kind: str) -> Mapping[str, Native | NativeLM | NativeCausalLM | NativeTags]:
+    forms: Mapping[str, Mapping[str, Native | NativeLM | NativeCausalLM | NativeTags]]
+    forms = {"tokens": NATIVE_LM, "next_tokens": NATIVE_CAUSAL_LM, "tags": NATIVE_TAGS}
+    return forms.get(kind, NATIVE)
 
 
 def native_form(
@@ -180,10 +181,11 @@ def export(
 
     Where transformers has the same architecture with the same head, the folder loads with
     ``AutoModelForSequenceClassification.from_pretrained`` and gives the same logits; this is
-    checked before the folder takes its place. A masked language model loads with
-    ``AutoModelForMaskedLM`` (``AutoModelForPreTraining`` if it judges pairs too), a causal one
-    with ``AutoModelForCausalLM``, an encoder-decoder with ``AutoModelForSeq2SeqLM``, and it writes
-    the same texts. Otherwise it holds the backbone for ``AutoModel``, the head beside it, and
+    checked before the folder takes its place. A model that tags words loads with
+    ``AutoModelForTokenClassification``, a masked language model with ``AutoModelForMaskedLM``
+    (``AutoModelForPreTraining`` if it judges pairs too), a causal one with
+    ``AutoModelForCausalLM``, an encoder-decoder with ``AutoModelForSeq2SeqLM``, and it writes the
+    same texts. Otherwise it holds the backbone for ``AutoModel``, the head beside it, and
     :func:`lightning_transfer.loading.load` opens both.
 
     An adapter is merged into the weights of the folder, and not into those of the task. With

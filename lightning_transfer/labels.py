@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-Kind = Literal["rating", "single", "multi", "tokens", "next_tokens", "text"]
+Kind = Literal["rating", "single", "multi", "tokens", "next_tokens", "tags", "text"]
+_FEWEST = {"single": 2, "multi": 1, "tags": 2}  # names, of kinds that need any
 
 
 @dataclass(frozen=True)
@@ -18,8 +19,8 @@ class Labels:
     Args:
         kind: ``rating`` (one real output), ``single`` (one class of several), ``multi`` (any
             number of the classes), ``tokens`` (no label: hidden tokens of the text are to be
-            guessed), ``next_tokens`` (no label: each token is, from those before it) or ``text``
-            (another text is to be written).
+            guessed), ``next_tokens`` (no label: each token is, from those before it), ``tags``
+            (one of several for each word) or ``text`` (another text is to be written).
         names: Class names in output order. For a rating they are optional and name the bands that
             ``cutoffs`` cut the scale into. For tokens they are optional and name what the second
             part of a pair may be to the first. For next tokens and text there are none.
@@ -54,7 +55,7 @@ class Labels:
             raise ValueError(f"only a rating has cut-offs, got {self.cutoffs} for {self.kind!r}")
         elif self.kind == "next_tokens" and self.names:
             raise ValueError(f"'next_tokens' have no label names, got {list(self.names)}")
-        elif len(self.names) < {"single": 2, "multi": 1}.get(self.kind, 0):
+        elif len(self.names) < _FEWEST.get(self.kind, 0):
             raise ValueError(f"{self.kind!r} labels need more names, got {list(self.names)}")
         elif self.kind == "text" and self.names:
             raise ValueError(f"a text to be written has no label names, got {list(self.names)}")

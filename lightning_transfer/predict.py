@@ -102,8 +102,8 @@ class Predictor:
             )
         if task.labels.kind not in self.kinds:
             raise ValueError(
-                f"a {type(task).__name__} is not for a {type(self).__name__}; texts are "
-                "written by writer.Writer, and labelled by predict.Predictor"
+                f"a {type(task).__name__} is not for a {type(self).__name__}; texts are written by "
+                "writer.Writer, labelled by predict.Predictor, and their words by tagger.Tagger"
             )
         limit = getattr(task.backbone, "max_tokens", None)
         if limit is not None and limit < tokens.max_length:

@@ -90,10 +90,12 @@ def predict(cfg: DictConfig) -> None:
     with importing():
         from lightning_transfer.loading import read_labels
         from lightning_transfer.predict import Predictor
+        from lightning_transfer.tagger import Tagger
         from lightning_transfer.writer import Writer
 
         _quiet_libraries()
-    kind = Writer if read_labels(path).kind == "text" else Predictor
+    kinds: dict[str, type[Predictor]] = {"tags": Tagger, "text": Writer}
+    kind = kinds.get(read_labels(path).kind, Predictor)
     if config["generation"] and kind is not Writer:
         raise ValueError("generation= is for models that write text, and this one writes none")
     predictor = kind.from_path(

@@ -13,7 +13,10 @@ from lightning_transfer.loading import Loaded, same_tokenizer
 from lightning_transfer.training import make_trainer, run_trainer
 
 # The order in which people read them; torchmetrics sorts by name.
-_FIRST = ("pearson", "accuracy", "macro_f1", "mcc", "spearman", "r2")
+_FIRST = (
+    *("pearson", "entity_f1", "rouge1", "rouge2", "rougeL"),
+    *("accuracy", "macro_f1", "mcc", "spearman", "r2"),
+)
 
 
 @dataclass(frozen=True)

@@ -273,14 +273,16 @@ def test_parts_go_together_whichever_are_chosen(task, head, scheduler, strategy)
         "causal_language_modelling": "next_token",
         "masked_language_modelling": "language_model",
         "sequence_to_sequence": "decoder",
+        "token_classification": "token",
     }
     if heads.get(task, "another") != (head if head in heads.values() else "another"):
-        pytest.skip("a language model has a head of its own, and so has a decoder")
+        pytest.skip("a language model has a head of its own; so have a decoder, and tags of words")
     labels = {
         "sequence_regression": Labels("rating"),
         "masked_language_modelling": Labels("tokens", ("next", "other")),
         "causal_language_modelling": Labels("next_tokens"),
         "sequence_to_sequence": Labels("text"),
+        "token_classification": Labels("tags", ("O", "B-PER")),
     }.get(task, Labels("single", ("a", "b")))
     parts = build("strategy", strategy)
     backbone = make_seq2seq("t5") if head == "decoder" else OwnBackbone()

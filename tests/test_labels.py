@@ -48,7 +48,7 @@ def test_names_and_cut_offs_are_plain_tuples_of_str_and_float():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("binary", ("a", "b")), "rating, single, multi, tokens, next_tokens, text, got 'binary'"),
+        (("binary", ("a", "b")), "multi, tokens, next_tokens, tags, text, got 'binary'"),
         (("single", ("a", "a")), r"must differ, got \['a', 'a'\]"),
         (("single", ("a",)), r"'single' labels need more names, got \['a'\]"),
         (("multi", ()), r"'multi' labels need more names, got \[\]"),

@@ -162,7 +162,7 @@ def trap(tmp_path, monkeypatch):
     ("change", "message"),
     [
         ({"head": {"class": "trapped.Trap", "args": {}}}, "your own class trapped.Trap: pass hea"),
-        ({"task": "trapped.Trap"}, "holds a trapped.Trap; known: CausalLanguageModelling, Masked"),
+        ({"task": "trapped.Trap"}, "holds a trapped.Trap; known: CausalLanguageModelling, LeadSe"),
         ({"backbone": {"model_type": "trapped"}}, "trapped"),
         (
             {"backbone": {"model_type": "trapped", "auto_map": {"AutoModel": "trapped.Trap"}}},

@@ -7,10 +7,13 @@ from lightning_transfer.data.bbc_topics import BbcTopics
 from lightning_transfer.data.block_spec import BlockSpec
 from lightning_transfer.data.catalogues import Catalogues
 from lightning_transfer.data.columns import Columns
+from lightning_transfer.data.conll import Conll
 from lightning_transfer.data.domain_documents import DomainDocuments
 from lightning_transfer.data.encoding import encode_batches
+from lightning_transfer.data.extract import Extract
 from lightning_transfer.data.file_documents import FileDocuments
 from lightning_transfer.data.files import Files
+from lightning_transfer.data.highlighted_sentences import HighlightedSentences
 from lightning_transfer.data.hub_data import HubData
 from lightning_transfer.data.imdb import Imdb
 from lightning_transfer.data.label_spec import LabelSpec
@@ -25,6 +28,9 @@ from lightning_transfer.data.raw_text import RawText
 from lightning_transfer.data.rotten_tomatoes import RottenTomatoes
 from lightning_transfer.data.spam import Spam
 from lightning_transfer.data.splits import Splits
+from lightning_transfer.data.tag_spec import TagSpec
+from lightning_transfer.data.tagged_files import TaggedFiles
+from lightning_transfer.data.tagged_text import TaggedText
 from lightning_transfer.data.target_columns import TargetColumns
 from lightning_transfer.data.text_data_module import TextDataModule
 from lightning_transfer.data.text_to_text import TextToText
@@ -38,9 +44,12 @@ __all__ = [
     "BlockSpec",
     "Catalogues",
     "Columns",
+    "Conll",
     "DomainDocuments",
+    "Extract",
     "FileDocuments",
     "Files",
+    "HighlightedSentences",
     "HubData",
     "Imdb",
     "LabelSpec",
@@ -58,6 +67,9 @@ __all__ = [
     "RottenTomatoes",
     "Spam",
     "Splits",
+    "TagSpec",
+    "TaggedFiles",
+    "TaggedText",
     "TargetColumns",
     "TextDataModule",
     "TextToText",

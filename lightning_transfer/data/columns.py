@@ -26,6 +26,12 @@ class Columns:
     text_pair: str | None = None
     group: str | None = None
 
+    def __post_init__(self) -> None:
+        """Take a number for a name, as columns without a header have them."""
+        for name in ("text", "label", "text_pair", "group"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, str(getattr(self, name)))
+
     @property
     def named(self) -> dict[str, str]:
         """Return our name -> the table's name, for the columns that are in use."""

@@ -75,8 +75,8 @@ class Corpus:
 
     def _same_of_each(self, each: int, *, seed: int) -> np.ndarray:
         labels, positions = self.rows.labels, self.positions["train"]
-        if labels.kind == "multi" or not labels.names:
-            given = "several a row" if labels.kind == "multi" else "numbers without bands"
+        if labels.kind in ("multi", "tags") or not labels.names:
+            given = "several a row" if labels.kind in ("multi", "tags") else "numbers without bands"
             raise ValueError(
                 f"train_size={each}/class needs one class a row, and the labels of {self.where} "
                 f"are {given}; give a count or a fraction"
@@ -93,22 +93,23 @@ class Corpus:
         targets = [self.rows.targets[row] for row in positions]
         if labels.kind == "single":
             return targets
-        if labels.kind == "multi":
-            sets = sorted(set(map(tuple, targets)))
-            return [sets.index(tuple(target)) for target in targets]
+        if labels.kind in ("multi", "tags"):
+            sets = [tuple(sorted(set(target))) for target in targets]
+            place = {kinds: number for number, kinds in enumerate(sorted(set(sets)))}
+            return [place[kinds] for kinds in sets]
         if labels.names:
             return [labels.band_index(rating) for rating in targets]
         return quantile_strata(targets)
 
     def label_counts(self, positions: np.ndarray) -> dict[str, int]:
-        """Return how many of the rows have each label (a rating: lie in each band)."""
+        """Return how many rows have each label or lie in each band, or words have each tag."""
         labels = self.rows.labels
         count: Counter[int] = Counter()
         for row in positions:
             target = self.rows.targets[row]
             if labels.kind == "rating":
                 target = labels.band_index(target)
-            count.update(target if labels.kind == "multi" else [target])
+            count.update(target if labels.kind in ("multi", "tags") else [target])
         return {name: count[position] for position, name in enumerate(labels.names)}
 
     def table(self, positions: np.ndarray) -> "Dataset":

@@ -1,18 +1,14 @@
 """The user's own files."""
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from lightning_transfer.data.reading import ROW, SUFFIXES, read_batches
 from lightning_transfer.data.rows import Table
-from lightning_transfer.data.splitter import SPLITS
+from lightning_transfer.data.split_files import name_of, split_files
 from lightning_transfer.data.text_data_module import TextDataModule
-
-STEMS = {"train": "train", "validation": "validation", "valid": "validation"}
-STEMS |= {"val": "validation", "dev": "validation", "test": "test"}
-"""What a file of a split may be called."""
 
 
 class Files(TextDataModule):
@@ -47,7 +43,7 @@ class Files(TextDataModule):
             ValueError: If a column is missing, or a mapping names something that is no split.
         """
         table: dict[str, list[Any]] = {name: [] for name in (*self.columns.named, "row", "split")}
-        for split, path in self._paths().items():
+        for split, path in split_files(self.source, tuple(SUFFIXES)).items():
             for batch in self._batches(path):
                 for ours, theirs in self.columns.named.items():
                     table[ours] += [row.get(theirs) for row in batch]
@@ -58,9 +54,7 @@ class Files(TextDataModule):
     @property
     def where(self) -> str:
         """Name of the data in messages: the file's name."""
-        if isinstance(self.source, str):
-            return Path(self.source).name
-        return ", ".join(Path(path).name for path in (self.source or {}).values())
+        return name_of(self.source)
 
     def _batches(self, path: Path) -> Iterable[list[dict[str, Any]]]:
         batches = read_batches(path, on_bad_row=self.on_bad_row)
@@ -69,53 +63,6 @@ class Files(TextDataModule):
         there = dict.fromkeys(itertools.chain.from_iterable(first))
         self.columns.check([name for name in there if name != ROW], path.name)
         return itertools.chain([first], batches)
-
-    def _paths(self) -> dict[str, Path]:
-        """Return split -> file."""
-        if not self.source:
-            raise FileNotFoundError(
-                "no file given; set source to a csv, tsv, jsonl or parquet file, or to a folder "
-                "with train, validation and test files (data.source=... on the command line)"
-            )
-        if isinstance(self.source, Mapping):
-            return split_mapping(self.source)
-        path = Path(self.source).expanduser()
-        return _in_folder(path) if path.is_dir() else {"train": path}
-
-
-def split_mapping(source: Mapping[str, str]) -> dict[str, Path]:
-    """Return split -> path of a source that names them.
-
-    Args:
-        source: ``train``, ``validation`` or ``test`` -> path.
-
-    Raises:
-        ValueError: If it names something that is no split.
-    """
-    unknown = sorted(set(source) - set(SPLITS))
-    if unknown:
-        raise ValueError(f"source may name {', '.join(SPLITS)}, got {', '.join(unknown)}")
-    return {split: Path(path).expanduser() for split, path in source.items()}
-
-
-def _in_folder(folder: Path) -> dict[str, Path]:
-    paths: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        split = STEMS.get(path.stem.lower())
-        if split is None or path.suffix.lower() not in SUFFIXES:
-            continue
-        if split in paths:
-            raise ValueError(
-                f"{folder} has two files of {split} rows, {paths[split].name} and {path.name}; "
-                "say which with a mapping: source={train: ..., validation: ..., test: ...}"
-            )
-        paths[split] = path
-    if not paths:
-        raise FileNotFoundError(
-            f"{folder} holds no train, validation or test file ({', '.join(SUFFIXES)}); it has "
-            f"{', '.join(sorted(path.name for path in folder.iterdir())[:8]) or 'nothing'}"
-        )
-    return paths
 
 
 def _one_type(column: list[Any], name: str) -> list[Any]:

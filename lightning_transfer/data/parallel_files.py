@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from lightning_transfer.data.files import STEMS, split_mapping
 from lightning_transfer.data.reading import ROW, SUFFIXES, read_batches
 from lightning_transfer.data.rows import Table
+from lightning_transfer.data.split_files import STEMS, split_mapping
 from lightning_transfer.data.text_to_text import TextToText
 
 _PACKED = ".gz"

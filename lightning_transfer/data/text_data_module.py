@@ -22,7 +22,7 @@ from lightning_transfer.data.loader import (
     prediction_loader,
 )
 from lightning_transfer.data.resumption import Resumption
-from lightning_transfer.data.rows import Table, check_rows
+from lightning_transfer.data.rows import Rows, Table, check_rows
 from lightning_transfer.data.splits import Splits
 from lightning_transfer.data.splitter import SPLITS, check_split_name
 from lightning_transfer.data.subset import check_train_size
@@ -84,7 +84,8 @@ class TextDataModule(LightningDataModule):
     """
 
     default_columns: ClassVar[Columns] = Columns()
-    default_label: ClassVar[LabelSpec | None] = None
+    default_label: ClassVar[Any] = None  # of the class below
+    label_class: ClassVar[type] = LabelSpec
     default_tokens: ClassVar[Tokens] = Tokens()
 
     def __init__(
@@ -92,7 +93,7 @@ class TextDataModule(LightningDataModule):
         source: str | Mapping[str, str] | None = None,
         *,
         columns: Columns | None = None,
-        label: LabelSpec | None = None,
+        label: Any = None,
         train_size: int | float | str | None = None,
         splits: Splits | None = None,
         tokens: Tokens | None = None,
@@ -108,6 +109,11 @@ class TextDataModule(LightningDataModule):
                 f"{type(self).__name__} has no label of its own; say what the label column holds "
                 "with label=LabelSpec(...) (data.label.kind=... on the command line)"
             )
+        if not isinstance(label, self.label_class):
+            raise ValueError(
+                f"the label of a {type(self).__name__} is said by a {self.label_class.__name__}, "
+                f"got {label!r}"
+            )
         check_arguments(
             train_size=train_size,
             batch_size=batch_size,
@@ -116,7 +122,7 @@ class TextDataModule(LightningDataModule):
         )
         self.source = source
         self.columns = columns or self.default_columns
-        self.label = label
+        self.label: Any = label  # a LabelSpec, or of the label_class of a subclass
         self.train_size = train_size
         self.splits = splits or Splits()
         self.tokens = tokens or self.default_tokens
@@ -271,15 +277,26 @@ class TextDataModule(LightningDataModule):
 
     def _load(self) -> Corpus:
         if self._corpus is None:
-            rows = check_rows(
-                self.load_rows(),
-                self.label,
-                self.columns,
-                where=self.where,
-                on_bad_row=self.on_bad_row,
-            )
-            self._corpus = Corpus(rows, self.splits, where=self.where)
+            self._corpus = Corpus(self._check(self.load_rows()), self.splits, where=self.where)
         return self._corpus
+
+    def _check(self, table: Table) -> Rows:
+        """Return the good rows of a table."""
+        return check_rows(
+            table, self.label, self.columns, where=self.where, on_bad_row=self.on_bad_row
+        )
+
+    def _make_table(self, rows: Any, tokenizer: PreTrainedTokenizerBase) -> TokenTable:
+        """Return the tokens of all rows."""
+        return cached_tokens(rows.texts, rows.pairs, tokenizer=tokenizer, tokens=self.tokens)
+
+    def _make_split(self, split: str, table: TokenTable) -> TokenizedSplit:
+        """Return a split's rows with their targets."""
+        return TokenizedSplit(table, self._positions(split), self._load().rows.tensor_targets())
+
+    def _collate(self, tokenizer: PreTrainedTokenizerBase) -> Collate:
+        """Return what makes a batch of rows."""
+        return Collate(tokenizer)
 
     def _positions(self, split: str) -> np.ndarray:
         check_split_name(split)
@@ -293,7 +310,7 @@ class TextDataModule(LightningDataModule):
             raise ValueError(
                 f"{self.where}: no {split} rows; change train_size, splits.val or splits.test"
             )
-        if split == "train" and self.labels.kind == "single":
+        if split == "train" and self.labels.kind in ("single", "tags"):
             there = [name for name, count in self.label_counts.items() if count]
             if len(there) < 2:
                 raise ValueError(
@@ -305,7 +322,7 @@ class TextDataModule(LightningDataModule):
         if self._table is not None and self._table[0] is tokenizer:
             return self._table[1]
         rows = self._load().rows
-        table = cached_tokens(rows.texts, rows.pairs, tokenizer=tokenizer, tokens=self.tokens)
+        table = self._make_table(rows, tokenizer)
         check_not_empty(table, rows.texts, rows.places, self.columns.text)
         self._table = (tokenizer, table)
         return table
@@ -320,8 +337,7 @@ class TextDataModule(LightningDataModule):
 
     def _loader_parts(self, split: str) -> tuple[TokenizedSplit, LengthBatchSampler, Collate]:
         tokenizer = need_tokenizer(self.tokenizer)
-        table = self._tokenize(tokenizer)
-        rows = TokenizedSplit(table, self._positions(split), self._load().rows.tensor_targets())
+        rows = self._make_split(split, self._tokenize(tokenizer))
         sampler = deal_to_ranks(
             rows.lengths,
             self.batch_size,
@@ -330,4 +346,4 @@ class TextDataModule(LightningDataModule):
             trainer=self.trainer,
             max_tokens=self.max_tokens,
         )
-        return rows, sampler, Collate(tokenizer)
+        return rows, sampler, self._collate(tokenizer)

@@ -16,11 +16,13 @@ from lightning_transfer.assets import cache_dir
 from lightning_transfer.data.target_tokens import TargetFrame, tokenize_targets
 from lightning_transfer.data.token_table import TokenTable, tokenize
 from lightning_transfer.data.tokens import Tokens
+from lightning_transfer.data.word_tokens import tokenize_words
 from lightning_transfer.files import atomic_path
 
 log = logging.getLogger(__name__)
 
 _FORMAT = 2  # of the cached file and of the way a row is cut; raise it when either changes
+_WORDS_FORMAT = 1  # of the way words become tokens
 
 
 def cached_tokens(
@@ -44,6 +46,23 @@ def cached_tokens(
     key = fingerprint(texts, pairs, tokenizer, tokens)
     said = f"{len(texts):,} texts"
     return _cached(key, said, lambda: tokenize(texts, pairs, tokenizer=tokenizer, tokens=tokens))
+
+
+def cached_words(
+    sentences: Sequence[Sequence[str]], *, tokenizer: PreTrainedTokenizerBase, tokens: Tokens
+) -> TokenTable:
+    """Return the tokens of sentences that come as words, from the cache if they lie there.
+
+    Args:
+        sentences: Words of each row.
+        tokenizer: A fast Hugging Face tokenizer.
+        tokens: Length and the part that is kept.
+    """
+    # Where words end is part of the content: no two lists of words join to the same text so.
+    content = ["".join(f"{len(word)} {word}" for word in sentence) for sentence in sentences]
+    key = f"words{_WORDS_FORMAT}-{fingerprint(content, None, tokenizer, tokens)}"
+    said = f"{len(sentences):,} sentences"
+    return _cached(key, said, lambda: tokenize_words(sentences, tokenizer=tokenizer, tokens=tokens))
 
 
 def cached_targets(

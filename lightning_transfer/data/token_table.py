@@ -25,6 +25,9 @@ class TokenTable:
         starts: Where each row begins, int64 ``(rows + 1,)``.
         token_type_ids: Segment of each token, int8 ``(tokens,)``, for tokenizers that have them.
         cut: Whether a row was longer than allowed, bool ``(rows,)``.
+        words: Which word of its row each token belongs to, int32 ``(tokens,)``, for sentences that
+            come as words: ``word`` on the first token of a word, ``-2 - word`` on its others, -1 on
+            tokens of no word.
         key: What the table is cached under, if it is.
     """
 
@@ -35,6 +38,7 @@ class TokenTable:
         *,
         token_type_ids: np.ndarray | None,
         cut: np.ndarray,
+        words: np.ndarray | None = None,
         key: str | None = None,
     ) -> None:
         """See the class."""
@@ -42,6 +46,7 @@ class TokenTable:
         self.starts = starts
         self.token_type_ids = token_type_ids
         self.cut = cut
+        self.words = words
         self.key = key
 
     def __len__(self) -> int:
@@ -63,7 +68,7 @@ class TokenTable:
         if self.key is not None:
             return self.key
         state = hashlib.sha256()
-        for column in (self.starts, self.input_ids, self.token_type_ids):
+        for column in (self.starts, self.input_ids, self.token_type_ids, self.words):
             if column is not None:
                 state.update(np.ascontiguousarray(column).tobytes())
         return state.hexdigest()
@@ -79,13 +84,18 @@ class TokenTable:
     def take(self, positions: np.ndarray) -> dict[str, np.ndarray]:
         """Return the model inputs of several rows end to end, ``(tokens,)``, and ``lengths``."""
         lengths = self.starts[positions + 1] - self.starts[positions]  # (rows,)
-        # Where a row begins here, taken from where it begins in the table.
-        shifts = self.starts[positions] - (np.cumsum(lengths) - lengths)
-        places = np.arange(lengths.sum()) + np.repeat(shifts, lengths)  # (tokens,)
+        places = self.places(positions)  # (tokens,)
         inputs = {"input_ids": self.input_ids[places], "lengths": lengths}
         if self.token_type_ids is not None:
             inputs["token_type_ids"] = self.token_type_ids[places]
         return inputs
+
+    def places(self, positions: np.ndarray) -> np.ndarray:
+        """Return where the tokens of several rows lie in the flat arrays, int64 ``(tokens,)``."""
+        lengths = self.starts[positions + 1] - self.starts[positions]  # (rows,)
+        # Where a row begins here, taken from where it begins in the table.
+        shifts = self.starts[positions] - (np.cumsum(lengths) - lengths)
+        return np.arange(lengths.sum()) + np.repeat(shifts, lengths)  # (tokens,)
 
     def write(self, path: Path) -> None:
         """Write the table to ``path`` as an Arrow file."""
@@ -94,9 +104,9 @@ class TokenTable:
             "cut": _to_arrow(self.cut.astype(np.uint8)).cast(pa.bool_()),
             "input_ids": pa.LargeListArray.from_arrays(starts, _to_arrow(self.input_ids)),
         }
-        if self.token_type_ids is not None:
-            types = _to_arrow(self.token_type_ids)
-            columns["token_type_ids"] = pa.LargeListArray.from_arrays(starts, types)
+        for name, column in (("token_type_ids", self.token_type_ids), ("words", self.words)):
+            if column is not None:
+                columns[name] = pa.LargeListArray.from_arrays(starts, _to_arrow(column))
         table = pa.table(columns)
         with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
             writer.write_table(table, max_chunksize=max(len(self), 1))
@@ -113,14 +123,17 @@ class TokenTable:
         if {"cut", "input_ids"} - set(table.column_names) or table["cut"].num_chunks != 1:
             raise pa.ArrowInvalid(f"{path} is not a table of tokens")
         ids = table["input_ids"].chunk(0)
-        types = None
-        if "token_type_ids" in table.column_names:
-            types = _to_numpy(table["token_type_ids"].chunk(0).values, np.int8)
+        rest = {
+            name: _to_numpy(table[name].chunk(0).values, kind)
+            for name, kind in (("token_type_ids", np.int8), ("words", np.int32))
+            if name in table.column_names
+        }
         return cls(
             _to_numpy(ids.values, np.int32),
             _to_numpy(ids.offsets, np.int64),
-            token_type_ids=types,
+            token_type_ids=rest.get("token_type_ids"),
             cut=_to_numpy(table["cut"].chunk(0).cast(pa.uint8()), np.uint8).astype(bool),
+            words=rest.get("words"),
             key=key,
         )
 
@@ -159,12 +172,7 @@ def tokenize(
     Raises:
         ValueError: If ``tokens.max_length`` has no room beside the special tokens.
     """
-    special = tokenizer.num_special_tokens_to_add(pair=pairs is not None)
-    if tokens.max_length <= special:
-        raise ValueError(
-            f"tokens.max_length={tokens.max_length} leaves no room for text: the tokenizer adds "
-            f"{special} special tokens; raise tokens.max_length"
-        )
+    check_room(tokenizer, tokens, pair=pairs is not None)
     with_types = "token_type_ids" in tokenizer.model_input_names
     ids: list[np.ndarray] = []
     types: list[np.ndarray] = []
@@ -246,6 +254,20 @@ def _share(first: int, second: int, budget: int) -> tuple[int, int]:
     if first <= budget - half:
         return first, budget - first
     return budget - half, half
+
+
+def check_room(tokenizer: PreTrainedTokenizerBase, tokens: Tokens, *, pair: bool = False) -> None:
+    """Check that there is room for text beside the special tokens.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    special = tokenizer.num_special_tokens_to_add(pair=pair)
+    if tokens.max_length <= special:
+        raise ValueError(
+            f"tokens.max_length={tokens.max_length} leaves no room for text: the tokenizer adds "
+            f"{special} special tokens; raise tokens.max_length"
+        )
 
 
 def need_tokenizer(tokenizer: PreTrainedTokenizerBase | None) -> PreTrainedTokenizerBase:

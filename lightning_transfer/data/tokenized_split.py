@@ -62,11 +62,15 @@ class Collate:
 
     Args:
         tokenizer: Says the padding's id.
+        of_tokens: What else the rows have for each token, and what fills it up: name to value.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, *, of_tokens: Mapping[str, int] | None = None
+    ) -> None:
         """See the class."""
-        self.pad_id = padding_id(tokenizer)
+        self.padding = {"input_ids": padding_id(tokenizer), "token_type_ids": 0}
+        self.padding |= of_tokens or {}
 
     def __call__(self, rows: Any) -> dict[str, Tensor]:
         """Return one batch.
@@ -77,14 +81,15 @@ class Collate:
         Returns:
             ``input_ids``, ``attention_mask`` (1 on tokens, 0 on padding) and, if the rows have
             them, ``token_type_ids``: int64 ``(batch, seq)``. ``labels``, if the rows have them: as
-            :meth:`Rows.tensor_targets` says, ``(batch, ...)``. ``index``, the rows' positions in
+            :meth:`Rows.tensor_targets` says, ``(batch, ...)``, or int64 ``(batch, seq)`` if they
+            are of the tokens. ``index``, the rows' positions in
             the split, and ``row``, those in the whole :class:`TokenTable`: int64 ``(batch,)``.
         """
         rest = dict(rows)
         lengths = rest.pop("lengths")
         mask = np.arange(lengths.max(initial=1)) < lengths[:, None]  # (batch, seq)
         batch = {"attention_mask": mask.astype(np.int64)}
-        for name, padding in (("input_ids", self.pad_id), ("token_type_ids", 0)):
+        for name, padding in self.padding.items():
             if name in rest:
                 batch[name] = np.full(mask.shape, padding, dtype=np.int64)
                 batch[name][mask] = rest.pop(name)  # row by row, as they lie end to end

@@ -38,20 +38,24 @@ class TransferModule(LightningModule):
     Args:
         backbone: Token features from ``(input_ids, attention_mask)``; has ``layers`` and
             ``hidden_size``.
-        head: Outputs (batch, num_outputs) from features and mask.
+        head: Outputs (batch, num_outputs) from features and mask; of a task ``per_token``,
+            (batch, seq, num_outputs).
         labels: Names of the outputs.
         recipe: Optimizer, schedule and groups.
         objectives: Extra losses by name.
 
     Raises:
-        ValueError: If the backbone needs targets that the task does not give, or the head looks at
-            a token that has seen nothing of the text.
+        ValueError: If the head gives its outputs for each token and the task needs them for each
+            text, or the other way round; the backbone needs targets that the task does not give; or
+            the head looks at a token that has seen nothing of the text.
     """
 
     monitor: ClassVar[str]
     mode: ClassVar[str] = "max"
     # Test metrics that are also taken before the first step, since they are judged by their fall.
     before: ClassVar[tuple[str, ...]] = ()
+    # Whether there is an output for each token, or one for each text.
+    per_token: ClassVar[bool] = False
     # Whether batches hold targets, which the decoder of an encoder-decoder reads.
     reads_targets: ClassVar[bool] = False
 
@@ -66,6 +70,7 @@ class TransferModule(LightningModule):
     ) -> None:
         """See the class."""
         super().__init__()
+        self._check_head(head)
         if not self.reads_targets:
             check_reader(backbone, head)
         self.backbone = backbone
@@ -87,6 +92,20 @@ class TransferModule(LightningModule):
         self.test_metrics = metrics.clone(prefix="test/")
         self.train()
 
+    def _check_head(self, head: nn.Module) -> None:
+        """Refuse a head of which it is known that its outputs are of the other form."""
+        given = type(head).__name__
+        if self.per_token and hasattr(head, "pooling"):
+            raise ValueError(
+                f"{type(self).__name__} needs an output for each token, and a {given} gives one "
+                "for each text; set head=token"
+            )
+        if not self.per_token and getattr(head, "per_token", False):
+            raise ValueError(
+                f"{type(self).__name__} needs one output for each text, and a {given} gives one "
+                "for each token; set head=mlp or head=linear"
+            )
+
     def build_metrics(self) -> MetricCollection:
         """Return the metrics of this task, without a prefix."""
         raise NotImplementedError
@@ -98,6 +117,10 @@ class TransferModule(LightningModule):
     def update_metrics(self, metrics: MetricCollection, logits: Tensor, targets: Tensor) -> None:
         """Feed a batch's logits (batch, num_outputs) and targets to the metrics."""
         raise NotImplementedError
+
+    def feed(self, metrics: MetricCollection, logits: Tensor, batch: Batch) -> None:
+        """Feed what the metrics need of a batch; logits and targets, unless a task needs more."""
+        self.update_metrics(metrics, logits, batch["labels"])
 
     @property
     def reads_first_token(self) -> bool:
@@ -173,7 +196,7 @@ class TransferModule(LightningModule):
 
     def _evaluate(self, batch: Batch, metrics: MetricCollection, name: str) -> None:
         logits, targets = self(batch), batch["labels"]
-        self.update_metrics(metrics, logits.float(), targets)
+        self.feed(metrics, logits.float(), batch)
         loss = self.loss(logits, targets)
         size = len(targets)
         self.log(name, loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=size)
@@ -266,8 +289,8 @@ class TransferModule(LightningModule):
 
     @torch.no_grad()
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Turn logits (batch, num_outputs) into scores of the same shape."""
-        if self.labels.kind == "single":
+        """Turn logits (batch, …, num_outputs) into scores of the same shape."""
+        if self.labels.kind in ("single", "tags"):
             return logits.softmax(dim=-1)
         return logits.sigmoid() if self.labels.kind == "multi" else logits
 

@@ -92,7 +92,8 @@ class SequenceClassification(TransferModule):
                     "mcc": MultilabelMatthewsCorrCoef(count),
                 }
             )
-        given = "ratings" if self.labels.kind == "rating" else "text without labels"
+        kinds = {"rating": "ratings", "tags": "a tag for each word"}
+        given = kinds.get(self.labels.kind, "text without labels")
         raise ValueError(
             f"SequenceClassification needs labels that are classes, got {given}; "
             "use task=sequence_regression, or data.label.kind=bands"

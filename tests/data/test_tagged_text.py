@@ -1,0 +1,303 @@
+import json
+import logging
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+
+from lightning_transfer.data import (
+    Columns,
+    Conll,
+    LabelSpec,
+    Splits,
+    TaggedFiles,
+    TaggedText,
+    TagSpec,
+    Tokens,
+    token_cache,
+)
+from tests.conftest import WORDS
+
+NEWS = """-DOCSTART- -X- O
+
+Ada NNP B-PER
+Lovelace NNP I-PER
+wrote VBD O
+
+In IN O
+Paris NNP B-LOC
+
+-DOCSTART- -X- O
+
+It PRP O
+rained VBD O
+"""
+
+
+def conll(tmp_path, text=NEWS, name="news.conll", **arguments):
+    path = tmp_path / name
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return Conll(str(path), **{"splits": Splits(val=0, test=0), **arguments})
+
+
+def rows_of(data):
+    data.setup("fit")
+    names = data.labels.names
+    found = sorted(data.rows("train"), key=lambda row: int(row["row"].split()[-1]))
+    return {row["text"]: [names[tag] for tag in row["label"]] for row in found}
+
+
+class Tags(TaggedText):
+    """Sentences of the tests' words: moods are entities, and two of a kind are one."""
+
+    def load_rows(self):
+        draw = np.random.default_rng(0)
+        text, label = [], []
+        for _ in range(60):
+            words = draw.choice(WORDS, draw.integers(3, 12)).tolist()
+            moods = ["GOOD" if w in WORDS[:5] else "BAD" if w in WORDS[5:10] else "" for w in words]
+            pairs = zip(["", *moods], moods, strict=False)
+            text.append(words)
+            label.append([f"{'I' if k == b else 'B'}-{k}" if k else "O" for b, k in pairs])
+        return {"text": text, "label": label}
+
+
+def test_a_conll_file_is_read_sentence_by_sentence(tmp_path):
+    data = conll(tmp_path)
+    assert rows_of(data) == {
+        "Ada Lovelace wrote": ["B-PER", "I-PER", "O"],
+        "In Paris": ["O", "B-LOC"],
+        "It rained": ["O", "O"],
+    }
+    assert data.labels.kind == "tags"
+    assert data.labels.names == ("O", "B-LOC", "B-PER", "I-PER")
+    assert data.rows("train")[0]["row"].startswith("news.conll, line ")
+    assert data.label_counts == {"O": 4, "B-LOC": 1, "B-PER": 1, "I-PER": 1}
+    assert data.where == "news.conll"
+
+
+def test_columns_are_chosen_by_number(tmp_path):
+    data = conll(tmp_path, columns=Columns(text="0", label="1"), label=TagSpec(scheme="plain"))
+    assert rows_of(data)["In Paris"] == ["IN", "NNP"]
+
+
+def test_tabs_comments_and_windows_line_ends(tmp_path):
+    text = "# id = 1\r\n#tag\tO\r\nnew york\tB-LOC\r\n\r\n# sent_id 2\r\nfun\tO\r\n"
+    assert rows_of(conll(tmp_path, text)) == {"#tag new york": ["O", "B-LOC"], "fun": ["O"]}
+
+
+def test_contractions_of_conllu_are_no_words(tmp_path):
+    blank = "\t_" * 6
+    words = [("1-2", "dámelo", "_"), ("1", "da", "VERB"), ("2", "me", "PRON"), ("2.1", "x", "X")]
+    lines = [f"{number}\t{word}\t_\t{tag}{blank}" for number, word, tag in words]
+    data = conll(tmp_path, "\n".join(lines), "a.conllu", columns=Columns(text="1", label="3"))
+    assert rows_of(data) == {"da me": ["VERB", "PRON"]}
+
+
+def test_documents_stay_in_one_split_if_asked(tmp_path):
+    sentences = "".join(f"w{i} O\nx{i} B-A\n\n" for i in range(4))
+    text = "".join(f"-DOCSTART- O\n\n{sentences.replace('w', f'd{d}')}" for d in range(6))
+    columns = Columns(text="0", label="-1", group="document")
+    data = conll(tmp_path, text, columns=columns, splits=Splits(val=4, test=8))
+    data.setup("fit")
+    documents = [{t.split("w")[0][:2] for t in data.rows(s)["text"]} for s in ("test", "train")]
+    assert data.n_test == 8
+    assert not documents[0] & documents[1]
+
+
+def test_a_folder_holds_the_splits(tmp_path):
+    for name, words in (("train", "a b c"), ("dev", "d"), ("test", "e f")):
+        lines = "\n\n".join(f"{word} {'B-X' if word in 'ad' else 'O'}" for word in words.split())
+        (tmp_path / f"{name}.conll").write_text(lines)
+    data = Conll(str(tmp_path))
+    data.setup("fit")
+    assert (data.n_train, data.n_val, data.n_test) == (3, 1, 2)
+
+
+@pytest.mark.parametrize("scheme", [None, "iob1"])
+def test_other_schemes_are_learned_as_bio_and_said(tmp_path, caplog, scheme):
+    text = "Ada I-PER\nLovelace I-PER\nin O\nParis I-LOC\n"
+    with caplog.at_level(logging.INFO):
+        data = conll(tmp_path, text, label=TagSpec(scheme=scheme))
+        assert list(rows_of(data).values()) == [["B-PER", "I-PER", "O", "B-LOC"]]
+    said = [line for line in caplog.messages if "read as iob1, and learned as bio" in line]
+    assert len(said) == (scheme is None)
+
+
+BAD = [
+    ("Ada B-PER\nwrote\n\nIt O\n", r"news.conll, line 1, line 2 has 1 column\(s\), the file 2"),
+    (
+        "Ada B-PER\n# a comment of more words\nLovelace I-LOC\n\nIt O\n",
+        "news.conll, line 3, word 2, 'Lovelace': 'I-LOC' cannot stand behind 'B-PER' in bio",
+    ),
+    ("Ada B-PER\nwrote E-PER\n\nIt O\n\nis O\n", r"line 2, word 2, 'wrote': 'E-PER' is no tag"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), BAD)
+def test_a_bad_sentence_is_named_by_file_and_line(tmp_path, text, message):
+    spec = TagSpec(scheme="bio")
+    with pytest.raises(ValueError, match=message):
+        conll(tmp_path, text, label=spec).setup("fit")
+
+
+def test_a_bad_sentence_is_skipped_with_one_warning_if_asked(tmp_path, caplog):
+    text = f"{BAD[1][0]}\nEve B-PER\n"
+    data = conll(tmp_path, text, label=TagSpec(scheme="bio"), on_bad_row="skip")
+    assert rows_of(data) == {"It": ["O"], "Eve": ["B-PER"]}
+    assert "skipped 1 bad rows of 3" in caplog.text
+
+
+def test_stated_names_settle_the_order_and_unknown_tags_are_bad(tmp_path):
+    names = ("B-PER", "I-PER", "O")
+    with pytest.raises(ValueError, match=r"line 8, word 2, 'Paris': unknown tag 'B-LOC'"):
+        conll(tmp_path, label=TagSpec(names)).setup("fit")
+    data = conll(tmp_path, label=TagSpec(names, values={"B-LOC": "O"}))
+    assert data.labels.names == names  # before setup
+    assert rows_of(data)["In Paris"] == ["O", "O"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"columns": Columns(text="0", label="7")}, "columns.label must be the number .* got '7'"),
+        ({"columns": Columns(text="word", label="1")}, "columns.text must be the number .*'word'"),
+        ({"columns": Columns(text="0", label="1", group="x")}, "group .* is document or null"),
+        ({"text": "\n\n"}, "news.conll holds no sentence"),
+        ({"text": b"a O\n\xff B-X\n"}, "news.conll, line 2: .*UTF-8"),
+        ({"text": "a O\n\nb O\n"}, r"at least 2 tags are needed, the data hold \['O'\]"),
+        ({"label": LabelSpec("names")}, "the label of a Conll is said by a TagSpec, got LabelSpec"),
+    ],
+)
+def test_files_that_cannot_be_read_say_why(tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        conll(tmp_path, **arguments).setup("fit")
+
+
+def test_a_file_that_is_not_there_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no file .*none.conll"):
+        Conll(str(tmp_path / "none.conll")).setup("fit")
+    with pytest.raises(FileNotFoundError, match="no file given"):
+        Conll().setup("fit")
+
+
+@pytest.mark.parametrize("arguments", [{"scheme": "bioes"}, {"names": ["O"]}])
+def test_bad_specs_are_refused(arguments):
+    with pytest.raises(ValueError, match=r"got 'bioes'|need more names, got \['O'\]"):
+        TagSpec(**arguments)
+
+
+def jsonl(tmp_path, *rows, **arguments):
+    path = tmp_path / "tags.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return TaggedFiles(str(path), **{"splits": Splits(val=0, test=0), **arguments})
+
+
+def test_lists_in_jsonl_are_read(tmp_path):
+    data = jsonl(
+        tmp_path,
+        {"id": 1, "tokens": ["Ada", "wrote"], "tags": ["B-PER", "O"]},
+        {"id": 2, "tokens": ["It"], "tags": ["O"]},
+    )
+    assert rows_of(data) == {"Ada wrote": ["B-PER", "O"], "It": ["O"]}
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"tokens": ["a", "b"], "tags": ["O"]}, "tags.jsonl, line 2, 2 words have 1 tags"),
+        ({"tokens": "a b", "tags": ["O"]}, "column 'tokens': a list of words is needed, got 'a b'"),
+        ({"tokens": [], "tags": []}, "line 2, column 'tokens': no words"),
+        ({"tokens": ["a", " "], "tags": ["O", "O"]}, "column 'tokens': word 2: empty text"),
+        ({"tokens": ["a"], "tags": [3]}, r"column 'tags': a list of tags is needed, got \[3\]"),
+        ({"tokens": ["a"], "tags": ["I-X"]}, "line 2, word 1, 'a': 'I-X' cannot stand at the"),
+    ],
+)
+def test_a_bad_row_of_lists_is_named(tmp_path, row, message):
+    good = [{"tokens": ["It"], "tags": ["B-X"]}, {"tokens": ["is"], "tags": ["O"]}]
+    with pytest.raises(ValueError, match=message):
+        jsonl(tmp_path, good[0], row, good[1]).setup("fit")
+
+
+def test_a_missing_column_lists_those_there(tmp_path):
+    with pytest.raises(ValueError, match=r"no column 'tags' for the label; it has ner, tokens"):
+        jsonl(tmp_path, {"tokens": ["a"], "ner": ["O"]}).setup("fit")
+
+
+@pytest.fixture
+def tags(tokenizer):
+    data = Tags(splits=Splits(val=10, test=10), batch_size=8)
+    data.tokenizer = tokenizer
+    data.setup("fit")
+    return data
+
+
+def test_batches_have_a_target_for_each_word_and_none_elsewhere(tags):
+    for batch in tags.test_dataloader():
+        assert batch["labels"].shape == batch["input_ids"].shape
+        assert batch["labels"].dtype == torch.int64
+        assert (batch["labels"][batch["attention_mask"] == 0] == -100).all()
+        for row, index in enumerate(batch["index"]):
+            labels = batch["labels"][row]
+            assert labels[labels != -100].tolist() == tags.rows("test")[int(index)]["label"]
+
+
+def test_tokens_lie_in_the_cache_with_their_words(tags, tokenizer, monkeypatch):
+    def fail(*args, **kwargs):
+        raise AssertionError("tokenized again")
+
+    monkeypatch.setattr(token_cache, "tokenize_words", fail)
+    again = Tags(splits=Splits(val=10, test=10))
+    again.tokenizer = tokenizer
+    again.setup("fit")
+    assert np.array_equal(again.token_table.words, tags.token_table.words)
+    assert again.token_table.fingerprint == tags.token_table.fingerprint
+
+
+def test_training_goes_on_in_mid_epoch(tags, tokenizer):
+    loader = tags.train_dataloader()
+    batches = iter(loader)
+    list(islice(batches, 2))
+    resumed = Tags(splits=Splits(val=10, test=10), batch_size=8)
+    resumed.tokenizer = tokenizer
+    resumed.setup("fit")
+    resumed.load_state_dict(tags.state_dict())
+    ahead = [batch["index"].tolist() for batch in batches]
+    assert ahead
+    assert [batch["index"].tolist() for batch in resumed.train_dataloader()] == ahead
+
+
+def test_cut_sentences_are_counted_in_one_line(tokenizer, caplog):
+    data = Tags(splits=Splits(val=10, test=10), tokens=Tokens(max_length=6))
+    data.tokenizer = tokenizer
+    with caplog.at_level(logging.INFO):
+        data.setup("fit")
+    long = int((np.array([len(row["text"].split()) for row in data.rows("train")]) > 4).sum())
+    assert f"cut to 6 tokens, head kept: {long} of" in caplog.text
+    for batch in data.train_dataloader():
+        assert ((batch["labels"] != -100).sum(dim=1) <= 4).all()
+
+
+def test_all_tokens_of_a_word_are_learned_from_if_asked_and_evaluation_counts_words(tokenizer):
+    class Hyphens(Tags):
+        def load_rows(self):
+            table = super().load_rows()
+            table["text"] = [[f"{word}-{word}" for word in words] for words in table["text"]]
+            return table
+
+    counts = {}
+    for label_all in (False, True):
+        spec = TagSpec(label_all=label_all)
+        data = Hyphens(splits=Splits(val=10, test=10), label=spec, tokens=Tokens(max_length=64))
+        data.tokenizer = tokenizer
+        data.setup("fit")
+        loaders = (data.train_dataloader(), data.test_dataloader())
+        counts[label_all] = [sum(int((b["labels"] >= 0).sum()) for b in dl) for dl in loaders]
+    assert counts[True] == [3 * counts[False][0], counts[False][1]]
+
+
+def test_train_size_draws_sentences(tokenizer):
+    data = Tags(splits=Splits(val=10, test=10), train_size=12)
+    data.setup("fit")
+    assert data.n_train == 12
