@@ -77,8 +77,8 @@ def describe(folders: Sequence[Path], groups: Iterable[str] = tuple(TITLES)) -> 
         ValueError: If no folder has such a group; the message names the close ones.
 
     Example:
-        >>> describe([conf_folder()], ["head"])["head"][0]
-        ('linear', 'One linear layer over pooled features')
+        >>> dict(describe([conf_folder()], ["head"])["head"])["linear"]
+        'One linear layer over pooled features'
     """
     words = {title: group for group, title in TITLES.items()}
     described: Described = {}
