@@ -24,7 +24,8 @@ class TargetCorpus:
 
     No text and no target text is in two splits: pairs that share either, be it through a third
     one, are drawn together, and where the data come split the earlier of test, validation and
-    train keeps them. Pairs that differ in case, spaces or signs only are one.
+    train keeps them. Pairs that differ in case, spaces or signs only are one. Where rows have keys,
+    a key alone decides (:meth:`Splits.split_of`), and all data that have it are split alike.
 
     Args:
         rows: The good rows.
@@ -32,7 +33,7 @@ class TargetCorpus:
         where: What the data are called in messages.
 
     Raises:
-        ValueError: If more rows are to be held back than there are.
+        ValueError: If more rows are to be held back than there are, or a count of rows with keys.
     """
 
     def __init__(self, rows: TargetRows, splits: Splits, *, where: str) -> None:
@@ -42,8 +43,10 @@ class TargetCorpus:
         texts, targets = list(map(normalize, rows.texts)), list(map(normalize, rows.targets))
         self._keys = [f"{text}\n{target}" for text, target in zip(texts, targets, strict=True)]
         parts = [[f"text:{a}", f"target:{b}"] for a, b in zip(texts, targets, strict=True)]
-        groups = _groups(parts, rows.groups, texts)
-        splitter = Splitter(self._keys, self._keys, groups=groups, given=rows.given, parts=parts)
+        groups, given = _groups(parts, rows.groups, texts), rows.given
+        if rows.keys is not None:
+            given, splits = [splits.split_of(key) for key in rows.keys], Splits(val=0, test=0)
+        splitter = Splitter(self._keys, self._keys, groups=groups, given=given, parts=parts)
         split = splitter.split(splits)
         self.positions = split.positions
         rank_zero_only(log.info)(
