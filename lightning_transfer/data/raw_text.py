@@ -18,7 +18,12 @@ from lightning_transfer.data.document_index import DocumentIndex, cached_index
 from lightning_transfer.data.document_tokens import DocumentTokens, cached_documents
 from lightning_transfer.data.documents import Documents
 from lightning_transfer.data.frame import Frame
-from lightning_transfer.data.loader import ResumableLoader, deal_to_ranks, evaluation_loader
+from lightning_transfer.data.loader import (
+    ResumableLoader,
+    check_ranks_have_rows,
+    deal_to_ranks,
+    evaluation_loader,
+)
 from lightning_transfer.data.masking import Masker, Masking
 from lightning_transfer.data.next_token import NextTokens
 from lightning_transfer.data.pretraining_split import (
@@ -197,7 +202,8 @@ class RawText(LightningDataModule):
                 not be empty.
 
         Raises:
-            ValueError: If there is no document in it, or the documents make no rows.
+            ValueError: If there is no document in it, the documents make no rows, or a process
+                would have no row to evaluate.
         """
         split = {"fit": "train", "validate": "validation"}.get(stage, "test")
         empty = not len(self._positions(split))
@@ -206,6 +212,10 @@ class RawText(LightningDataModule):
             raise ValueError(
                 f"{self.where}: no {split} {what}; give more text, or change train_size, "
                 "splits.val or splits.test"
+            )
+        if self.tokenizer is not None:
+            check_ranks_have_rows(
+                stage, lambda split: len(self.rows(split)), trainer=self.trainer, where=self.where
             )
 
     def train_dataloader(self) -> ResumableLoader:

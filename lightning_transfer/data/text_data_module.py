@@ -17,6 +17,7 @@ from lightning_transfer.data.domain_arguments import check_arguments, one_path
 from lightning_transfer.data.label_spec import LabelSpec
 from lightning_transfer.data.loader import (
     ResumableLoader,
+    check_ranks_have_rows,
     deal_to_ranks,
     evaluation_loader,
     prediction_loader,
@@ -235,7 +236,8 @@ class TextDataModule(LightningDataModule):
 
         Raises:
             ValueError: If the data are bad (see ``check_rows``), or the split that the stage needs
-                is empty or, for training, holds one class only.
+                is empty or, for training, holds one class only, or a process would have no row to
+                evaluate.
         """
         corpus = self._load()
         drawn = (self.seed, str(self.train_size))
@@ -243,6 +245,9 @@ class TextDataModule(LightningDataModule):
             check_train_size(self.train_size)
             self._train = (drawn, corpus.training_subset(self.train_size, seed=self.seed))
         self._check_split({"fit": "train", "validate": "validation"}.get(stage, "test"))
+        check_ranks_have_rows(
+            stage, lambda split: len(self._positions(split)), trainer=self.trainer, where=self.where
+        )
         if self.tokenizer is not None:
             self._say_cut(self._tokenize(self.tokenizer))
 

@@ -14,6 +14,7 @@ from lightning_transfer.data.batching import LengthBatchSampler
 from lightning_transfer.data.domain_arguments import check_arguments, one_path
 from lightning_transfer.data.loader import (
     ResumableLoader,
+    check_ranks_have_rows,
     deal_to_ranks,
     evaluation_loader,
     prediction_loader,
@@ -222,13 +223,16 @@ class TextToText(LightningDataModule):
 
         Raises:
             ValueError: If the data are bad (see ``check_target_rows``), or the split that the stage
-                needs is empty.
+                needs is empty, or a process would have no row to evaluate.
         """
         split = {"fit": "train", "validate": "validation"}.get(stage, "test")
         if not len(self._positions(split)):
             raise ValueError(
                 f"{self.where}: no {split} rows; change train_size, splits.val or splits.test"
             )
+        check_ranks_have_rows(
+            stage, lambda split: len(self._positions(split)), trainer=self.trainer, where=self.where
+        )
         if self.tokenizer is not None:
             self._say_cut(self._tokenize())
 
