@@ -140,6 +140,11 @@ class RawText(LightningDataModule):
         """Test rows."""
         return len(self.rows("test"))
 
+    @property
+    def n_texts(self) -> int:
+        """Training documents in use."""
+        return len(self._positions("train"))
+
     def training_texts(self) -> Iterator[str]:
         """Yield the training documents one by one, to train a tokenizer on."""
         wanted = np.zeros(len(self._load()[0]), dtype=bool)

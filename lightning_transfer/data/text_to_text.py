@@ -155,6 +155,11 @@ class TextToText(LightningDataModule):
         return len(self._positions("train"))
 
     @property
+    def n_texts(self) -> int:
+        """Training rows in use, under the name that raw text has for its documents."""
+        return self.n_train
+
+    @property
     def n_val(self) -> int:
         """Validation rows."""
         return len(self._positions("validation"))
