@@ -20,6 +20,7 @@ from lightning_transfer.architectures import (
     take_pooler,
 )
 from lightning_transfer.lm_head import HeadForm, head_form
+from lightning_transfer.masked_lm import MaskedLM
 from lightning_transfer.modes import evaluating
 from lightning_transfer.replay import Stack
 
@@ -30,10 +31,15 @@ class StackModel(nn.Module):
     Args:
         model: See :class:`Backbone`.
         lm_head: See :class:`Backbone`.
+        masked_lm: See :class:`Backbone`.
     """
 
     def __init__(
-        self, model: PreTrainedModel, *, lm_head: Mapping[str, Tensor] | None = None
+        self,
+        model: PreTrainedModel,
+        *,
+        lm_head: Mapping[str, Tensor] | None = None,
+        masked_lm: MaskedLM | None = None,
     ) -> None:
         """See the class."""
         super().__init__()
@@ -41,6 +47,7 @@ class StackModel(nn.Module):
         writer = self._anatomy.writer
         taken = None if writer is None else take_lm_head(model, writer)
         self.lm_head_state = taken or (None if lm_head is None else dict(lm_head))
+        self.masked_lm = masked_lm
         pooler = take_pooler(model.get_submodule(self._anatomy.reader.root))
         self.pooler_state = pooler if writer is None else None  # an encoder's, below a decoder
         kernels.install(model)

@@ -16,6 +16,7 @@ from lightning_transfer.handover.take import Take
 from lightning_transfer.handover.vocabulary import Tokenizers
 from lightning_transfer.labels import Labels
 from lightning_transfer.loading import Weights
+from lightning_transfer.masked_lm import MaskedLM
 
 
 @runtime_checkable
@@ -24,6 +25,15 @@ class TakesLMHead(Protocol):
 
     def load_lm_head(self, state: Mapping[str, Tensor]) -> None:
         """Take it over."""
+        ...
+
+
+@runtime_checkable
+class TakesMaskedLM(Protocol):
+    """A head that can start from that of a pretrained masked language model."""
+
+    def load_masked_lm(self, found: MaskedLM) -> tuple[bool, str]:
+        """Take it over, if there is one; say whether it was, and what there is to be known."""
         ...
 
 
@@ -62,8 +72,8 @@ def hand_over(
 
     Args:
         start: Weights to start from; None starts from the backbone as it is, and what the backbone
-            came with, a pretrained pooler or what stood above a decoder, goes to a head that can
-            take it.
+            came with, a pretrained pooler, what guessed masked tokens or what stood above a
+            decoder, goes to a head that can take it.
         backbone: Filled in place; tied weights stay tied, and each keeps its dtype.
         head: Filled in place.
         labels: Contract of the data to come.
@@ -113,10 +123,9 @@ def hand_over(
     """
     take = take or Take()
     if start is None or not take.any_of_backbone:
-        _begin(head, backbone)
+        begun = _begin(head, backbone)
     if start is None:
-        parts = own_parts(backbone, "")
-        parts.append(HandedPart("head", "made anew", count(head.parameters())))
+        parts = [*own_parts(backbone, ""), begun]
         gone: list[HandedPart] = []
     else:
         old = stored_adapter(start.described, own=before or adapter, where=start.where)
@@ -130,14 +139,19 @@ def hand_over(
     return HandedOn((*parts, *gone, *_adapt(backbone, adapter)))
 
 
-def _begin(head: nn.Module, backbone: nn.Module) -> None:
+def _begin(head: nn.Module, backbone: nn.Module) -> HandedPart:
     """Let a head start from what a backbone came with and does not hold itself."""
+    is_kept, why = False, ""
     pooler = getattr(backbone, "pooler_state", None)
     if pooler is not None and isinstance(head, TakesPooler) and head.pooling == "cls":
         head.load_pooler(pooler)
     lm_head = getattr(backbone, "lm_head_state", None)
     if lm_head is not None and isinstance(head, TakesLMHead):
         head.load_lm_head(lm_head)
+    masked_lm = getattr(backbone, "masked_lm", None)
+    if masked_lm is not None and isinstance(head, TakesMaskedLM):
+        is_kept, why = head.load_masked_lm(masked_lm)
+    return HandedPart("head", "kept" if is_kept else "made anew", count(head.parameters()), why)
 
 
 def _adapt(backbone: nn.Module, adapter: Adapter | None) -> list[HandedPart]:
