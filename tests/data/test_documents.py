@@ -68,6 +68,30 @@ def test_a_text_file_is_cut_where_its_unit_says(tmp_path, unit, expected):
     assert texts(FileDocuments(path, unit=unit)) == expected
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.txt", "One.\n\nTwo.\n"),
+        ("a.csv", "text,n\nOne.,1\nTwo.,2\n"),
+        ("a.jsonl", '{"text": "One."}\n{"text": "Two."}\n'),
+    ],
+)
+@pytest.mark.parametrize("encoding", [None, "utf-8", "utf-16"])
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path, name, content, encoding):
+    path = tmp_path / name
+    # Python writes one for utf-16 itself.
+    path.write_bytes(("\ufeff" * (encoding != "utf-16") + content).encode(encoding or "utf-8"))
+    assert texts(FileDocuments(path, encoding=encoding)) == ["One.", "Two."]
+
+
+def test_text_of_another_encoding_is_told(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes("Café".encode("latin-1"))
+    for encoding in (None, "utf-16"):
+        with pytest.raises(ValueError, match=r"a\.txt: .*; set documents.encoding"):
+            texts(FileDocuments(path, encoding=encoding))
+
+
 def test_tables_and_texts_of_a_folder_are_read_in_the_order_of_their_names(tmp_path):
     (tmp_path / "b.csv").write_text("body,who\nfirst,x\nsecond,y\n")
     (tmp_path / "a.jsonl").write_text('{"body": "zeroth", "who": "x"}\n')
