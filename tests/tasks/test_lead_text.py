@@ -2,12 +2,14 @@ import pytest
 from torchmetrics.functional.text import rouge_score, sacre_bleu_score
 
 from lightning_transfer.data import Splits, TextToText
-from lightning_transfer.heads import LinearHead
+from lightning_transfer.heads import DecoderHead
+from lightning_transfer.heads.making import make_head
 from lightning_transfer.labels import Labels
 from lightning_transfer.loading import load
 from lightning_transfer.tasks import LeadText
 from tests.seq2seq import TEXT
-from tests.tiny import OwnBackbone, OwnHead, make_backbone, make_trainer
+from tests.tiny import OwnBackbone, OwnHead, make_trainer
+from tests.tiny_seq2seq import make_seq2seq
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
 
@@ -54,7 +56,9 @@ def test_the_first_sentences_are_scored_as_what_a_model_writes(tokenizer, count)
 
 def test_a_checkpoint_answers_alike(tokenizer, tmp_path):
     data, trainer = make_data(tokenizer), make_trainer(max_steps=0)
-    task = LeadText(make_backbone(), LinearHead(16, 1), labels=TEXT, sentences=2)
+    backbone = make_seq2seq("bart")
+    head = make_head(DecoderHead, backbone, 0)
+    task = LeadText(backbone, head, labels=TEXT, sentences=2)
     trainer.fit(task, datamodule=data)
     trainer.save_checkpoint(tmp_path / "lead.ckpt", weights_only=True)
     again = load(tmp_path / "lead.ckpt").task
