@@ -61,7 +61,8 @@ class StageModel:
         if run.before:
             return f"stage {run.before.stage}"
         spec, _ = backbone_spec(self.config, run.stage)
-        return "the pretrained backbone" if "name" in spec else "the backbone as it is built"
+        pretrained = "name" in spec or "encoder" in spec  # the latter of a warm start
+        return "the pretrained backbone" if pretrained else "the backbone as it is built"
 
     def tokenizer(self, run: StageRun, start: Weights | None) -> Any:
         """Return the tokenizer of a stage run.

@@ -1,5 +1,7 @@
 """Encoder-decoders from pretrained encoders."""
 
+import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,13 @@ from lightning_transfer.pretrained import (
     read_model,
     resolve_source,
     set_dropout,
+    without_load_report,
 )
+
+log = logging.getLogger(__name__)
+
+# What an encoder has not, as BERT and GPT-2 call it.
+_CROSS = re.compile(r"cross_?attention|cross_attn")
 
 
 def join_pretrained(
@@ -53,12 +61,30 @@ def join_pretrained(
     writer = (
         AutoModelForCausalLM.from_config(config, **how)
         if source is None
-        else AutoModelForCausalLM.from_pretrained(
-            source, config=config, use_safetensors=True, **how
-        )
+        else _pretrained_writer(source, config, how)
     )
     joined = EncoderDecoderConfig.from_encoder_decoder_configs(reader.config, writer.config)
     return EncoderDecoderModel(encoder=reader, decoder=writer, config=joined)
+
+
+def _pretrained_writer(
+    source: str, config: PretrainedConfig, how: Mapping[str, Any]
+) -> PreTrainedModel:
+    """Return a decoder that begins as an encoder, and say what it finds nothing for there.
+
+    For transformers that is a checkpoint that seems corrupted, and a table of many lines.
+    """
+    with without_load_report():
+        writer, found = AutoModelForCausalLM.from_pretrained(
+            source, config=config, use_safetensors=True, output_loading_info=True, **how
+        )
+    missing = dict.fromkeys(
+        "cross-attention" if _CROSS.search(name) else ".".join(name.split(".")[:2])
+        for name in sorted(found["missing_keys"])
+    )
+    if missing:
+        log.info("decoder from %s; made anew: %s", source, ", ".join(missing))
+    return writer
 
 
 def _config_of(

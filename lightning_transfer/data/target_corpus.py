@@ -24,7 +24,9 @@ class TargetCorpus:
 
     No text, no target text and no group is in two splits: pairs that share one, be it through a
     third one, are drawn together, and where the data come split the first of test, validation and
-    train that has it keeps it. Pairs that differ in case, spaces or signs only are one.
+    train that has it keeps it. Pairs that differ in case, spaces or signs only are one. Where rows
+    have keys, a key alone decides (:meth:`Splits.split_of`), and all data that have it are split
+    alike.
 
     Args:
         rows: The good rows.
@@ -32,7 +34,7 @@ class TargetCorpus:
         where: What the data are called in messages.
 
     Raises:
-        ValueError: If more rows are to be held back than there are.
+        ValueError: If more rows are to be held back than there are, or a count of rows with keys.
     """
 
     def __init__(self, rows: TargetRows, splits: Splits, *, where: str) -> None:
@@ -41,13 +43,15 @@ class TargetCorpus:
         self.where = where
         texts, targets = list(map(normalize, rows.texts)), list(map(normalize, rows.targets))
         self._keys = [f"{text}\n{target}" for text, target in zip(texts, targets, strict=True)]
-        groups = rows.groups or [None] * len(rows)
+        groups, given = rows.groups or [None] * len(rows), rows.given
         ties = [
             ties_of({"text": text, "target": target}, group)
             for text, target, group in zip(texts, targets, groups, strict=True)
         ]
         units = _units(ties, texts)
-        splitter = Splitter(self._keys, self._keys, units=units, ties=ties, given=rows.given)
+        if rows.keys is not None:
+            given, splits = [splits.split_of(key) for key in rows.keys], Splits(val=0, test=0)
+        splitter = Splitter(self._keys, self._keys, units=units, ties=ties, given=given)
         split = splitter.split(splits)
         self.positions = split.positions
         rank_zero_only(log.info)(

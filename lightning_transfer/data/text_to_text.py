@@ -130,7 +130,8 @@ class TextToText(LightningDataModule):
         Returns:
             The columns ``text`` and ``target`` (str), as a mapping of lists or a
             ``datasets.Dataset``, and optionally ``group`` (rows of one group stay in one split),
-            ``split`` (``train``, ``validation`` or ``test``, for data that come split) and ``row``
+            ``split`` (``train``, ``validation`` or ``test``, for data that come split), ``key``
+            (a str that decides in which split a row lies, in all data that have it) and ``row``
             (where the row came from, for messages).
         """
         raise NotImplementedError(f"{type(self).__name__} must define load_rows()")

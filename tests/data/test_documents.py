@@ -13,11 +13,12 @@ from lightning_transfer.data import (
     TextDataModule,
 )
 from lightning_transfer.data.document_index import DocumentIndex, cached_index
-from lightning_transfer.data.document_tokens import cached_documents, split_sentences
+from lightning_transfer.data.document_tokens import cached_documents
 from lightning_transfer.data.documents import Document
 from lightning_transfer.data.frame import Frame
 from lightning_transfer.data.overlap import Overlap
 from lightning_transfer.data.sentence_pairs import SentencePairs
+from lightning_transfer.sentences import split_sentences
 from tests.conftest import WORDS
 
 
@@ -281,10 +282,3 @@ def test_tokens_of_each_document_are_those_of_its_text(tokenizer, monkeypatch):
     assert plain.lengths.sum() == sum(len(plain.ids(d)) for d in range(11))
     assert (plain.counts(np.arange(11), 40).sum()) == plain.lengths.sum()
     assert not isinstance(plain.ids(0).base, type(None))  # a view of the file, no copy
-
-
-def test_sentences_joined_are_the_text():
-    text = 'He said "no." She left!\n\nWhy? Dr. Who...  knows'
-    parts = split_sentences(text)
-    assert "".join(parts) == text
-    assert parts[:3] == ['He said "no."', " She left!", "\n\nWhy?"]

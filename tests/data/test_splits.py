@@ -181,6 +181,19 @@ def test_normalized_texts_are_the_same(one, other):
     assert normalize(one) == normalize(other)
 
 
+def test_a_key_alone_says_where_a_row_lies():
+    keys = [f"key {number}" for number in range(1000)]
+    found = {key: Splits(val=0.1, test=0.2).split_of(key) for key in keys}
+    assert {name: list(found.values()).count(name) for name in set(found.values())} == {
+        "test": pytest.approx(200, abs=40),
+        "validation": pytest.approx(100, abs=30),
+        "train": pytest.approx(700, abs=45),
+    }
+    fewer = [key for key in keys if Splits(val=0.0, test=0.1).split_of(key) == "test"]
+    assert all(found[key] == "test" for key in fewer)
+    assert any(Splits(val=0.1, test=0.2, seed=1).split_of(key) != found[key] for key in keys)
+
+
 def test_more_rows_than_there_are_is_an_error():
     message = r"splits.test=101 asks for 101 test rows, there are 100 to draw from"
     with pytest.raises(ValueError, match=message):
