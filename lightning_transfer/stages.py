@@ -207,11 +207,13 @@ class StageRunner:
     def metric(self, stage: str) -> str:
         """Return the test metric that a stage is judged by: the monitored one, or the task's own.
 
-        The loss that may be monitored is none: its scale means nothing from one task to another.
+        The loss that may be monitored is none: its scale means nothing from one task to another. A
+        task whose own monitor it is has the perplexity that follows from it.
         """
         own = self._task_class(stage).monitor
         monitor = self.monitor(stage) if self.mode(stage) == "max" else own
-        return monitor.removeprefix("val/")
+        metric = monitor.removeprefix("val/")
+        return "perplexity" if metric == "loss" else metric
 
     def take(self, stage: str) -> Take:
         """Return what a stage takes of the weights that it starts from."""

@@ -92,6 +92,16 @@ def test_two_stages_from_nothing_with_a_joint_tokenizer(alone, pairs, tmp_path, 
     assert {"encoder", "decoder"} <= {row["part"] for row in handed}
 
 
+def test_each_size_of_a_curve_reads_with_the_tokenizer_of_its_own_pairs(alone, pairs, tmp_path):
+    words = ["backbone=scratch_seq2seq", f"backbone.config={SIZES}", f"tokenizer={PIECES}"]
+    words += [*stage("target", pairs), "stages.target.epochs=1", "curve.train_size=[4,30]"]
+    alone.fit(tmp_path, *words)
+    runs = [tmp_path / f"stages/target-{size}-seed0/final.ckpt" for size in (4, 30)]
+    few, many = (load(run).tokenizer.get_vocab() for run in runs)
+    assert len(few) < len(many)
+    assert (tmp_path / "train_sizes.png").is_file()  # of what the task is judged by
+
+
 def test_a_warm_start_writes_with_a_tokenizer_of_its_own(alone, pairs, tiny_folder, tmp_path):
     target = PIECES.replace("}", ",lowercase:false}")
     words = ["backbone=warm_start", f"backbone.encoder={tiny_folder}", f"backbone.decoder={FRESH}"]

@@ -38,7 +38,8 @@ class TextDataModule(DealtLoaders, LightningDataModule):
     """Base of all domains: a domain says where its rows come from, the rest is here.
 
     Rows are split once, by a hash of their text, before anything else looks at them, so that no
-    text is in two splits and every run tests on the same rows. They are tokenized once, and
+    text (of pairs, no first text) and no group is in two splits, also where the data come split,
+    and every run tests on the same rows. They are tokenized once, and
     cached. Training batches hold rows of like length and can be resumed in mid-epoch.
 
     Set ``tokenizer`` before the loaders are asked for, and ``seed`` for another draw of the

@@ -6,7 +6,7 @@ import logging
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -226,7 +226,7 @@ def _characters(tokenizer: Tokenizer, texts: Iterable[str]) -> tuple[Counter[str
     return counts, inside
 
 
-def _of(characters: Set[str], tokenizer: Tokenizer, texts: Iterable[str]) -> Iterator[str]:
+def _of(characters: set[str], tokenizer: Tokenizer, texts: Iterable[str]) -> Iterator[str]:
     """Yield the texts, normalised, without the words that hold any other character.
 
     No token may join what stands on both sides of a character that is none itself.

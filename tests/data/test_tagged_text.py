@@ -82,6 +82,12 @@ def test_columns_are_chosen_by_number(tmp_path):
     assert rows_of(data)["In Paris"] == ["IN", "NNP"]
 
 
+@pytest.mark.parametrize("text", [NEWS, NEWS.removeprefix("-DOCSTART- -X- O\n\n")])
+def test_a_byte_order_mark_is_no_part_of_a_conll_file(tmp_path, text):
+    data = conll(tmp_path, "\ufeff" + text)
+    assert list(rows_of(data)) == ["Ada Lovelace wrote", "In Paris", "It rained"]
+
+
 def test_tabs_comments_and_windows_line_ends(tmp_path):
     text = "# id = 1\r\n#tag\tO\r\nnew york\tB-LOC\r\n\r\n# sent_id 2\r\nfun\tO\r\n"
     assert rows_of(conll(tmp_path, text)) == {"#tag new york": ["O", "B-LOC"], "fun": ["O"]}
