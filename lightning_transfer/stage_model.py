@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from lightning_transfer.backbone import Backbone
-from lightning_transfer.handover import HandedOn, Take, config_for, hand_over
+from lightning_transfer.handover import HandedOn, Take, Tokenizers, config_for, hand_over
 from lightning_transfer.heads.making import make_head
 from lightning_transfer.labels import Labels
 from lightning_transfer.loading import Weights, same_tokenizer
@@ -115,9 +115,11 @@ class StageModel:
         if start is None or own or not both or start.described["backbone"] is None:
             return build(spec, "backbone", where)
         described = start.described["backbone"]
-        old = start.tokenizer
-        if old is not None and not same_tokenizer(old, tokenizer):
-            described = config_for(described, old, tokenizer)
+        tokenizers = Tokenizers(
+            start.tokenizer, tokenizer, start.target_tokenizer, self.target_of(tokenizer)
+        )
+        if not _same_tokenizers(tokenizers):
+            described = config_for(described, tokenizers)
         return Backbone.from_config(
             described,
             attn_implementation=spec.get("attn_implementation"),
@@ -163,3 +165,9 @@ class StageModel:
             target_tokenizer=self.target_of(tokenizer),
         )
         return head, handed
+
+
+def _same_tokenizers(tokenizers: Tokenizers) -> bool:
+    """Whether a model needs no other vocabulary."""
+    pairs = (tokenizers.read_by, tokenizers.written_by)
+    return all(both is None or same_tokenizer(*both) for both in pairs)

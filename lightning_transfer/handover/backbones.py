@@ -11,7 +11,7 @@ from lightning_transfer.backbone import Backbone
 from lightning_transfer.handover.handed_on import ADAPTER, Became, HandedPart, count
 from lightning_transfer.handover.layers import Fit
 from lightning_transfer.handover.sides import SideWeights, sides_of, token_tables
-from lightning_transfer.handover.tables import take_positions, take_tokens
+from lightning_transfer.handover.tables import TokenSource, take_positions, take_tokens
 from lightning_transfer.handover.take import Take
 from lightning_transfer.handover.vocabulary import Tokenizers
 from lightning_transfer.loading import Weights
@@ -147,16 +147,22 @@ class _Sides:
         asking = [side for side in sides if self.take.tokens(side.name)]
         side = (asking or sides)[0]
         assert side.tokens is not None
-        source = self.old.get(self.take.source(side.name))
+        sources = [source for one in asking if (source := self._source_of(one)) is not None]
         if not asking:
             self._keep(part, side, side.tokens.weight.numel(), "not asked for")
-        elif source is None or source.tokens is None:
+        elif not sources:
             self._miss(part, side, side.tokens.weight.numel())
         else:
-            writing = {"old_writes": source.listens, "new_writes": side.listens}
-            words = self.tokenizers.words(**writing)
-            found, wrong = take_tokens(source.tokens, side.tokens, words, part, _other(side))
+            found, wrong = take_tokens(sources, side.tokens, part, _other(side))
             self._note([found], wrong)
+
+    def _source_of(self, side: SideWeights) -> TokenSource | None:
+        """Return the table that a side takes its tokens from, and what both tables hold."""
+        source = self.old.get(self.take.source(side.name))
+        if source is None or source.tokens is None:
+            return None
+        words = self.tokenizers.words(old_writes=source.listens, new_writes=side.listens)
+        return TokenSource(source.tokens, words)
 
     def _fill_layers(self, side: SideWeights, source: SideWeights | None) -> None:
         table = side.positions

@@ -73,8 +73,8 @@ def hand_over(
         take: What is taken; None: all that fits, and an error if something does not.
         tokenizer: The one that the backbone is fed by; rows of the token embeddings follow the
             tokens' strings if it is another than that of the weights. None: the same.
-        target_tokenizer: The one of the targets that a decoder writes. None: that of the weights,
-            if they have one, or else the same as ``tokenizer``.
+        target_tokenizer: The one of the targets that a decoder writes. None: the same as
+            ``tokenizer``.
 
     Returns:
         What became of each part; its text is a line on the head and the adapters.
@@ -120,14 +120,30 @@ def hand_over(
         gone: list[HandedPart] = []
     else:
         old = stored_adapter(start.described, own=before or adapter, where=start.where)
-        targets = (start.target_tokenizer, target_tokenizer or start.target_tokenizer)
-        tokenizers = Tokenizers(start.tokenizer, tokenizer, *targets)
+        tokenizers = _tokenizers(start, backbone, tokenizer, target_tokenizer)
         parts, gone = fill_backbone(
             start, backbone, old=old, adapter=adapter, take=take, tokenizers=tokenizers
         )
         words = tokenizers.words(old_writes=True, new_writes=True)
         parts.append(fill_head(start, head, labels, label_map, take=take, words=words))
     return HandedOn((*parts, *gone, *_adapt(backbone, adapter)))
+
+
+def _tokenizers(
+    start: Weights,
+    backbone: nn.Module,
+    tokenizer: PreTrainedTokenizerBase | None,
+    target_tokenizer: PreTrainedTokenizerBase | None,
+) -> Tokenizers:
+    """Return the tokenizers of both; those of targets only where there is a decoder to write."""
+    wrote = bool((start.described["backbone"] or {}).get("is_encoder_decoder"))
+    writes = bool(getattr(backbone, "is_encoder_decoder", False))
+    return Tokenizers(
+        start.tokenizer,
+        tokenizer,
+        start.target_tokenizer if wrote else None,
+        target_tokenizer if writes else None,
+    )
 
 
 def _begin(head: nn.Module, backbone: nn.Module) -> None:

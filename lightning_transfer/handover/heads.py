@@ -67,21 +67,25 @@ def _token_rows(
 ) -> dict[str, Tensor]:
     """Return the parameters that have a row for each token, their rows by the tokens' strings.
 
-    A token that is not in the weights gets what a known one has on average.
+    A token that is not in the weights gets what a known one has on average; without any that is
+    known the rows stay as the head has made them.
     """
-    if words is None or words.same:
+    if words is None:
         return {}
     there, here = words.shared
     found = {}
     own = head.state_dict()
     for name in getattr(head, "token_rows", ()):
-        if name not in stored or name not in own or not len(here):
+        if name not in stored or name not in own:
             continue
         old, fresh = _by_rows(stored[name]), _by_rows(own[name])
-        if not words.fit(len(old), len(fresh)) or old.shape[1:] != fresh.shape[1:]:
+        fits = words.fit(len(old), len(fresh)) and old.shape[1:] == fresh.shape[1:]
+        if not fits or (words.same and old.shape == fresh.shape):
             continue
-        new = old[there].mean(dim=0).expand_as(fresh).clone()
-        new[here] = old[there]
+        new = fresh.clone()
+        if len(here):
+            new[:] = old[there].mean(dim=0)
+            new[here] = old[there].to(new)
         found[name] = new.reshape(own[name].shape)
     return found
 
