@@ -1,6 +1,6 @@
 """Encoder-decoders from pretrained encoders."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +30,13 @@ def join_pretrained(
     attn_implementation: str | None,
     dtype: str,
     dropout: float | None,
-) -> PreTrainedModel:
+) -> tuple[PreTrainedModel, frozenset[str]]:
     """Join an encoder and a decoder; the arguments are those of ``Backbone.warm_start``.
 
     Which token begins a target is left open: that is up to the target's tokenizer.
+
+    Returns:
+        The model, and the names of what is random in it, such as the cross-attention.
 
     Raises:
         OSError: If weights are not there, or not as safetensors.
@@ -41,7 +44,7 @@ def join_pretrained(
             computes logits.
     """
     how: dict[str, Any] = {"attn_implementation": attn_implementation, "dtype": parse_dtype(dtype)}
-    reader = read_model(
+    reader, unread = read_model(
         encoder, attn_implementation=attn_implementation, dtype=dtype, dropout=dropout
     )
     config, source = _config_of(decoder)
@@ -50,15 +53,25 @@ def join_pretrained(
     _check(reader, config)
     config.is_decoder = True
     config.add_cross_attention = True
-    writer = (
-        AutoModelForCausalLM.from_config(config, **how)
-        if source is None
-        else AutoModelForCausalLM.from_pretrained(
-            source, config=config, use_safetensors=True, **how
-        )
-    )
+    writer, unwritten = _decoder(config, source, how)
     joined = EncoderDecoderConfig.from_encoder_decoder_configs(reader.config, writer.config)
-    return EncoderDecoderModel(encoder=reader, decoder=writer, config=joined)
+    model = EncoderDecoderModel(encoder=reader, decoder=writer, config=joined)
+    fresh = {f"encoder.{name}" for name in unread} | {f"decoder.{name}" for name in unwritten}
+    between = {name for name in model.state_dict() if not name.startswith(("encoder.", "decoder."))}
+    return model, frozenset(fresh | between)
+
+
+def _decoder(
+    config: PretrainedConfig, source: str | None, how: Mapping[str, Any]
+) -> tuple[PreTrainedModel, Iterable[str]]:
+    """Return a decoder, and the names of what is random in it."""
+    if source is None:
+        fresh: PreTrainedModel = AutoModelForCausalLM.from_config(config, **how)
+        return fresh, fresh.state_dict()
+    model, found = AutoModelForCausalLM.from_pretrained(
+        source, config=config, use_safetensors=True, output_loading_info=True, **how
+    )
+    return model, found["missing_keys"]
 
 
 def _config_of(

@@ -1,4 +1,4 @@
-"""A model's config with the vocabulary of other tokenizers: sizes, and the ids of special tokens."""
+"""A model's config with the vocabulary of other tokenizers: sizes and special tokens."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ from lightning_transfer.lm_head import GENERATION
 # Models whose tables of positions begin behind the row of the padding token's id.
 _BEHIND_PADDING = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "roberta-prelayernorm")
 _ROLES = ("pad", "bos", "eos", "cls", "sep", "mask", "unk")
-# What generation is told of tokens beside the ids that end in _token_id: lists of them, or of lists.
+# What generation is told of tokens beside ids that end in _token_id: lists of them, or of lists.
 _LISTS = (
     "bad_words_ids",
     "force_words_ids",

@@ -1,6 +1,7 @@
 """Fill a backbone and a head from the weights of another stage."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -9,9 +10,11 @@ from transformers import PreTrainedTokenizerBase
 from lightning_transfer.adapted import stored_adapter
 from lightning_transfer.adapters import Adapter
 from lightning_transfer.adapters.base import applied, name_of
+from lightning_transfer.backbone import Backbone
 from lightning_transfer.handover.backbones import fill_backbone, own_parts
 from lightning_transfer.handover.handed_on import ADAPTER, HandedOn, HandedPart, count
 from lightning_transfer.handover.heads import fill_head
+from lightning_transfer.handover.sides import sides_of
 from lightning_transfer.handover.take import Take
 from lightning_transfer.handover.vocabulary import Tokenizers
 from lightning_transfer.labels import Labels
@@ -61,9 +64,9 @@ def hand_over(
     be merged lives on if the stage has the very same.
 
     Args:
-        start: Weights to start from; None starts from the backbone as it is, and what the backbone
-            came with, a pretrained pooler or what stood above a decoder, goes to a head that can
-            take it.
+        start: Weights to start from; None starts from the backbone as it is. Where the layers below
+            the head stay those that the backbone came with, what stood above them, a pretrained
+            pooler or a decoder's output layer, goes to a head that can take it.
         backbone: Filled in place; tied weights stay tied, and each keeps its dtype.
         head: Filled in place.
         labels: Contract of the data to come.
@@ -112,21 +115,23 @@ def hand_over(
         >>> task = SequenceRegression(backbone, head, labels=labels)
     """
     take = take or Take()
-    if start is None or not take.any_of_backbone:
-        _begin(head, backbone)
+    gone: list[HandedPart] = []
     if start is None:
         parts = own_parts(backbone, "")
-        parts.append(HandedPart("head", "made anew", count(head.parameters())))
-        gone: list[HandedPart] = []
+        own = _begin(head, backbone)
+        told = HandedPart("head", "made anew", count(head.parameters()))
     else:
         old = stored_adapter(start.described, own=before or adapter, where=start.where)
         tokenizers = _tokenizers(start, backbone, tokenizer, target_tokenizer)
         parts, gone = fill_backbone(
             start, backbone, old=old, adapter=adapter, take=take, tokenizers=tokenizers
         )
+        own = _keeps_top(backbone, parts) and _begin(head, backbone)
         words = tokenizers.words(old_writes=True, new_writes=True)
-        parts.append(fill_head(start, head, labels, label_map, take=take, words=words))
-    return HandedOn((*parts, *gone, *_adapt(backbone, adapter)))
+        told = fill_head(start, head, labels, label_map, take=take, words=words)
+    if own and told.became == "made anew":
+        told = replace(told, became="kept")
+    return HandedOn((*parts, told, *gone, *_adapt(backbone, adapter)))
 
 
 def _tokenizers(
@@ -146,14 +151,31 @@ def _tokenizers(
     )
 
 
-def _begin(head: nn.Module, backbone: nn.Module) -> None:
-    """Let a head start from what a backbone came with and does not hold itself."""
+def _keeps_top(backbone: nn.Module, parts: Sequence[HandedPart]) -> bool:
+    """Whether the layers that a head stands on are those that the backbone came with.
+
+    What it came with above them fits them, and no others.
+    """
+    if not isinstance(backbone, Backbone):
+        return False
+    *_, top = sides_of(backbone)
+    return not any(p.part == top and p.became in ("taken", "resized") for p in parts)
+
+
+def _begin(head: nn.Module, backbone: nn.Module) -> bool:
+    """Let a head start from what a backbone came with and does not hold itself.
+
+    Returns:
+        Whether all of the head is pretrained then.
+    """
     pooler = getattr(backbone, "pooler_state", None)
     if pooler is not None and isinstance(head, TakesPooler) and head.pooling == "cls":
         head.load_pooler(pooler)
     lm_head = getattr(backbone, "lm_head_state", None)
     if lm_head is not None and isinstance(head, TakesLMHead):
         head.load_lm_head(lm_head)
+        return bool(getattr(backbone, "has_own_lm_head", False))
+    return False
 
 
 def _adapt(backbone: nn.Module, adapter: Adapter | None) -> list[HandedPart]:

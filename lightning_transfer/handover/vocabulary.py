@@ -92,12 +92,12 @@ class Tokenizers:
 
     @property
     def read_by(self) -> "Readers | None":
-        """The tokenizers of what an encoder reads; None where one is not known."""
+        """The tokenizers of what is read; None where one is not known."""
         return _both(self.old, self.new)
 
     @property
     def written_by(self) -> "Readers | None":
-        """The tokenizers of what a decoder behind an encoder writes; None where one is not known."""
+        """The tokenizers of what is written; None where one is not known."""
         old = self.old if self.old_target is None else self.old_target
         return _both(old, self.new if self.new_target is None else self.new_target)
 

@@ -39,7 +39,11 @@ def test_what_generation_is_told_of_tokens_moves_with_them():
         "num_beams": 4,
         "forced_bos_token_id": there[film],
         "eos_token_id": [there["[SEP]"], there[plot]],
-        "bad_words_ids": [[there[film]], [there[plot], there[story]], [there[plot], there[WORDS[0]]]],
+        "bad_words_ids": [
+            [there[film]],
+            [there[plot], there[story]],
+            [there[plot], there[WORDS[0]]],
+        ],
         "suppress_tokens": [there[film], there[WORDS[0]], there[plot]],
         "sequence_bias": [[[there[film], there[plot]], -1.5], [[there[WORDS[0]]], 2.0]],
     }
@@ -83,7 +87,11 @@ def test_special_tokens_are_those_of_the_targets(family):
 
 
 def test_the_sides_of_a_pair_get_the_vocabulary_of_their_tokenizers():
-    both = {"is_encoder_decoder": True, "encoder": {"vocab_size": 31}, "decoder": {"vocab_size": 31}}
+    both = {
+        "is_encoder_decoder": True,
+        "encoder": {"vocab_size": 31},
+        "decoder": {"vocab_size": 31},
+    }
 
     def sizes(*tokenizers):
         found = config_for(both, Tokenizers(*tokenizers))

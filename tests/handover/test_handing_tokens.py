@@ -207,7 +207,9 @@ def test_one_table_for_both_sides_gets_the_tokens_of_either():
     for word in WORDS[8:12]:
         assert torch.equal(table[ids[word]], second[written.get_vocab()[word]])
     assert torch.equal(table[ids["zebra"]], before[ids["zebra"]])
-    assert handed.parts[0].why == f"{len(joint) - 1} of {len(joint)} tokens by string, 1 left behind"
+    assert (
+        handed.parts[0].why == f"{len(joint) - 1} of {len(joint)} tokens by string, 1 left behind"
+    )
 
 
 def test_a_run_with_a_tokenizer_of_targets_leaves_a_model_that_only_reads_alone():
@@ -234,7 +236,9 @@ def test_a_heads_rows_stay_where_the_tokens_do(more):
 
 
 def test_a_head_takes_no_row_by_position_where_no_token_is_the_same():
-    foreign = make_other([f"w{i}" for i in range(len(OLD) - 5)], ("<e>", "<s>", "<u>", "<m>", "<p>"))
+    foreign = make_other(
+        [f"w{i}" for i in range(len(OLD) - 5)], ("<e>", "<s>", "<u>", "<m>", "<p>")
+    )
     old, new = make("bert", vocab_size=len(OLD)), make("bert", seed=9, vocab_size=len(foreign))
     labels = Labels("tokens")
     head, fresh = (make_head(LanguageModelHead, backbone, 0) for backbone in (old, new))
