@@ -9,10 +9,13 @@ from lightning_transfer.backbone import Backbone
 from lightning_transfer.handover import HandedOn, Take, Tokenizers, config_for, hand_over
 from lightning_transfer.heads.making import make_head
 from lightning_transfer.labels import Labels
+from lightning_transfer.languages import in_languages
 from lightning_transfer.loading import Weights, same_tokenizer
 from lightning_transfer.parts import backbone_spec, build, build_adapter
 from lightning_transfer.plan import StageRun
 from lightning_transfer.tokenizing import resolve_target_tokenizer, resolve_tokenizer
+
+_OWN_TEXTS = ("backbone", "tokenizer", "source_language", "target_language")
 
 
 class StageModel:
@@ -49,7 +52,7 @@ class StageModel:
     def inherits(self, stage: str) -> bool:
         """Whether a stage has the backbone and the tokenizer of whatever comes before it."""
         settings = self.config["stages"][stage]
-        own = any(settings.get(name) for name in ("backbone", "tokenizer"))
+        own = any(settings.get(name) for name in _OWN_TEXTS)
         return not own and self.take(stage).whole_backbone
 
     def origin(self, run: StageRun) -> str:
@@ -67,7 +70,7 @@ class StageModel:
         It is its own; or that of its own backbone, if this has a name; or that of the weights, if
         something of their backbone is taken; or that of the run.
         """
-        found, target = self._both_tokenizers(stage, start)
+        found, target = self._in_languages(stage, *self._both_tokenizers(stage, start))
         self._targets[id(found)] = (found, target)
         return found
 
@@ -77,6 +80,15 @@ class StageModel:
         None where it is the same.
         """
         return self._targets.get(id(tokenizer), (None, None))[1]
+
+    def _in_languages(self, stage: str, found: Any, target: Any) -> tuple[Any, Any]:
+        """Let tokenizers read and write the languages of a stage."""
+        settings, where = self.config["stages"][stage], f"stages.{stage}"
+        read, written = settings.get("source_language"), settings.get("target_language")
+        if target is None:
+            return in_languages(found, where=where, source=read, target=written), None
+        found = in_languages(found, where=where, source=read)
+        return found, in_languages(target, where=where, target=written)
 
     def _both_tokenizers(self, stage: str, start: Weights | None) -> tuple[Any, Any]:
         settings = self.config["stages"][stage]

@@ -68,9 +68,10 @@ def _decoder(
     if source is None:
         fresh: PreTrainedModel = AutoModelForCausalLM.from_config(config, **how)
         return fresh, fresh.state_dict()
-    model, found = AutoModelForCausalLM.from_pretrained(
+    read: Any = AutoModelForCausalLM.from_pretrained(
         source, config=config, use_safetensors=True, output_loading_info=True, **how
     )
+    model, found = read
     return model, found["missing_keys"]
 
 

@@ -2,14 +2,20 @@
 
 import pytest
 import torch
+from transformers import AutoModelForSeq2SeqLM
 
 from lightning_transfer.backbone import Backbone
 from lightning_transfer.checkpoint import config_to_dict
-from lightning_transfer.handover import Tokenizers, config_for
+from lightning_transfer.export import export
+from lightning_transfer.handover import Tokenizers, config_for, hand_over
+from lightning_transfer.heads import DecoderHead
+from lightning_transfer.heads.making import make_head
+from lightning_transfer.labels import Labels
 from lightning_transfer.lm_head import GENERATION
+from lightning_transfer.tasks import SequenceToSequence
 from tests.conftest import WORDS
 from tests.handover.test_handing_tokens import NEW, OLD, make_other
-from tests.handover.weights import make
+from tests.handover.weights import make, weights_of
 
 FOREIGN = make_other(["un"], ("</s>", "<s>", "<unk>", "<mask>", "<pad>"))
 BOTH = Tokenizers(OLD, NEW)
@@ -105,3 +111,33 @@ def test_the_sides_of_a_pair_get_the_vocabulary_of_their_tokenizers():
 
 def test_a_tokenizer_that_is_not_known_changes_nothing():
     assert config_for(bart(), Tokenizers(None, NEW)) == bart()
+
+
+def test_a_model_folder_generates_by_the_new_tokenizer_of_the_targets(tmp_path):
+    labels, words = Labels("text"), NEW.get_vocab()
+    old = make("marian-apart", vocab_size=len(OLD), decoder_vocab_size=len(OLD))
+    there = OLD.get_vocab()
+    told = {"bad_words_ids": [[there[WORDS[4]]]], "forced_bos_token_id": there[WORDS[5]]}
+    config = config_to_dict(old.config) | {"eos_token_id": 3, "decoder_start_token_id": 2}
+    config = config_for({**config, GENERATION: told}, Tokenizers(OLD, OLD, None, NEW))
+    torch.manual_seed(0)
+    new = Backbone.from_config(config)
+    head = make_head(DecoderHead, new, 0)
+    hand_over(
+        weights_of(old, labels=labels, tokenizer=OLD, head=make_head(DecoderHead, old, 0)),
+        new,
+        head,
+        labels,
+        tokenizer=OLD,
+        target_tokenizer=NEW,
+    )
+    task = SequenceToSequence(new, head, labels=labels, generation={"max_new_tokens": 6}).eval()
+    assert export(task, OLD, tmp_path / "model", target_tokenizer=NEW)
+    model = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "model")
+    found = model.generation_config
+    assert (found.eos_token_id, found.pad_token_id, found.decoder_start_token_id) == (0, 4, 1)
+    assert found.forced_bos_token_id == words[WORDS[5]]
+    assert found.bad_words_ids == [[words[WORDS[4]]]]
+    written = model.generate(torch.tensor([[5, 6, 3]]))
+    assert written[0, :2].tolist() == [NEW.cls_token_id, words[WORDS[5]]]
+    assert words[WORDS[4]] not in written
