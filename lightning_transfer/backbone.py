@@ -8,7 +8,8 @@ from torch import Tensor
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from lightning_transfer.lm_head import has_head, take_apart
-from lightning_transfer.pretrained import auto_class, parse_dtype, read_model
+from lightning_transfer.masked_lm import read_masked_lm
+from lightning_transfer.pretrained import auto_class, parse_dtype, read_model, resolve_source
 from lightning_transfer.stack_model import StackModel
 from lightning_transfer.warm_start import join_pretrained
 
@@ -24,14 +25,16 @@ class Backbone(StackModel):
     It is in train mode from the start, although ``from_pretrained`` of transformers returns eval
     mode and Lightning keeps what it finds. A pretrained pooler is taken off the stack (see
     ``pooler_state``), and so is what an encoder-decoder has above its decoder (see
-    ``lm_head_state`` and ``head_form``): they belong to a head. On a CPU it trains with the
-    dropout and the attention of :mod:`lightning_transfer.kernels`.
+    ``lm_head_state`` and ``head_form``): they belong to a head, as does what a checkpoint holds to
+    guess masked tokens with (``masked_lm``). On a CPU it trains with the dropout and the attention
+    of :mod:`lightning_transfer.kernels`.
 
     Args:
         model: A ``PreTrainedModel`` without a task head.
         lm_head: What :func:`lm_head.take_apart` took from it.
         fresh: Names of the weights, those of ``lm_head`` among them, that are random; None: all
             of a side whose config does not say where its weights are from.
+        masked_lm: What :func:`masked_lm.read_masked_lm` found beside it.
 
     Raises:
         ValueError: If the model has no stack of layers that can be found, or more than one a side.
@@ -73,15 +76,19 @@ class Backbone(StackModel):
             ValueError: If the dtype is unknown, the dropout is out of its range, or the model has
                 no stack of layers.
         """
+        source = resolve_source(name)
         model, fresh = read_model(
-            name,
+            source,
             attn_implementation=attn_implementation,
             dtype=dtype,
             dropout=dropout,
             revision=revision,
             trust_remote_code=trust_remote_code,
         )
-        return cls._of(model, fresh=fresh, pretrained=True)
+        if has_head(model.config):
+            return cls._of(model, fresh=fresh, pretrained=True)
+        masked_lm = read_masked_lm(source, model.config, revision=revision)
+        return cls(model, fresh=fresh, masked_lm=masked_lm)
 
     @classmethod
     def warm_start(

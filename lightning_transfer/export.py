@@ -33,6 +33,7 @@ from lightning_transfer.native_causal_lm import NATIVE_CAUSAL_LM, NativeCausalLM
 from lightning_transfer.native_lm import NATIVE_LM, NativeLM
 from lightning_transfer.native_seq2seq import NativeSeq2Seq
 from lightning_transfer.native_tags import NATIVE_TAGS, NativeTags
+from lightning_transfer.pretrained import without_load_report
 from lightning_transfer.tasks import SequenceToSequence, TransferModule
 
 log = logging.getLogger(__name__)
@@ -306,7 +307,8 @@ def _save(state: Mapping[str, Tensor], path: Path) -> None:
 @torch.no_grad()
 def _verify(task: TransferModule, native: AnyNative, folder: Path, adapter: Adapter | None) -> None:
     """Load the folder as a stranger would, and compare."""
-    model = native.opener(task.labels).from_pretrained(folder, use_safetensors=True)
+    with without_load_report():  # of a pooler, say, that no task has trained
+        model = native.opener(task.labels).from_pretrained(folder, use_safetensors=True)
     if adapter is not None:
         model = need_peft(name_of(adapter)).PeftModel.from_pretrained(model, folder / PEFT_FOLDER)
     vocabulary = int(model.get_input_embeddings().num_embeddings)

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
+from lightning_transfer.data.subset import check_train_size
+
 
 @dataclass(frozen=True)
 class Point:
@@ -170,7 +172,8 @@ def read_curve(curve: Mapping[str, Any], stages: Mapping[str, Any]) -> list[Poin
         stages: The stages that there are.
 
     Raises:
-        ValueError: If a key or the stage is unknown, or the sizes are no list of different ones.
+        ValueError: If a key or the stage is unknown, the sizes are no list of different ones, or
+            one of them is none.
     """
     if extra := set(curve) - {"stage", "train_size"}:
         raise ValueError(f"curve has the keys stage and train_size, got {sorted(extra)} beside")
@@ -184,9 +187,24 @@ def read_curve(curve: Mapping[str, Any], stages: Mapping[str, Any]) -> list[Poin
         return []
     if len({str(size) for size in sizes}) != len(sizes):
         raise ValueError(f"curve.train_size names a size twice: {list(sizes)}")
+    for size in sizes:
+        _check_point(size)
     stage = str(curve.get("stage"))
     _check_names([stage], stages, "curve.stage")
     return [Point(stage, size) for size in sizes]
+
+
+def _check_point(size: Any) -> None:
+    """Raise if a value is no size; null, which elsewhere means all rows, would have no place."""
+    if size is None:
+        raise ValueError(
+            "curve.train_size must hold a number of rows at each place, got null; give 1.0 for all "
+            "rows"
+        )
+    try:
+        check_train_size(size)
+    except ValueError as error:
+        raise ValueError(f"curve.{error}") from None
 
 
 def _check_names(names: Sequence[str], stages: Mapping[str, Any], where: str) -> None:

@@ -1,5 +1,7 @@
 """What a pretrained model is read from, and how: its source, its class, its type, its dropout."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from transformers import (
     PretrainedConfig,
     PreTrainedModel,
 )
+from transformers.utils import logging as transformers_logging
 
 from lightning_transfer import assets
 from lightning_transfer.lm_head import has_head
@@ -118,6 +121,17 @@ def read_model(
         **shared,
     )
     return model, frozenset(found["missing_keys"])
+
+
+@contextlib.contextmanager
+def without_load_report() -> Iterator[None]:
+    """Silence transformers where it reads weights that are known not to be all that a model has."""
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)
 
 
 def set_dropout(config: PretrainedConfig, dropout: float) -> None:

@@ -21,6 +21,7 @@ from lightning_transfer.architectures import (
     unread,
 )
 from lightning_transfer.lm_head import HeadForm, head_form, is_pair
+from lightning_transfer.masked_lm import MaskedLM
 from lightning_transfer.modes import evaluating
 from lightning_transfer.replay import Stack
 
@@ -32,6 +33,7 @@ class StackModel(nn.Module):
         model: See :class:`Backbone`.
         lm_head: See :class:`Backbone`.
         fresh: See :class:`Backbone`.
+        masked_lm: See :class:`Backbone`.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class StackModel(nn.Module):
         *,
         lm_head: Mapping[str, Tensor] | None = None,
         fresh: Iterable[str] | None = None,
+        masked_lm: MaskedLM | None = None,
     ) -> None:
         """See the class."""
         super().__init__()
@@ -48,6 +51,7 @@ class StackModel(nn.Module):
         writer = self._anatomy.writer
         taken = None if writer is None else take_lm_head(model, writer)
         self.lm_head_state = taken or (None if lm_head is None else dict(lm_head))
+        self.masked_lm = masked_lm
         pooler = take_pooler(model.get_submodule(self._anatomy.reader.root))
         self.pooler_state = pooler if writer is None else None  # an encoder's, below a decoder
         kernels.install(model)

@@ -118,7 +118,7 @@ class StageRunner:
         self._pretrained = None
         start = self._start(run)
         pl.seed_everything(run.seed, workers=True, verbose=False)
-        tokenizer = self._model.tokenizer(run.stage, start)
+        tokenizer = self._model.tokenizer(run, start)
         data = self.data(run.stage, run.seed, tokenizer, train_size=run.train_size)
         data.prepare_data()
         data.setup("fit")
@@ -157,7 +157,7 @@ class StageRunner:
         if start is None and before is not None:
             tokenizer = before.tokenizer
         else:
-            tokenizer = self._model.tokenizer(run.stage, start)
+            tokenizer = self._model.tokenizer(run, start)
         task = self._rehearsed_task(run, labels, start, tokenizer)
         settings, where = self.config["stages"][run.stage], f"stages.{run.stage}"
         check_recipe(task.recipe, task, where=where, scheduler=scheduler_key(settings))

@@ -1,5 +1,7 @@
 """Encoder-decoders from pretrained encoders."""
 
+import logging
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,13 @@ from lightning_transfer.pretrained import (
     read_model,
     resolve_source,
     set_dropout,
+    without_load_report,
 )
+
+log = logging.getLogger(__name__)
+
+# What an encoder has not, as BERT and GPT-2 call it.
+_CROSS = re.compile(r"cross_?attention|cross_attn")
 
 
 def join_pretrained(
@@ -68,11 +76,28 @@ def _decoder(
     if source is None:
         fresh: PreTrainedModel = AutoModelForCausalLM.from_config(config, **how)
         return fresh, fresh.state_dict()
-    read: Any = AutoModelForCausalLM.from_pretrained(
-        source, config=config, use_safetensors=True, output_loading_info=True, **how
+    return _pretrained_writer(source, config, how)
+
+
+def _pretrained_writer(
+    source: str, config: PretrainedConfig, how: Mapping[str, Any]
+) -> tuple[PreTrainedModel, Iterable[str]]:
+    """Return a decoder that begins as an encoder, and tell and return what it finds nothing for.
+
+    For transformers that is a checkpoint that seems corrupted, and a table of many lines.
+    """
+    with without_load_report():
+        read: Any = AutoModelForCausalLM.from_pretrained(
+            source, config=config, use_safetensors=True, output_loading_info=True, **how
+        )
+    writer, found = read
+    missing = dict.fromkeys(
+        "cross-attention" if _CROSS.search(name) else ".".join(name.split(".")[:2])
+        for name in sorted(found["missing_keys"])
     )
-    model, found = read
-    return model, found["missing_keys"]
+    if missing:
+        log.info("decoder from %s; made anew: %s", source, ", ".join(missing))
+    return writer, found["missing_keys"]
 
 
 def _config_of(

@@ -24,6 +24,7 @@ from lightning_transfer.curves import plot_curves
 from lightning_transfer.experiment import Experiment
 from tests.conftest import make_rows, make_tokenizer, tiny_config
 
+_GROUPS = ("+experiment=", "backbone=", "logger=")
 SIZES = ("train_size=32", "batch_size=8", "splits.val=16", "splits.test=40")
 
 
@@ -181,7 +182,7 @@ class Runs:
         Groups are composed once for each combination, since that is most of the time of a tiny
         run; plain values are put in by Hydra's own hand.
         """
-        groups = [o for o in overrides if "@" in o or o.startswith(("logger=", "backbone="))]
+        groups = [o for o in overrides if "@" in o or o.startswith(_GROUPS)]
         values = [o for o in [*self.words, *overrides] if o not in (*groups, "backbone=hub")]
         composed = copy.deepcopy(_compose(("backbone=hub", *groups)))
         parsed = OverridesParser.create().parse_overrides(values)

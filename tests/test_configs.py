@@ -268,6 +268,7 @@ def names(group):
 # The heads that only one task can use; the others serve every other task.
 HEADS = {
     "causal_language_modelling": ["next_token"],
+    "lead_text": ["decoder"],
     "masked_language_modelling": ["language_model"],
     "sequence_to_sequence": ["decoder"],
     "token_classification": ["token"],
@@ -296,6 +297,7 @@ def test_parts_go_together_whichever_are_chosen(task, head, strategy, scheduler)
         "sequence_regression": Labels("rating"),
         "masked_language_modelling": Labels("tokens", ("next", "other")),
         "causal_language_modelling": Labels("next_tokens"),
+        "lead_text": Labels("text"),
         "sequence_to_sequence": Labels("text"),
         "token_classification": Labels("tags", ("O", "B-PER")),
     }.get(task, Labels("single", ("a", "b")))

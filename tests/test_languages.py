@@ -14,6 +14,7 @@ from lightning_transfer.heads.making import make_head
 from lightning_transfer.labels import Labels
 from lightning_transfer.languages import in_languages
 from lightning_transfer.loading import same_tokenizer
+from lightning_transfer.plan import StageRun
 from lightning_transfer.stage_model import StageModel
 from lightning_transfer.tasks import SequenceToSequence
 from tests.conftest import WORDS, make_tokenizer
@@ -101,10 +102,10 @@ def test_each_stage_has_languages_of_its_own(tmp_path):
     }
     backbone = {"_target_": "lightning_transfer.backbone.Backbone.from_config", "config": {}}
     model = StageModel({"tokenizer": str(tmp_path), "backbone": backbone, "stages": stages}, None)
-    first = model.tokenizer("parent", None)
+    first = model.tokenizer(StageRun("parent", 0), None)
     described = {"labels": {"kind": "text"}}
     start = SimpleNamespace(tokenizer=first, target_tokenizer=None, described=described)
-    second = model.tokenizer("child", start)
+    second = model.tokenizer(StageRun("child", 0), start)
     assert (first.tgt_lang, second.tgt_lang) == ("fr_XX", "de_DE")
     assert model.target_of(second) is None
     assert not model.inherits("child")

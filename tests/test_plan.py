@@ -144,6 +144,13 @@ def test_a_curve_of_a_skipped_stage_goes_with_it():
         ({"stage": "target", "train_size": 8}, "must be a list of sizes such as .*, got 8"),
         ({"stage": "target", "train_size": "8,64"}, "must be a list of sizes such as .*, got '8,6"),
         ({"stage": "target", "train_size": [8, 8]}, r"names a size twice: \[8, 8\]"),
+        (
+            {"stage": "target", "train_size": [8, None]},
+            r"must hold a number of rows at each place, got null; give 1\.0 for all rows",
+        ),
+        ({"stage": "target", "train_size": [8, 1.5]}, r"curve\.train_size must be .*, got 1\.5"),
+        ({"stage": "target", "train_size": ["all"]}, r"curve\.train_size must be .*, got 'all'"),
+        ({"stage": "target", "train_size": [[8]]}, r"curve\.train_size must be .*, got \[8\]"),
         ({"stage": "taret", "train_size": [8]}, "curve.stage names the stage 'taret'.*'target'"),
         ({"train_size": [8]}, "curve.stage names the stage 'None'"),
         ({"stage": "middle", "train_size": [8]}, r"curve.stage='middle' is trained in no row; ord"),

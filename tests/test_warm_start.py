@@ -1,5 +1,7 @@
 """Encoder-decoders from pretrained encoders."""
 
+import logging
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -55,6 +57,14 @@ def test_both_sides_begin_as_the_pretrained_encoder(tiny_folder):
     new = [name for name in state if "crossattention" in name]
     assert new
     assert len(state) == 2 * (len(pretrained) - 2) + len(new)
+
+
+def test_one_line_says_what_the_decoder_has_not_from_the_encoder(tiny_folder, caplog, capfd):
+    caplog.set_level(logging.INFO, "lightning_transfer")
+    Backbone.warm_start(tiny_folder, tiny_folder)
+    [line] = [record.getMessage() for record in caplog.records]
+    assert line == f"decoder from {tiny_folder}; made anew: cross-attention, cls.predictions"
+    assert "REPORT" not in capfd.readouterr().err
 
 
 def test_the_decoder_sees_no_later_token(tiny_folder):

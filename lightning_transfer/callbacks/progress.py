@@ -39,7 +39,7 @@ class StageProgressBar(RichProgressBar):
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """Return the loss and the monitored metric only; a line has no room for more."""
         shown = {}
-        for name in ("train/loss", getattr(pl_module, "monitor", "val/loss")):
+        for name in ("train/loss", _monitor(pl_module) or "val/loss"):
             if name in trainer.callback_metrics:
                 shown[name] = trainer.callback_metrics[name].item()
         return shown
@@ -71,11 +71,17 @@ class StageProgress(Callback):
         if not trainer.is_global_zero:
             return
         values = trainer.callback_metrics
-        names = ("train/loss", "val/loss", getattr(pl_module, "monitor", ""))
+        names = dict.fromkeys(("train/loss", "val/loss", _monitor(pl_module)))
         shown = ", ".join(f"{name} {values[name].item():.3f}" for name in names if name in values)
         epoch = _epoch(trainer.current_epoch, trainer.max_epochs)
         seconds = f"{time.monotonic() - self._started:.1f} s"
         log.info("%s", " · ".join(filter(None, [self.title, epoch, shown, seconds])))
+
+
+def _monitor(pl_module: LightningModule) -> str:
+    """Return the metric that a module is watched by: its recipe's, or else its own."""
+    asked = getattr(getattr(pl_module, "recipe", None), "monitor", None)
+    return asked or getattr(pl_module, "monitor", "")
 
 
 def _epoch(current: int, last: int | None) -> str:

@@ -42,6 +42,8 @@ class Catalogues(TextToText):
     The columns are languages: ``TargetColumns("en", "fr")`` pairs English with French, and
     ``TargetColumns("fr", "de")`` the two translations of one English text. Each text is there once,
     with the first translation that is found. Of a text with plural forms the singular is taken.
+    An English text lies in the same split in all pairs of languages: what one of them is tested on,
+    no other learns. The sizes of the splits are fractions for that.
     Left out are fuzzy and missing translations, those that are the same as the text, and texts
     without a letter beside placeholders and markup, both of which are kept as they are.
 
@@ -66,10 +68,11 @@ class Catalogues(TextToText):
         found: dict[str, dict[str, Any]] = {}
         seen = 0
         for root in [folder] if folder else map(fetch, ASSETS):
-            for place, text, target in _pairs(root, languages):
+            for place, original, text, target in _pairs(root, languages):
                 seen += 1
                 if _is_pair(text, target):
-                    row = {"text": text, "target": target, "row": f"{place}, {text[:40]!r}"}
+                    row = {"text": text, "target": target, "key": normalize(original)}
+                    row["row"] = f"{place}, {text[:40]!r}"
                     found.setdefault(normalize(text), row)
         if not found:
             raise FileNotFoundError(
@@ -84,7 +87,7 @@ class Catalogues(TextToText):
             f"{seen:,}",
         )
         rows = list(found.values())
-        return {name: [row[name] for row in rows] for name in ("text", "target", "row")}
+        return {name: [row[name] for row in rows] for name in rows[0]}
 
 
 def _is_pair(text: str, target: str) -> bool:
@@ -92,8 +95,8 @@ def _is_pair(text: str, target: str) -> bool:
     return text != target and all(any(map(str.isalpha, side)) for side in words)
 
 
-def _pairs(root: Path, languages: tuple[str, str]) -> Iterator[tuple[str, str, str]]:
-    """Yield place, text and target of all catalogues below ``root``."""
+def _pairs(root: Path, languages: tuple[str, str]) -> Iterator[tuple[str, str, str, str]]:
+    """Yield place, original, text and target of all catalogues below ``root``."""
     for home, name in sorted({(path.parents[2], path.stem) for path in _files(root)}):
         sides = [_texts(home, name, language) for language in languages]
         keys = next((side for side in sides if side is not None), {})
@@ -101,7 +104,7 @@ def _pairs(root: Path, languages: tuple[str, str]) -> Iterator[tuple[str, str, s
         for key in keys:
             text, target = (key[1] if side is None else side.get(key, "") for side in sides)
             if text.strip() and target.strip():
-                yield place, text.strip(), target.strip()
+                yield place, key[1], text.strip(), target.strip()
 
 
 def _files(root: Path) -> Iterator[Path]:

@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import logging
-import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -15,12 +14,12 @@ from lightning_transfer.assets import cache_dir
 from lightning_transfer.data.documents import Document, Documents
 from lightning_transfer.data.token_cache import tokenizer_content
 from lightning_transfer.files import atomic_path
+from lightning_transfer.sentences import split_sentences
 
 log = logging.getLogger(__name__)
 
 _FORMAT = 1  # of the cached file and of the way text is cut into sentences
 _DOCUMENTS, _CHARS = 512, 1 << 22  # at most in one batch: bounds the memory
-_SENTENCE_END = re.compile(r"(?<=[.!?…])[\"'”’)\]]*(?=\s)|(?=\n)")
 _SCHEMA = pa.schema([("input_ids", pa.list_(pa.int32())), ("sentences", pa.list_(pa.int32()))])
 
 
@@ -144,9 +143,11 @@ def _encode(
 ) -> pa.RecordBatch:
     pieces = [split_sentences(text) if sentences else [text] for text in texts]
     flat = [piece for document in pieces for piece in document]
-    encoded = tokenizer(
-        flat, add_special_tokens=False, truncation=False, padding=False, verbose=False
-    )["input_ids"]
+    encoded: list[list[int]] = []
+    if flat:  # all of a batch may be left out, and a tokenizer refuses an empty list
+        encoded = tokenizer(
+            flat, add_special_tokens=False, truncation=False, padding=False, verbose=False
+        )["input_ids"]
     ids: list[list[int]] = []
     starts: list[list[int]] = []
     position = 0
@@ -160,22 +161,3 @@ def _encode(
         [pa.array(ids, pa.list_(pa.int32())), pa.array(starts, pa.list_(pa.int32()))],
         schema=_SCHEMA,
     )
-
-
-def split_sentences(text: str) -> list[str]:
-    """Cut a text behind full stops and before line breaks; joined, the parts are the text.
-
-    A plain rule, which also cuts behind abbreviations: what is to be learned is whether one part
-    follows another, and for that any part of a text will do.
-
-    Example:
-        >>> split_sentences('He said "no." She left! Why?')
-        ['He said "no."', ' She left!', ' Why?']
-    """
-    parts: list[str] = []
-    start = 0
-    for match in _SENTENCE_END.finditer(text):
-        if text[start : match.end()].strip():
-            parts.append(text[start : match.end()])
-            start = match.end()
-    return [*parts, text[start:]] if text[start:].strip() else parts

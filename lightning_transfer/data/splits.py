@@ -56,6 +56,34 @@ class Splits:
                 f"splits.val={self.val} and splits.test={self.test} add up to more than 1"
             )
 
+    def split_of(self, key: str) -> str:
+        """Return the split that a key lies in whatever other rows there are.
+
+        Of a larger fraction the keys hold those of a smaller one, and the sizes are only met on
+        average.
+
+        Args:
+            key: What a row is told by.
+
+        Raises:
+            ValueError: If a size is a count: that many rows are other keys in each table.
+
+        Example:
+            >>> [Splits(val=0.25, test=0.25).split_of(key) for key in ("save", "open", "name")]
+            ['test', 'train', 'validation']
+        """
+        for name in ("val", "test"):
+            if isinstance(size := getattr(self, name), int) and size > 0:
+                raise ValueError(
+                    f"splits.{name}={size} is a count, and these rows are dealt out one by one, so "
+                    "that a text lies in the same split in all languages: set a fraction such as "
+                    f"splits.{name}=0.1"
+                )
+        at = int.from_bytes(digest(self.seed, key)[:8], "big") / 2**64
+        if at < self.test:
+            return "test"
+        return "validation" if at < self.test + self.val else "train"
+
 
 def check_size(size: int | float, name: str) -> None:
     """Check that ``size`` is a count or a fraction.

@@ -18,6 +18,7 @@ class TargetRows:
         places: Where each row came from, for messages ("train.en, line 12").
         groups: Group of each row, if the table has groups.
         given: Split of each row, if the table comes split.
+        keys: What alone decides in which split each row lies, if the table has such keys.
     """
 
     texts: list[str]
@@ -25,6 +26,7 @@ class TargetRows:
     places: list[str]
     groups: list[str | None] | None
     given: list[str] | None
+    keys: list[str] | None
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -37,7 +39,8 @@ def check_target_rows(
     """Return the good rows of ``table``.
 
     Args:
-        table: Columns ``text`` and ``target``; optionally ``group``, ``split`` and ``row``.
+        table: Columns ``text`` and ``target``; optionally ``group``, ``split``, ``key`` and
+            ``row``.
         columns: What the columns are called where they came from, for messages.
         where: What the table is called in messages.
         on_bad_row: ``error`` or ``skip``.
@@ -60,6 +63,7 @@ def check_target_rows(
         places=[places[row] for row in good],
         groups=groups and [None if group in (None, "") else str(group) for group in groups],
         given=kept.get("split"),
+        keys=kept.get("key"),
     )
 
 

@@ -107,8 +107,7 @@ def _line(part: HandedPart) -> str:
     if part.part == "head":
         if part.became == "resized":
             return f"head kept {part.why}"
-        told = {"taken": "head kept", "kept": "the pretrained head"}
-        return f"{told.get(part.became, 'new head')}{why}"
+        return f"{'head kept' if part.became in ('taken', 'kept') else 'new head'}{why}"
     if not part.part.startswith(ADAPTER):
         return ""
     name = part.part.removeprefix(ADAPTER)

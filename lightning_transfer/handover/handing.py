@@ -19,6 +19,7 @@ from lightning_transfer.handover.take import Take
 from lightning_transfer.handover.vocabulary import Tokenizers
 from lightning_transfer.labels import Labels
 from lightning_transfer.loading import Weights
+from lightning_transfer.masked_lm import MaskedLM
 
 
 @runtime_checkable
@@ -27,6 +28,15 @@ class TakesLMHead(Protocol):
 
     def load_lm_head(self, state: Mapping[str, Tensor]) -> None:
         """Take it over."""
+        ...
+
+
+@runtime_checkable
+class TakesMaskedLM(Protocol):
+    """A head that can start from that of a pretrained masked language model."""
+
+    def load_masked_lm(self, found: MaskedLM) -> tuple[bool, str]:
+        """Take it over, if there is one; say whether it was, and what there is to be known."""
         ...
 
 
@@ -66,7 +76,8 @@ def hand_over(
     Args:
         start: Weights to start from; None starts from the backbone as it is. Where the layers below
             the head stay those that the backbone came with, what stood above them, a pretrained
-            pooler or a decoder's output layer, goes to a head that can take it.
+            pooler, what guessed masked tokens or a decoder's output layer, goes to a head that can
+            take it.
         backbone: Filled in place; tied weights stay tied, and each keeps its dtype.
         head: Filled in place.
         labels: Contract of the data to come.
@@ -118,19 +129,18 @@ def hand_over(
     gone: list[HandedPart] = []
     if start is None:
         parts = own_parts(backbone, "")
-        own = _begin(head, backbone)
-        told = HandedPart("head", "made anew", count(head.parameters()))
+        told = _begin(head, backbone)
     else:
         old = stored_adapter(start.described, own=before or adapter, where=start.where)
         tokenizers = _tokenizers(start, backbone, tokenizer, target_tokenizer)
         parts, gone = fill_backbone(
             start, backbone, old=old, adapter=adapter, take=take, tokenizers=tokenizers
         )
-        own = _keeps_top(backbone, parts) and _begin(head, backbone)
+        begun = _begin(head, backbone) if _keeps_top(backbone, parts) else None
         words = tokenizers.words(old_writes=True, new_writes=True)
         told = fill_head(start, head, labels, label_map, take=take, words=words)
-    if own and told.became == "made anew":
-        told = replace(told, became="kept")
+        if begun is not None and told.became == "made anew":
+            told = replace(told, became=begun.became)
     return HandedOn((*parts, told, *gone, *_adapt(backbone, adapter)))
 
 
@@ -162,20 +172,20 @@ def _keeps_top(backbone: nn.Module, parts: Sequence[HandedPart]) -> bool:
     return not any(p.part == top and p.became in ("taken", "resized") for p in parts)
 
 
-def _begin(head: nn.Module, backbone: nn.Module) -> bool:
-    """Let a head start from what a backbone came with and does not hold itself.
-
-    Returns:
-        Whether all of the head is pretrained then.
-    """
+def _begin(head: nn.Module, backbone: nn.Module) -> HandedPart:
+    """Let a head start from what a backbone came with and does not hold itself."""
+    is_kept, why = False, ""
     pooler = getattr(backbone, "pooler_state", None)
     if pooler is not None and isinstance(head, TakesPooler) and head.pooling == "cls":
         head.load_pooler(pooler)
     lm_head = getattr(backbone, "lm_head_state", None)
     if lm_head is not None and isinstance(head, TakesLMHead):
         head.load_lm_head(lm_head)
-        return bool(getattr(backbone, "has_own_lm_head", False))
-    return False
+        is_kept = bool(getattr(backbone, "has_own_lm_head", False))
+    masked_lm = getattr(backbone, "masked_lm", None)
+    if masked_lm is not None and isinstance(head, TakesMaskedLM):
+        is_kept, why = head.load_masked_lm(masked_lm)
+    return HandedPart("head", "kept" if is_kept else "made anew", count(head.parameters()), why)
 
 
 def _adapt(backbone: nn.Module, adapter: Adapter | None) -> list[HandedPart]:

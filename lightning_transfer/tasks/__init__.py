@@ -4,6 +4,7 @@ from lightning_transfer.tasks.base import TransferModule
 from lightning_transfer.tasks.causal_language_modelling import CausalLanguageModelling
 from lightning_transfer.tasks.generation import Generation
 from lightning_transfer.tasks.lead_sentences import LeadSentences
+from lightning_transfer.tasks.lead_text import LeadText
 from lightning_transfer.tasks.masked_language_modelling import MaskedLanguageModelling
 from lightning_transfer.tasks.sentence_extraction import SentenceExtraction
 from lightning_transfer.tasks.sequence_classification import SequenceClassification
@@ -15,6 +16,7 @@ __all__ = [
     "CausalLanguageModelling",
     "Generation",
     "LeadSentences",
+    "LeadText",
     "MaskedLanguageModelling",
     "SentenceExtraction",
     "SequenceClassification",

@@ -1,6 +1,6 @@
 """A text to be written: translation, summaries, headlines."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -18,6 +18,7 @@ from lightning_transfer.objectives import Weighted
 from lightning_transfer.optim import Recipe
 from lightning_transfer.tasks.base import Batch, TransferModule
 from lightning_transfer.tasks.generation import Generation
+from lightning_transfer.tasks.row_texts import RowTexts
 from lightning_transfer.tasks.special_tokens import adopt_special_tokens, special_tokens
 from lightning_transfer.tasks.text_scores import make_score
 from lightning_transfer.tasks.token_metrics import Perplexity
@@ -94,7 +95,6 @@ class SequenceToSequence(TransferModule):
         self.head: DecoderHead
         self.label_smoothing = label_smoothing
         self.generate_every = generate_every
-        self._references: dict[str, Sequence[str]] = {}
         self._whole: tuple[PreTrainedModel, ...] = ()  # a tuple: it is no part of this module
 
     def build_metrics(self) -> MetricCollection:
@@ -133,14 +133,14 @@ class SequenceToSequence(TransferModule):
         adopt_special_tokens(self.backbone.config, tokenizer)
 
     def setup(self, stage: str) -> None:
-        """Adopt the tokenizer of the targets, and see whether there are references.
+        """Adopt the tokenizer of the targets, and find the texts of the rows.
 
         Raises:
             ValueError: If model and tokenizer do not agree, or a metric is monitored that is not
                 there after each epoch.
         """
         super().setup(stage)
-        self._references = {}
+        self._texts = RowTexts(getattr(self._trainer, "datamodule", None))
         if (tokenizer := self._target_tokenizer()) is not None:
             self.adopt(tokenizer)
         watched = self.recipe.monitor or self.monitor
@@ -206,7 +206,7 @@ class SequenceToSequence(TransferModule):
             metrics[metric].update(losses)
         if self._generates(phase):
             texts = self.texts(self._write(read, mask))
-            references = self._of(batch, phase)
+            references = self._texts.of(batch, phase, "target")
             for metric in self.generation.scores:
                 metrics[metric].update(texts, references)
             updated += self.generation.scores
@@ -224,14 +224,6 @@ class SequenceToSequence(TransferModule):
         if self.generate_every is None or self.trainer.sanity_checking:
             return False
         return (self.current_epoch + 1) % self.generate_every == 0
-
-    def _of(self, batch: Batch, phase: str) -> list[str]:
-        """Return the texts that a batch should have been answered with."""
-        if phase not in self._references:
-            data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-            rows = data.rows({"val": "validation"}.get(phase, phase))
-            self._references[phase] = list(rows["target"])
-        return [self._references[phase][place] for place in batch["index"].tolist()]
 
     def texts(self, ids: Tensor, tokenizer: PreTrainedTokenizerBase | None = None) -> list[str]:
         """Return what token ids, int64 (batch, seq), say.

@@ -2,11 +2,13 @@ import logging
 import re
 from types import SimpleNamespace
 
+import pytest
 import torch
 
 from lightning_transfer.callbacks import StageProgress, StageProgressBar
 from lightning_transfer.heads import LinearHead
 from lightning_transfer.labels import Labels
+from lightning_transfer.optim import Recipe
 from lightning_transfer.tasks import SequenceRegression
 from tests.tiny import HIDDEN, OwnBackbone, make_loader, make_trainer
 
@@ -51,10 +53,12 @@ def test_bar_runs_through_fit_and_test(capfd):
     assert "epoch 1/1" in shown
 
 
-def lines(caplog, **arguments):
+def lines(caplog, *, monitor=None, **arguments):
     caplog.set_level(logging.INFO, "lightning_transfer")
     trainer = make_trainer(callbacks=[StageProgress(TITLE)], log_every_n_steps=1, **arguments)
-    trainer.fit(make_task(), make_loader(), make_loader())
+    task = make_task()
+    task.recipe = Recipe(monitor=monitor)
+    trainer.fit(task, make_loader(), make_loader())
     return [r.getMessage() for r in caplog.records if r.name.startswith("lightning_transfer")]
 
 
@@ -66,6 +70,17 @@ def test_each_epoch_is_one_line_with_loss_metric_and_seconds(caplog):
     )
     assert re.fullmatch(f"{TITLE} · {pattern}", first)
     assert second.startswith(f"{TITLE} · epoch 2/2 · train/loss")
+
+
+@pytest.mark.parametrize(
+    ("monitor", "shown"),
+    [("val/loss", ["train/loss", "val/loss"]), ("val/r2", ["train/loss", "val/loss", "val/r2"])],
+)
+def test_a_line_names_each_metric_once_and_the_one_that_the_stage_is_watched_by(
+    caplog, monitor, shown
+):
+    [line] = lines(caplog, monitor=monitor)
+    assert re.findall(r"\w+/\w+(?= )", line.partition("epoch 1/1")[2]) == shown
 
 
 def test_an_endless_run_counts_its_epochs_all_the_same(caplog):

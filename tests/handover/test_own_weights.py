@@ -58,7 +58,7 @@ def test_a_pretrained_decoder_that_stays_keeps_its_own_head(name, parts, tmp_pat
     assert all(torch.equal(value, expected[key]) for key, value in head.state_dict().items())
     assert any(value.any() for value in expected.values())
     assert (handed.parts[-1].part, handed.parts[-1].became) == ("head", "kept")
-    assert str(handed) == "the pretrained head: not asked for"
+    assert str(handed) == "head kept: not asked for"
 
 
 def test_an_encoder_below_a_pretrained_decoder_leaves_its_head_alone(tmp_path):
