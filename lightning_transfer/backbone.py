@@ -1,9 +1,10 @@
 """A pretrained language model as an ordered stack of layers."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from lightning_transfer.lm_head import has_head, take_apart
@@ -31,6 +32,8 @@ class Backbone(StackModel):
     Args:
         model: A ``PreTrainedModel`` without a task head.
         lm_head: What :func:`lm_head.take_apart` took from it.
+        fresh: Names of the weights, those of ``lm_head`` among them, that are random; None: all
+            of a side whose config does not say where its weights are from.
         masked_lm: What :func:`masked_lm.read_masked_lm` found beside it.
 
     Raises:
@@ -74,7 +77,7 @@ class Backbone(StackModel):
                 no stack of layers.
         """
         source = resolve_source(name)
-        model = read_model(
+        model, fresh = read_model(
             source,
             attn_implementation=attn_implementation,
             dtype=dtype,
@@ -83,8 +86,9 @@ class Backbone(StackModel):
             trust_remote_code=trust_remote_code,
         )
         if has_head(model.config):
-            return cls._of(model, pretrained=True)
-        return cls(model, masked_lm=read_masked_lm(source, model.config, revision=revision))
+            return cls._of(model, fresh=fresh, pretrained=True)
+        masked_lm = read_masked_lm(source, model.config, revision=revision)
+        return cls(model, fresh=fresh, masked_lm=masked_lm)
 
     @classmethod
     def warm_start(
@@ -113,10 +117,10 @@ class Backbone(StackModel):
             ValueError: If the decoder's architecture has no cross-attention, or as in
                 :meth:`from_pretrained`.
         """
-        model = join_pretrained(
+        model, fresh = join_pretrained(
             encoder, decoder, attn_implementation=attn_implementation, dtype=dtype, dropout=dropout
         )
-        return cls._of(model)
+        return cls._of(model, fresh=fresh)
 
     @classmethod
     def from_config(
@@ -142,12 +146,27 @@ class Backbone(StackModel):
         model = auto_class(config).from_config(
             config, attn_implementation=attn_implementation, dtype=parse_dtype(dtype)
         )
-        return cls._of(model)
+        return cls._of(model, fresh=model.state_dict())
 
     @classmethod
-    def _of(cls, model: PreTrainedModel, *, pretrained: bool = False) -> "Backbone":
-        """Wrap a model that may have a language model's head on top."""
+    def _of(
+        cls, model: PreTrainedModel, *, fresh: Iterable[str], pretrained: bool = False
+    ) -> "Backbone":
+        """Wrap a model that may have a language model's head on top.
+
+        Args:
+            model: Any.
+            fresh: Names of what is random in it.
+            pretrained: Whether all of it came from one place, with its settings of generation.
+        """
         if not has_head(model.config):
-            return cls(model)
+            return cls(model, fresh=fresh)
+        random = {id(value) for value in _named(model, fresh)}
         core, lm_head = take_apart(model, pretrained=pretrained)
-        return cls(core, lm_head=lm_head)
+        inside = {n for n, value in core.state_dict(keep_vars=True).items() if id(value) in random}
+        return cls(core, lm_head=lm_head, fresh={*fresh} & {*lm_head} | inside)
+
+
+def _named(model: PreTrainedModel, names: Iterable[str]) -> list[Tensor]:
+    state = model.state_dict(keep_vars=True)
+    return [state[name] for name in names if name in state]

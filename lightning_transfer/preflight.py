@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 SETTINGS = (
     *("data", "task", "head", "strategy", "optimizer", "scheduler", "objectives", "callbacks"),
     *("epochs", "seed", "skip", "init_from", "label_map", "monitor", "patience", "keep", "trainer"),
-    *("take", "on_mismatch", "backbone", "tokenizer"),
+    *("take", "on_mismatch", "backbone", "tokenizer", "source_language", "target_language"),
 )
 """What a stage can be told."""
 

@@ -1,7 +1,7 @@
 """A model of transformers, run from the input up and from the middle."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import Any
@@ -18,8 +18,9 @@ from lightning_transfer.architectures import (
     room_for_tokens,
     take_lm_head,
     take_pooler,
+    unread,
 )
-from lightning_transfer.lm_head import HeadForm, head_form
+from lightning_transfer.lm_head import HeadForm, head_form, is_pair
 from lightning_transfer.masked_lm import MaskedLM
 from lightning_transfer.modes import evaluating
 from lightning_transfer.replay import Stack
@@ -31,6 +32,7 @@ class StackModel(nn.Module):
     Args:
         model: See :class:`Backbone`.
         lm_head: See :class:`Backbone`.
+        fresh: See :class:`Backbone`.
         masked_lm: See :class:`Backbone`.
     """
 
@@ -39,11 +41,13 @@ class StackModel(nn.Module):
         model: PreTrainedModel,
         *,
         lm_head: Mapping[str, Tensor] | None = None,
+        fresh: Iterable[str] | None = None,
         masked_lm: MaskedLM | None = None,
     ) -> None:
         """See the class."""
         super().__init__()
         self._anatomy = find_anatomy(model)
+        self.fresh = frozenset(unread(model, self._anatomy) if fresh is None else fresh)
         writer = self._anatomy.writer
         taken = None if writer is None else take_lm_head(model, writer)
         self.lm_head_state = taken or (None if lm_head is None else dict(lm_head))
@@ -65,6 +69,17 @@ class StackModel(nn.Module):
     def config(self) -> PretrainedConfig:
         """The model's own config."""
         return self.model.config
+
+    @property
+    def has_own_lm_head(self) -> bool:
+        """Whether all that stands above the decoder was read with it, its table too."""
+        writer, table = self._anatomy.writer, self.target_embeddings
+        if writer is None or self.lm_head_state is None or table is None:
+            return False
+        below = "decoder." if is_pair(self.config) else ""
+        state = self.model.state_dict(keep_vars=True)
+        tied = {name for name, value in state.items() if value is table.weight}
+        return not self.fresh & {*tied, *(f"{below}{name}" for name in self.lm_head_state)}
 
     @property
     def is_encoder_decoder(self) -> bool:

@@ -6,13 +6,16 @@ from typing import Any
 from torch import nn
 
 from lightning_transfer.backbone import Backbone
-from lightning_transfer.handover import HandedOn, Take, config_for, hand_over
+from lightning_transfer.handover import HandedOn, Take, Tokenizers, config_for, hand_over
 from lightning_transfer.heads.making import make_head
 from lightning_transfer.labels import Labels
+from lightning_transfer.languages import in_languages
 from lightning_transfer.loading import Weights, same_tokenizer
 from lightning_transfer.parts import backbone_spec, build, build_adapter
 from lightning_transfer.plan import StageRun
 from lightning_transfer.tokenizing import Readable, resolve_target_tokenizer, resolve_tokenizer
+
+_OWN_TEXTS = ("backbone", "tokenizer", "source_language", "target_language")
 
 
 class StageModel:
@@ -51,7 +54,7 @@ class StageModel:
     def inherits(self, stage: str) -> bool:
         """Whether a stage has the backbone and the tokenizer of whatever comes before it."""
         settings = self.config["stages"][stage]
-        own = any(settings.get(name) for name in ("backbone", "tokenizer"))
+        own = any(settings.get(name) for name in _OWN_TEXTS)
         return not own and self.take(stage).whole_backbone
 
     def origin(self, run: StageRun) -> str:
@@ -72,7 +75,7 @@ class StageModel:
         a learning curve's stage sees what that stage run sees; a stage before it is shared by all
         sizes, and its tokenizer sees what the smallest of them does.
         """
-        found, target = self._both_tokenizers(run, start)
+        found, target = self._in_languages(run.stage, *self._both_tokenizers(run, start))
         self._targets[id(found)] = (found, target)
         return found
 
@@ -82,6 +85,15 @@ class StageModel:
         None where it is the same.
         """
         return self._targets.get(id(tokenizer), (None, None))[1]
+
+    def _in_languages(self, stage: str, found: Any, target: Any) -> tuple[Any, Any]:
+        """Let tokenizers read and write the languages of a stage."""
+        settings, where = self.config["stages"][stage], f"stages.{stage}"
+        read, written = settings.get("source_language"), settings.get("target_language")
+        if target is None:
+            return in_languages(found, where=where, source=read, target=written), None
+        found = in_languages(found, where=where, source=read)
+        return found, in_languages(target, where=where, target=written)
 
     def _both_tokenizers(self, run: StageRun, start: Weights | None) -> tuple[Any, Any]:
         stage = run.stage
@@ -143,9 +155,11 @@ class StageModel:
         if start is None or own or not both or start.described["backbone"] is None:
             return build(spec, "backbone", where)
         described = start.described["backbone"]
-        old = start.tokenizer
-        if old is not None and not same_tokenizer(old, tokenizer):
-            described = config_for(described, old, tokenizer)
+        tokenizers = Tokenizers(
+            start.tokenizer, tokenizer, start.target_tokenizer, self.target_of(tokenizer)
+        )
+        if not _same_tokenizers(tokenizers):
+            described = config_for(described, tokenizers)
         return Backbone.from_config(
             described,
             attn_implementation=spec.get("attn_implementation"),
@@ -191,3 +205,9 @@ class StageModel:
             target_tokenizer=self.target_of(tokenizer),
         )
         return head, handed
+
+
+def _same_tokenizers(tokenizers: Tokenizers) -> bool:
+    """Whether a model needs no other vocabulary."""
+    pairs = (tokenizers.read_by, tokenizers.written_by)
+    return all(both is None or same_tokenizer(*both) for both in pairs)

@@ -49,7 +49,7 @@ from lightning_transfer.results import LOWER_IS_BETTER
 from lightning_transfer.scoring import Tested, score
 from lightning_transfer.stage_loggers import StageLoggers
 from lightning_transfer.stage_model import StageModel
-from lightning_transfer.tasks import TransferModule
+from lightning_transfer.tasks import SequenceToSequence, TransferModule
 from lightning_transfer.training import (
     Patience,
     clippable,
@@ -173,6 +173,8 @@ class StageRunner:
         check_vocabulary(tokenizer, task.backbone)
         target = self._model.target_of(tokenizer) or tokenizer
         check_vocabulary(target, task.backbone, target=True)
+        if isinstance(task, SequenceToSequence):
+            task.adopt(target)
         return Rehearsed(task, tokenizer)
 
     def _plain(self, run: StageRun) -> bool:
