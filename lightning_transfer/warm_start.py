@@ -61,14 +61,14 @@ def join_pretrained(
     writer = (
         AutoModelForCausalLM.from_config(config, **how)
         if source is None
-        else _pretrained_writer(source, config, how)
+        else _pretrained_writer(source, config, how, called=decoder)
     )
     joined = EncoderDecoderConfig.from_encoder_decoder_configs(reader.config, writer.config)
     return EncoderDecoderModel(encoder=reader, decoder=writer, config=joined)
 
 
 def _pretrained_writer(
-    source: str, config: PretrainedConfig, how: Mapping[str, Any]
+    source: str, config: PretrainedConfig, how: Mapping[str, Any], *, called: Any
 ) -> PreTrainedModel:
     """Return a decoder that begins as an encoder, and say what it finds nothing for there.
 
@@ -83,7 +83,7 @@ def _pretrained_writer(
         for name in sorted(found["missing_keys"])
     )
     if missing:
-        log.info("decoder from %s; made anew: %s", source, ", ".join(missing))
+        log.info("decoder from %s; made anew: %s", called, ", ".join(missing))
     return writer
 
 
