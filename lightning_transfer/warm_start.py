@@ -61,7 +61,7 @@ def join_pretrained(
     _check(reader, config)
     config.is_decoder = True
     config.add_cross_attention = True
-    writer, unwritten = _decoder(config, source, how)
+    writer, unwritten = _decoder(config, source, how, called=decoder)
     joined = EncoderDecoderConfig.from_encoder_decoder_configs(reader.config, writer.config)
     model = EncoderDecoderModel(encoder=reader, decoder=writer, config=joined)
     fresh = {f"encoder.{name}" for name in unread} | {f"decoder.{name}" for name in unwritten}
@@ -70,17 +70,17 @@ def join_pretrained(
 
 
 def _decoder(
-    config: PretrainedConfig, source: str | None, how: Mapping[str, Any]
+    config: PretrainedConfig, source: str | None, how: Mapping[str, Any], *, called: Any
 ) -> tuple[PreTrainedModel, Iterable[str]]:
     """Return a decoder, and the names of what is random in it."""
     if source is None:
         fresh: PreTrainedModel = AutoModelForCausalLM.from_config(config, **how)
         return fresh, fresh.state_dict()
-    return _pretrained_writer(source, config, how)
+    return _pretrained_writer(source, config, how, called=called)
 
 
 def _pretrained_writer(
-    source: str, config: PretrainedConfig, how: Mapping[str, Any]
+    source: str, config: PretrainedConfig, how: Mapping[str, Any], *, called: Any
 ) -> tuple[PreTrainedModel, Iterable[str]]:
     """Return a decoder that begins as an encoder, and tell and return what it finds nothing for.
 
@@ -96,7 +96,7 @@ def _pretrained_writer(
         for name in sorted(found["missing_keys"])
     )
     if missing:
-        log.info("decoder from %s; made anew: %s", source, ", ".join(missing))
+        log.info("decoder from %s; made anew: %s", called, ", ".join(missing))
     return writer, found["missing_keys"]
 
 
