@@ -19,7 +19,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-CHILDREN = {"1000": 20, "5000": 12, "all": 4}
+CHILDREN = {"5000": 12, "1000": 20, "all": 3}
 """Pairs of a child to its epochs."""
 PARENT = 6
 """Epochs of the parent."""
@@ -34,10 +34,12 @@ TINY = (
 SMALL = [
     f"backbone.config.{key}={value}"
     for key, value in {
-        "vocab_size": 8000,
-        "d_model": 192,
-        "encoder_ffn_dim": 768,
-        "decoder_ffn_dim": 768,
+        "vocab_size": 4000,
+        "d_model": 128,
+        "encoder_layers": 2,
+        "decoder_layers": 2,
+        "encoder_ffn_dim": 512,
+        "decoder_ffn_dim": 512,
     }.items()
 ]
 """The model: what differs from ``backbone=scratch_seq2seq``, so that all ends within the hour."""
@@ -120,7 +122,7 @@ def _fit(run: Path, words: Sequence[str], options: argparse.Namespace) -> None:
     run.parent.mkdir(parents=True, exist_ok=True)
     tokenizer = (
         "tokenizer={_target_: lightning_transfer.data.TokenizerTrainer, kind: bpe, "
-        f"vocab_size: {400 if options.tiny else 8000}, lowercase: false, "
+        f"vocab_size: {400 if options.tiny else 4000}, lowercase: false, "
         f"stage: [{FRENCH}, {TEXTS}]}}"
     )
     model = [TINY] if options.tiny else SMALL
