@@ -57,7 +57,7 @@ class StackModel(nn.Module):
         kernels.install(model)
         self.model = model
         self._entries: int | None = None
-        self._has_segments = "token_type_ids" in inspect.signature(self._reader.forward).parameters
+        self.has_segments = "token_type_ids" in inspect.signature(self._reader.forward).parameters
         self.train()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -245,7 +245,7 @@ class StackModel(nn.Module):
     def _read(self, input_ids: Tensor, mask: Tensor | None, types: Tensor | None) -> Tensor:
         """Run the encoder, or a model that has one stack; float (batch, seq, hidden)."""
         # A tokenizer may tell segments that the model knows nothing of.
-        extra: dict[str, Any] = {"token_type_ids": types} if self._has_segments else {}
+        extra: dict[str, Any] = {"token_type_ids": types} if self.has_segments else {}
         if self._anatomy.causal:
             extra["use_cache"] = False
         features: Tensor = self._reader(input_ids, attention_mask=mask, **extra)[0]

@@ -83,8 +83,8 @@ def test_two_stages_from_nothing_with_a_joint_tokenizer(alone, pairs, tmp_path, 
     writer = Writer.from_path(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
     model = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "model").eval()
-    ids = tokenizer("good film the", return_tensors="pt")["input_ids"]
-    theirs = tokenizer.decode(model.generate(ids)[0], skip_special_tokens=True).strip()
+    inputs = tokenizer("good film the", return_tensors="pt")
+    theirs = tokenizer.decode(model.generate(**inputs)[0], skip_special_tokens=True).strip()
     assert writer.predict(["good film the"]) == [theirs]
     _check_command(tmp_path, writer, capsys)
     record = tmp_path / "stages/source-seed0/target-seed0/fit.json"
