@@ -134,17 +134,6 @@ def without_load_report() -> Iterator[None]:
         transformers_logging.set_verbosity(before)
 
 
-@contextlib.contextmanager
-def without_load_report() -> Iterator[None]:
-    """Silence transformers where it reads weights that are known not to be all that a model has."""
-    before = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(before)
-
-
 def set_dropout(config: PretrainedConfig, dropout: float) -> None:
     """Set every dropout probability of a model config, of both sides of an encoder-decoder.
 
