@@ -274,6 +274,18 @@ def _kept(module: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in module.state_dict().items()}
 
 
+def unread(model: PreTrainedModel, anatomy: Anatomy) -> set[str]:
+    """Return the names of the weights on sides whose config names no place that they are from."""
+    if model.config.name_or_path:
+        return set()
+    configs = {
+        name: getattr(model.get_submodule(side.root), "config", model.config)
+        for name, side in anatomy.sides.items()
+    }
+    read = {name for name, config in configs.items() if config.name_or_path}
+    return {name for name in model.state_dict() if name.partition(".")[0] not in read}
+
+
 def table_of_positions(module: nn.Module) -> nn.Embedding | None:
     """Return a module's table of positions, or None without one."""
     for name, part in module.named_modules():

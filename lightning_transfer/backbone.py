@@ -1,13 +1,15 @@
 """A pretrained language model as an ordered stack of layers."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from lightning_transfer.lm_head import has_head, take_apart
-from lightning_transfer.pretrained import auto_class, parse_dtype, read_model
+from lightning_transfer.masked_lm import read_masked_lm
+from lightning_transfer.pretrained import auto_class, parse_dtype, read_model, resolve_source
 from lightning_transfer.stack_model import StackModel
 from lightning_transfer.warm_start import join_pretrained
 
@@ -23,12 +25,16 @@ class Backbone(StackModel):
     It is in train mode from the start, although ``from_pretrained`` of transformers returns eval
     mode and Lightning keeps what it finds. A pretrained pooler is taken off the stack (see
     ``pooler_state``), and so is what an encoder-decoder has above its decoder (see
-    ``lm_head_state`` and ``head_form``): they belong to a head. On a CPU it trains with the
-    dropout and the attention of :mod:`lightning_transfer.kernels`.
+    ``lm_head_state`` and ``head_form``): they belong to a head, as does what a checkpoint holds to
+    guess masked tokens with (``masked_lm``). On a CPU it trains with the dropout and the attention
+    of :mod:`lightning_transfer.kernels`.
 
     Args:
         model: A ``PreTrainedModel`` without a task head.
         lm_head: What :func:`lm_head.take_apart` took from it.
+        fresh: Names of the weights, those of ``lm_head`` among them, that are random; None: all
+            of a side whose config does not say where its weights are from.
+        masked_lm: What :func:`masked_lm.read_masked_lm` found beside it.
 
     Raises:
         ValueError: If the model has no stack of layers that can be found, or more than one a side.
@@ -70,15 +76,19 @@ class Backbone(StackModel):
             ValueError: If the dtype is unknown, the dropout is out of its range, or the model has
                 no stack of layers.
         """
-        model = read_model(
-            name,
+        source = resolve_source(name)
+        model, fresh = read_model(
+            source,
             attn_implementation=attn_implementation,
             dtype=dtype,
             dropout=dropout,
             revision=revision,
             trust_remote_code=trust_remote_code,
         )
-        return cls._of(model, pretrained=True)
+        if has_head(model.config):
+            return cls._of(model, fresh=fresh, pretrained=True)
+        masked_lm = read_masked_lm(source, model.config, revision=revision)
+        return cls(model, fresh=fresh, masked_lm=masked_lm)
 
     @classmethod
     def warm_start(
@@ -107,10 +117,10 @@ class Backbone(StackModel):
             ValueError: If the decoder's architecture has no cross-attention, or as in
                 :meth:`from_pretrained`.
         """
-        model = join_pretrained(
+        model, fresh = join_pretrained(
             encoder, decoder, attn_implementation=attn_implementation, dtype=dtype, dropout=dropout
         )
-        return cls._of(model)
+        return cls._of(model, fresh=fresh)
 
     @classmethod
     def from_config(
@@ -136,12 +146,27 @@ class Backbone(StackModel):
         model = auto_class(config).from_config(
             config, attn_implementation=attn_implementation, dtype=parse_dtype(dtype)
         )
-        return cls._of(model)
+        return cls._of(model, fresh=model.state_dict())
 
     @classmethod
-    def _of(cls, model: PreTrainedModel, *, pretrained: bool = False) -> "Backbone":
-        """Wrap a model that may have a language model's head on top."""
+    def _of(
+        cls, model: PreTrainedModel, *, fresh: Iterable[str], pretrained: bool = False
+    ) -> "Backbone":
+        """Wrap a model that may have a language model's head on top.
+
+        Args:
+            model: Any.
+            fresh: Names of what is random in it.
+            pretrained: Whether all of it came from one place, with its settings of generation.
+        """
         if not has_head(model.config):
-            return cls(model)
+            return cls(model, fresh=fresh)
+        random = {id(value) for value in _named(model, fresh)}
         core, lm_head = take_apart(model, pretrained=pretrained)
-        return cls(core, lm_head=lm_head)
+        inside = {n for n, value in core.state_dict(keep_vars=True).items() if id(value) in random}
+        return cls(core, lm_head=lm_head, fresh={*fresh} & {*lm_head} | inside)
+
+
+def _named(model: PreTrainedModel, names: Iterable[str]) -> list[Tensor]:
+    state = model.state_dict(keep_vars=True)
+    return [state[name] for name in names if name in state]

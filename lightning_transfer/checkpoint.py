@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerBase
 
 from lightning_transfer.backbone import Backbone
 from lightning_transfer.files import atomic_path
@@ -147,6 +147,16 @@ def describe_task(
 def config_to_dict(config: PretrainedConfig) -> dict[str, Any]:
     """Return a model config as the plain values of its JSON form."""
     return json.loads(config.to_json_string(use_diff=False))
+
+
+def config_of(values: Mapping[str, Any]) -> PretrainedConfig:
+    """Return a model config from the plain values of :func:`config_to_dict`.
+
+    Raises:
+        ValueError: If they name no known model type.
+    """
+    others = {name: value for name, value in values.items() if name != "model_type"}
+    return AutoConfig.for_model(str(values.get("model_type")), **others)
 
 
 def class_path(obj: Any) -> str:

@@ -45,7 +45,7 @@ class Experiment:
         self.seeds = _check_seeds(config["seeds"])
         controls, curve = config.get("controls") or {}, config.get("curve") or {}
         self.rows = plan_rows(config["order"], config["stages"], controls, curve)
-        self.gain_metric, self.over = self._check_gain(config.get("gain") or {})
+        self.gain_metric, self.of, self.over = self._check_gain(config.get("gain") or {})
         check_settings(config)
         self.pinned = {name: stage.get("seed") for name, stage in config["stages"].items()}
         self.runner = StageRunner(config, folder, resume=resume, rows=self._rows_of_runs())
@@ -60,16 +60,23 @@ class Experiment:
                 rows.setdefault(run, []).append(row.name)
         return rows
 
-    def _check_gain(self, gain: Mapping[str, Any]) -> tuple[str | None, str | None]:
-        """Return metric and row of the comparison; a skipped stage may have taken the row away."""
-        over = gain.get("over")
+    def _check_gain(self, gain: Mapping[str, Any]) -> tuple[str | None, str, str | None]:
+        """Return the metric, and the rows, without their sizes, of which one is held against one.
+
+        A skipped stage may have taken a row away; there is nothing to be compared with then.
+        """
+        main, of, over = self.rows[-1].base, gain.get("of"), gain.get("over")
         if over is None:
-            return None, None
+            return None, main, None
         controls = self.config.get("controls") or {}
-        if over not in controls:
-            raise ValueError(f"gain.over={over!r} is no control; controls: {', '.join(controls)}")
-        planned = any(row.base == over for row in self.rows)
-        return gain.get("metric"), over if planned else None
+        for key, name in (("over", over), ("of", of)):
+            if name not in (None, *controls):
+                raise ValueError(
+                    f"gain.{key}={name!r} is no control; controls: {', '.join(controls)}"
+                )
+        of = of or main
+        planned = {row.base for row in self.rows} >= {of, over}
+        return gain.get("metric"), of, over if planned else None
 
     @property
     def metric(self) -> str:
@@ -116,7 +123,7 @@ class Experiment:
         preflight = Preflight(self.runner, self.rows, seeds=self.seeds, pinned=self.pinned)
         preflight.check()
         if self.over is not None:
-            preflight.check_gain(self.metric, self.over)
+            preflight.check_gain(self.metric, {self.of, self.over})
 
     def run(self) -> Results:
         """Train and score everything, seed by seed; write what there is, also when interrupted.
@@ -158,11 +165,12 @@ class Experiment:
     def results(self) -> Results:
         """Gather the rows that have been scored so far."""
         rows = [self._row(row) for row in self.rows if self.scores.get(row.name)]
+        compared = [row for row in self.rows if row.base == self.of]
         return Results(
             experiment=str(self.config["name"]),
             seeds=tuple(self.seeds),
             rows=tuple(rows),
-            gain=self._gain(self.rows[-1]),
+            gain=self._gain(compared[-1]) if compared else None,
             missing=tuple(row.name for row in self.rows if not self._complete(row)),
             handed_on=tuple(self._handed_on()),
             gains=self._gains(),
@@ -170,8 +178,7 @@ class Experiment:
 
     def _gains(self) -> dict[str, Gain]:
         """Return the gain at each size of the learning curve, as far as it is done."""
-        base = self.rows[-1].base
-        gains = {r.point: self._gain(r) for r in self.rows if r.point and r.base == base}
+        gains = {r.point: self._gain(r) for r in self.rows if r.point and r.base == self.of}
         return {str(p.train_size): gain for p, gain in gains.items() if p and gain is not None}
 
     def _handed_on(self) -> Iterator[dict[str, Any]]:

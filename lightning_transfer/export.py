@@ -42,6 +42,7 @@ DESCRIPTION = "lightning_transfer.json"
 MODEL_FILE = "model.safetensors"
 HEAD_FILE = "head.safetensors"
 TARGET_FOLDER = "target_tokenizer"
+_SEGMENTS = "token_type_ids"
 
 
 @dataclass(frozen=True)
@@ -233,7 +234,7 @@ def export(
         if adapter is not None:
             rename = _automodel_name if native is None else native.names
             write_adapter(adapter, backbone, temp, rename=rename)
-        tokenizer.save_pretrained(temp)
+        _as_read_by(backbone, tokenizer).save_pretrained(temp)
         if target_tokenizer is not None and target_tokenizer is not tokenizer:
             target_tokenizer.save_pretrained(temp / TARGET_FOLDER)
         described = describe_task(task, tokenizer=None, tokens=tokens, target_tokens=target_tokens)
@@ -245,6 +246,17 @@ def export(
         else:
             _verify(task, native, temp, adapter)
     return native is not None
+
+
+def _as_read_by(backbone: Backbone, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """Return a tokenizer that gives a model what it takes: ``model(**tokenizer(text))`` works."""
+    names = [name for name in tokenizer.model_input_names if name != _SEGMENTS]
+    if backbone.has_segments or names == tokenizer.model_input_names:
+        return tokenizer
+    fitting = copy.copy(tokenizer)  # what it knows of words is shared, and not changed
+    fitting.model_input_names = names
+    fitting.init_kwargs = {**tokenizer.init_kwargs, "model_input_names": names}
+    return fitting
 
 
 @contextmanager

@@ -17,7 +17,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_L
 
 # Kept in the model's config, which goes wherever its weights go.
 _OWN_OUTPUT = "lightning_transfer_own_output"
-_GENERATION = "lightning_transfer_generation"
+GENERATION = "lightning_transfer_generation"
+"""Where a model's config keeps what the model came with for generation."""
 # Heads with a transform: the path of the output layer, then those of dense layer, norm and bias.
 _TRANSFORMS = {
     "cls.predictions.decoder": (
@@ -119,17 +120,17 @@ def _keep_generation(whole: PreTrainedModel) -> None:
     if found is not None:
         skipped = ("_from_model_config", "transformers_version")
         kept = {k: v for k, v in found.to_diff_dict().items() if k not in skipped}
-        setattr(whole.config, _GENERATION, kept)
+        setattr(whole.config, GENERATION, kept)
 
 
 def kept_generation(config: PretrainedConfig) -> dict[str, Any]:
     """Return what a model came with for generation; empty for one that came with nothing."""
-    return dict(getattr(config, _GENERATION, None) or {})
+    return dict(getattr(config, GENERATION, None) or {})
 
 
 def without_notes(config: PretrainedConfig) -> None:
     """Take what :func:`take_apart` wrote into a config out of it again, for others to read."""
-    for name in (_OWN_OUTPUT, _GENERATION):
+    for name in (_OWN_OUTPUT, GENERATION):
         if hasattr(config, name):
             delattr(config, name)
 

@@ -221,7 +221,8 @@ def same_tokenizer(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase 
         return one is other
     if type(one) is not type(other) or one.get_vocab() != other.get_vocab():
         return False
-    return _rules(one) == _rules(other)
+    languages = (getattr(tokenizer, "tgt_lang", None) for tokenizer in (one, other))
+    return len(set(languages)) == 1 and _rules(one) == _rules(other)
 
 
 def _rules(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from transformers.models.auto.modeling_auto import (
 
 from lightning_transfer.heads import LanguageModelHead
 from lightning_transfer.labels import Labels
+from lightning_transfer.masked_lm import MASKED_LM, MaskedLMForm
 from lightning_transfer.tasks.masked_language_modelling import Guesses
 
 
@@ -25,45 +26,28 @@ class NativeLM:
     The output layer itself is not stored: it is tied to the embeddings.
 
     Args:
-        prefix: Path of the base model.
-        transform: Path of the head's dense layer.
-        norm: Path of its layer norm.
-        bias: Name of the bias a token.
-        activation: What the architecture computes; None: what its config says in ``hidden_act``.
-        norm_eps: Epsilon of the layer norm; None: what its config says in ``layer_norm_eps``.
-        pairs: Paths of the pooler's dense layer and of the output layer over pairs, if it has them.
+        form: Where it keeps the head, and what this computes.
     """
 
-    prefix: str
-    transform: str
-    norm: str
-    bias: str
-    activation: str | None = "gelu"
-    norm_eps: float | None = None
-    pairs: tuple[str, str] | None = None
-
-    @property
-    def _paths(self) -> Mapping[str, str]:
-        paths = {"transform": self.transform, "norm": self.norm}
-        return paths | (dict(zip(("dense", "out"), self.pairs, strict=True)) if self.pairs else {})
+    form: MaskedLMForm
 
     def names(self, ours: str) -> str:
         """Return the native name of one of our parameters."""
         part, _, rest = ours.partition(".")
         if part == "backbone":
-            return f"{self.prefix}.{rest.removeprefix('model.')}"
+            return f"{self.form.prefix}.{rest.removeprefix('model.')}"
         layer, _, leaf = rest.partition(".")
-        return f"{self._paths[layer]}.{leaf}" if leaf else self.bias
+        return f"{self.form.paths[layer]}.{leaf}" if leaf else self.form.bias
 
     def ours(self, native: str) -> str:
         """Return our name of one of its parameters."""
-        if native == self.bias:
+        if native == self.form.bias:
             return "head.bias"
         path, _, leaf = native.rpartition(".")
-        for layer, own in self._paths.items():
+        for layer, own in self.form.paths.items():
             if path == own:
                 return f"head.{layer}.{leaf}"
-        return f"backbone.model.{native.removeprefix(self.prefix + '.')}"
+        return f"backbone.model.{native.removeprefix(self.form.prefix + '.')}"
 
     def objection(self, config: object, head: nn.Module) -> str:
         """Return why a head is not this architecture's, or nothing.
@@ -74,10 +58,9 @@ class NativeLM:
         """
         if type(head) is not LanguageModelHead:
             return f"transformers has no {type(head).__name__} for masked language models"
-        if head.out is not None and self.pairs is None:
-            return f"transformers' {self.prefix} judges no pairs"
-        activation = self.activation or getattr(config, "hidden_act", None)
-        eps = self.norm_eps or getattr(config, "layer_norm_eps", None)
+        if head.out is not None and self.form.pairs is None:
+            return f"transformers' {self.form.prefix} judges no pairs"
+        activation, eps = self.form.computes(config)
         if (head.activation, head.norm.eps) != (activation, eps):
             return (
                 f"transformers' head has the activation {activation} and norm_eps {eps}, this one "
@@ -109,26 +92,4 @@ class NativeLM:
         return [(ours.tokens, theirs.prediction_logits[inside]), pairs]
 
 
-_BERT = "cls.predictions"
-_LM_HEAD = ("lm_head.dense", "lm_head.layer_norm", "lm_head.bias")
-NATIVE_LM: Mapping[str, NativeLM] = {
-    "bert": NativeLM(
-        "bert",
-        f"{_BERT}.transform.dense",
-        f"{_BERT}.transform.LayerNorm",
-        f"{_BERT}.bias",
-        activation=None,
-        pairs=("bert.pooler.dense", "cls.seq_relationship"),
-    ),
-    "roberta": NativeLM("roberta", *_LM_HEAD),
-    "xlm-roberta": NativeLM("roberta", *_LM_HEAD),
-    "camembert": NativeLM("roberta", *_LM_HEAD),
-    "mpnet": NativeLM("mpnet", *_LM_HEAD),
-    "distilbert": NativeLM(
-        "distilbert",
-        "vocab_transform",
-        "vocab_layer_norm",
-        "vocab_projector.bias",
-        norm_eps=1e-12,
-    ),
-}
+NATIVE_LM: Mapping[str, NativeLM] = {name: NativeLM(form) for name, form in MASKED_LM.items()}

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForSeq2SeqLM, PretrainedConfig
+from transformers import AutoModelForSeq2SeqLM, PretrainedConfig
 
+from lightning_transfer.checkpoint import config_of
 from lightning_transfer.heads import DecoderHead
 from lightning_transfer.labels import Labels
 from lightning_transfer.lm_head import (
@@ -42,8 +43,7 @@ class NativeSeq2Seq:
             ValueError: If transformers has no such model.
         """
         if isinstance(config, Mapping):
-            values = {k: v for k, v in config.items() if k != "model_type"}
-            config = AutoConfig.for_model(str(config["model_type"]), **values)
+            config = config_of(config)
         pairs = tuple(native_names(config, head_form(config)))
         return cls(pairs, type(empty_whole(config)).__name__)
 

@@ -170,7 +170,8 @@ def read_curve(curve: Mapping[str, Any], stages: Mapping[str, Any]) -> list[Poin
         stages: The stages that there are.
 
     Raises:
-        ValueError: If a key or the stage is unknown, or the sizes are no list of different ones.
+        ValueError: If a key or the stage is unknown, the sizes are no list of different ones, or
+            one of them is none.
     """
     if extra := set(curve) - {"stage", "train_size"}:
         raise ValueError(f"curve has the keys stage and train_size, got {sorted(extra)} beside")
@@ -184,6 +185,10 @@ def read_curve(curve: Mapping[str, Any], stages: Mapping[str, Any]) -> list[Poin
         return []
     if len({str(size) for size in sizes}) != len(sizes):
         raise ValueError(f"curve.train_size names a size twice: {list(sizes)}")
+    if None in sizes:  # elsewhere all rows; a row of the table would have no size to be named by
+        raise ValueError(
+            f"curve.train_size must hold sizes, got null in {list(sizes)}; give 1.0 for all rows"
+        )
     stage = str(curve.get("stage"))
     _check_names([stage], stages, "curve.stage")
     return [Point(stage, size) for size in sizes]

@@ -1,7 +1,7 @@
 """What can go wrong is looked for before the first step: a mistake must not cost a stage first."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 SETTINGS = (
     *("data", "task", "head", "strategy", "optimizer", "scheduler", "objectives", "callbacks"),
     *("epochs", "seed", "skip", "init_from", "label_map", "monitor", "patience", "keep", "trainer"),
-    *("take", "on_mismatch", "backbone", "tokenizer"),
+    *("take", "on_mismatch", "backbone", "tokenizer", "source_language", "target_language"),
 )
 """What a stage can be told."""
 
@@ -217,8 +217,12 @@ class Preflight:
             except ValueError as error:
                 raise ValueError(f"stages.{after}.strategy.adapter: {error}") from error
 
-    def check_gain(self, metric: str, over: str) -> None:
+    def check_gain(self, metric: str, compared: Collection[str]) -> None:
         """Raise if the rows that are compared do not have a metric to be compared in.
+
+        Args:
+            metric: Its name.
+            compared: Names of the rows, without their sizes on a learning curve.
 
         Raises:
             ValueError: If a row lacks the metric, or a lower value of it is better.
@@ -228,7 +232,7 @@ class Preflight:
                 f"gain.metric={metric!r}: a lower value of it is better; choose another"
             )
         for row in self.rows:
-            if row.base == over or row is self.rows[-1]:
+            if row.base in compared:
                 task = align_outputs(self._rehearsed[row.order[-1]].task, self._labels[row.test])
                 known = [str(name).removeprefix("test/") for name in task.test_metrics]
                 if metric not in known:

@@ -95,8 +95,11 @@ def read_model(
     dropout: float | None,
     revision: str | None = None,
     trust_remote_code: bool = False,
-) -> PreTrainedModel:
+) -> tuple[PreTrainedModel, frozenset[str]]:
     """Read a pretrained model; the arguments are those of ``Backbone.from_pretrained``.
+
+    Returns:
+        The model, and the names of what it has and the files lack: that is random.
 
     Raises:
         OSError: If the weights are not there, or not as safetensors.
@@ -108,15 +111,16 @@ def read_model(
     config = AutoConfig.from_pretrained(source, **shared)
     if dropout is not None:
         set_dropout(config, dropout)
-    model: PreTrainedModel = auto_class(config).from_pretrained(
+    model, found = auto_class(config).from_pretrained(
         source,
         config=config,
         use_safetensors=True,
         attn_implementation=attn_implementation,
         dtype=parse_dtype(dtype),
+        output_loading_info=True,
         **shared,
     )
-    return model
+    return model, frozenset(found["missing_keys"])
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 Verdict = Literal["positive", "not significant", "negative"]
 Interval = tuple[float, float] | tuple[None, None]
 
+TRANSFER = "transfer"  # the row of the whole chain
 LOWER_IS_BETTER = frozenset(
     {"loss", "mlm_loss", "lm_loss", "unigram_loss", "mse", "rmse", "mae", "perplexity"}
 )
@@ -115,6 +116,8 @@ class Gain:
         ci95: Student's t interval of that mean at 95 %.
         verdict: ``positive`` if the whole interval lies above 0, ``negative`` if it lies below,
             else ``not significant``, as it is without an interval.
+        of: Name of the row that is compared, without its size on a learning curve. The key is in
+            the JSON only if that is not ``transfer``.
     """
 
     metric: str
@@ -122,6 +125,7 @@ class Gain:
     value: float
     ci95: Interval
     verdict: Verdict
+    of: str = TRANSFER
 
     @classmethod
     def between(cls, row: Row, over: Row, *, metric: str) -> "Gain":
@@ -150,7 +154,8 @@ class Gain:
                 )
         pairs = zip(row.metrics[metric].values, over.metrics[metric].values, strict=False)
         paired = Metric(tuple(ours - theirs for ours, theirs in pairs))
-        return cls(metric, over.name, paired.mean, paired.ci95, _verdict(paired.ci95))
+        verdict = _verdict(paired.ci95)
+        return cls(metric, over.name, paired.mean, paired.ci95, verdict, _base(row.name))
 
 
 @dataclass(frozen=True)
@@ -161,8 +166,8 @@ class Results:
         experiment: Name of the experiment.
         seeds: Seeds that the run was asked for.
         rows: What was tested, one row each, names unique.
-        gain: Gain of the row ``transfer`` over a control, if both are there; of a learning curve
-            at its last size.
+        gain: Gain of the row ``transfer``, or of another that was asked for, over a control, if
+            both are there; of a learning curve at its last size.
         gains: The same at each size of a learning curve; the key is in the JSON of such a run only.
         missing: Names of the rows, or ``row (seed 2)``, that a run which was cut off did not get
             to. The key ``missing`` is in the JSON of such a run only.
@@ -295,7 +300,12 @@ class Results:
         count = len(self.seeds)
         told = f"mean over {count} seeds [95 % interval]" if count > 1 else "one seed: no interval"
         gains = self.gains.values() or [gain for gain in (self.gain,) if gain is not None]
-        return "\n".join([told, *(f"gain of transfer over {_short(gain)}" for gain in gains)])
+        return "\n".join([told, *(f"gain of {gain.of} over {_short(gain)}" for gain in gains)])
+
+
+def _base(name: str) -> str:
+    """Return a row's name without its size on a learning curve."""
+    return name.partition("@")[0]
 
 
 def _short(gain: Gain) -> str:
@@ -316,7 +326,7 @@ def _tell(gain: Gain, found: dict[str, Metric], count: int) -> str:
     if not math.isfinite(gain.value):
         return f"Transfer is not significant: {gain.metric} is undefined in at least one run"
     numbers = f"{gain.metric} changes by {gain.value:+.3f}"
-    name = next((name for name in reversed(found) if name.partition("@")[0] == "transfer"), "")
+    name = next((name for name in reversed(found) if _base(name) == gain.of), "")
     ours, theirs = found.get(name), found.get(gain.over)
     if ours and theirs:
         # A row with one value for all seeds is paired with each of the other's.
@@ -350,7 +360,10 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Metric):
         return _plain({"mean": value.mean, "ci95": value.ci95, "values": value.values})
     if is_dataclass(value):
-        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+        plain = {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+        if isinstance(value, Gain) and value.of == TRANSFER:
+            del plain["of"]
+        return plain
     if isinstance(value, Mapping):
         return {key: _plain(inner) for key, inner in value.items()}
     if isinstance(value, tuple):
@@ -374,4 +387,5 @@ def _row_from_dict(data: Mapping[str, Any]) -> Row:
 def _gain_from_dict(data: Mapping[str, Any]) -> Gain:
     lo, hi = data["ci95"]
     value = _number(data["value"])
-    return Gain(data["metric"], data["over"], value, (lo, hi), data["verdict"])
+    of = data.get("of", TRANSFER)
+    return Gain(data["metric"], data["over"], value, (lo, hi), data["verdict"], of)

@@ -1,7 +1,7 @@
 """A model of transformers, run from the input up and from the middle."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import Any
@@ -18,8 +18,10 @@ from lightning_transfer.architectures import (
     room_for_tokens,
     take_lm_head,
     take_pooler,
+    unread,
 )
-from lightning_transfer.lm_head import HeadForm, head_form
+from lightning_transfer.lm_head import HeadForm, head_form, is_pair
+from lightning_transfer.masked_lm import MaskedLM
 from lightning_transfer.modes import evaluating
 from lightning_transfer.replay import Stack
 
@@ -30,23 +32,32 @@ class StackModel(nn.Module):
     Args:
         model: See :class:`Backbone`.
         lm_head: See :class:`Backbone`.
+        fresh: See :class:`Backbone`.
+        masked_lm: See :class:`Backbone`.
     """
 
     def __init__(
-        self, model: PreTrainedModel, *, lm_head: Mapping[str, Tensor] | None = None
+        self,
+        model: PreTrainedModel,
+        *,
+        lm_head: Mapping[str, Tensor] | None = None,
+        fresh: Iterable[str] | None = None,
+        masked_lm: MaskedLM | None = None,
     ) -> None:
         """See the class."""
         super().__init__()
         self._anatomy = find_anatomy(model)
+        self.fresh = frozenset(unread(model, self._anatomy) if fresh is None else fresh)
         writer = self._anatomy.writer
         taken = None if writer is None else take_lm_head(model, writer)
         self.lm_head_state = taken or (None if lm_head is None else dict(lm_head))
+        self.masked_lm = masked_lm
         pooler = take_pooler(model.get_submodule(self._anatomy.reader.root))
         self.pooler_state = pooler if writer is None else None  # an encoder's, below a decoder
         kernels.install(model)
         self.model = model
         self._entries: int | None = None
-        self._has_segments = "token_type_ids" in inspect.signature(self._reader.forward).parameters
+        self.has_segments = "token_type_ids" in inspect.signature(self._reader.forward).parameters
         self.train()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -58,6 +69,17 @@ class StackModel(nn.Module):
     def config(self) -> PretrainedConfig:
         """The model's own config."""
         return self.model.config
+
+    @property
+    def has_own_lm_head(self) -> bool:
+        """Whether all that stands above the decoder was read with it, its table too."""
+        writer, table = self._anatomy.writer, self.target_embeddings
+        if writer is None or self.lm_head_state is None or table is None:
+            return False
+        below = "decoder." if is_pair(self.config) else ""
+        state = self.model.state_dict(keep_vars=True)
+        tied = {name for name, value in state.items() if value is table.weight}
+        return not self.fresh & {*tied, *(f"{below}{name}" for name in self.lm_head_state)}
 
     @property
     def is_encoder_decoder(self) -> bool:
@@ -223,7 +245,7 @@ class StackModel(nn.Module):
     def _read(self, input_ids: Tensor, mask: Tensor | None, types: Tensor | None) -> Tensor:
         """Run the encoder, or a model that has one stack; float (batch, seq, hidden)."""
         # A tokenizer may tell segments that the model knows nothing of.
-        extra: dict[str, Any] = {"token_type_ids": types} if self._has_segments else {}
+        extra: dict[str, Any] = {"token_type_ids": types} if self.has_segments else {}
         if self._anatomy.causal:
             extra["use_cache"] = False
         features: Tensor = self._reader(input_ids, attention_mask=mask, **extra)[0]

@@ -6,13 +6,16 @@ from typing import Any
 from torch import nn
 
 from lightning_transfer.backbone import Backbone
-from lightning_transfer.handover import HandedOn, Take, config_for, hand_over
+from lightning_transfer.handover import HandedOn, Take, Tokenizers, config_for, hand_over
 from lightning_transfer.heads.making import make_head
 from lightning_transfer.labels import Labels
+from lightning_transfer.languages import in_languages
 from lightning_transfer.loading import Weights, same_tokenizer
 from lightning_transfer.parts import backbone_spec, build, build_adapter
 from lightning_transfer.plan import StageRun
-from lightning_transfer.tokenizing import resolve_target_tokenizer, resolve_tokenizer
+from lightning_transfer.tokenizing import Readable, resolve_target_tokenizer, resolve_tokenizer
+
+_OWN_TEXTS = ("backbone", "tokenizer", "source_language", "target_language")
 
 
 class StageModel:
@@ -23,14 +26,16 @@ class StageModel:
 
     Args:
         config: The whole config of a run as plain values.
-        data_of: Returns a stage's DataModule, given its name and a seed.
+        data_of: Returns a stage's DataModule, given its name, a seed and ``train_size``, None for
+            that which it has.
     """
 
-    def __init__(self, config: Mapping[str, Any], data_of: Callable[[str, int], Any]) -> None:
+    def __init__(self, config: Mapping[str, Any], data_of: Callable[..., Any]) -> None:
         """See the class."""
         self.config = config
         self._data_of = data_of
-        self._tokenizers: dict[tuple[str, str], Any] = {}
+        # By side, the stage if it has its own, and the sizes of those that a curve gives one.
+        self._tokenizers: dict[tuple[object, ...], Any] = {}
         # The tokenizer of the targets beside each one that was given out, by the identity of that.
         self._targets: dict[int, tuple[Any, Any]] = {}
 
@@ -49,7 +54,7 @@ class StageModel:
     def inherits(self, stage: str) -> bool:
         """Whether a stage has the backbone and the tokenizer of whatever comes before it."""
         settings = self.config["stages"][stage]
-        own = any(settings.get(name) for name in ("backbone", "tokenizer"))
+        own = any(settings.get(name) for name in _OWN_TEXTS)
         return not own and self.take(stage).whole_backbone
 
     def origin(self, run: StageRun) -> str:
@@ -62,13 +67,15 @@ class StageModel:
         pretrained = "name" in spec or "encoder" in spec  # the latter of a warm start
         return "the pretrained backbone" if pretrained else "the backbone as it is built"
 
-    def tokenizer(self, stage: str, start: Weights | None) -> Any:
-        """Return a stage's tokenizer.
+    def tokenizer(self, run: StageRun, start: Weights | None) -> Any:
+        """Return the tokenizer of a stage run.
 
         It is its own; or that of its own backbone, if this has a name; or that of the weights, if
-        something of their backbone is taken; or that of the run.
+        something of their backbone is taken; or that of the run. One that is trained on the text of
+        a learning curve's stage sees what that stage run sees; a stage before it is shared by all
+        sizes, and its tokenizer sees what the smallest of them does.
         """
-        found, target = self._both_tokenizers(stage, start)
+        found, target = self._in_languages(run.stage, *self._both_tokenizers(run, start))
         self._targets[id(found)] = (found, target)
         return found
 
@@ -79,7 +86,17 @@ class StageModel:
         """
         return self._targets.get(id(tokenizer), (None, None))[1]
 
-    def _both_tokenizers(self, stage: str, start: Weights | None) -> tuple[Any, Any]:
+    def _in_languages(self, stage: str, found: Any, target: Any) -> tuple[Any, Any]:
+        """Let tokenizers read and write the languages of a stage."""
+        settings, where = self.config["stages"][stage], f"stages.{stage}"
+        read, written = settings.get("source_language"), settings.get("target_language")
+        if target is None:
+            return in_languages(found, where=where, source=read, target=written), None
+        found = in_languages(found, where=where, source=read)
+        return found, in_languages(target, where=where, target=written)
+
+    def _both_tokenizers(self, run: StageRun, start: Weights | None) -> tuple[Any, Any]:
+        stage = run.stage
         settings = self.config["stages"][stage]
         own, name = settings.get("backbone"), settings.get("tokenizer")
         if name is None and own:
@@ -91,14 +108,36 @@ class StageModel:
         if taken and start is not None and start.tokenizer is not None:
             if start.described["labels"]["kind"] == "text":
                 return start.tokenizer, start.target_tokenizer
-            return start.tokenizer, self._resolved("target", place, config)
-        return self._resolved("source", place, config), self._resolved("target", place, config)
+            return start.tokenizer, self._resolved("target", place, config, run)
+        return tuple(self._resolved(side, place, config, run) for side in ("source", "target"))
 
-    def _resolved(self, side: str, place: str, config: Mapping[str, Any]) -> Any:
-        if (side, place) not in self._tokenizers:
+    def _resolved(self, side: str, place: str, config: Mapping[str, Any], run: StageRun) -> Any:
+        sizes = {one.stage: one.train_size for one in run.chain if one.train_size is not None}
+
+        def data_of(stage: str, seed: int) -> Any:
+            size = sizes[stage] if stage in sizes else self._smallest(stage, seed)
+            return self._data_of(stage, seed, train_size=size)
+
+        key = (side, place, *sizes.items())
+        if key not in self._tokenizers:
             resolve = resolve_tokenizer if side == "source" else resolve_target_tokenizer
-            self._tokenizers[side, place] = resolve(config, self._data_of)
-        return self._tokenizers[side, place]
+            self._tokenizers[key] = resolve(config, data_of)
+        return self._tokenizers[key]
+
+    def _smallest(self, stage: str, seed: int) -> Any:
+        """Return the size of a learning curve that is the fewest rows of a stage, None: no curve.
+
+        Counts and fractions are compared by what they draw.
+        """
+        curve = self.config.get("curve") or {}
+        sizes = curve.get("train_size") or []
+        if curve.get("stage") != stage or not isinstance(self._data_of(stage, seed), Readable):
+            return None
+        return min(
+            sizes,
+            key=lambda size: self._data_of(stage, seed, train_size=size).n_texts,
+            default=None,
+        )
 
     def backbone(self, stage: str, start: Weights | None, tokenizer: Any) -> nn.Module:
         """Build a stage's backbone, not yet filled: of the form of the weights if it inherits them.
@@ -116,9 +155,11 @@ class StageModel:
         if start is None or own or not both or start.described["backbone"] is None:
             return build(spec, "backbone", where)
         described = start.described["backbone"]
-        old = start.tokenizer
-        if old is not None and not same_tokenizer(old, tokenizer):
-            described = config_for(described, old, tokenizer)
+        tokenizers = Tokenizers(
+            start.tokenizer, tokenizer, start.target_tokenizer, self.target_of(tokenizer)
+        )
+        if not _same_tokenizers(tokenizers):
+            described = config_for(described, tokenizers)
         return Backbone.from_config(
             described,
             attn_implementation=spec.get("attn_implementation"),
@@ -164,3 +205,9 @@ class StageModel:
             target_tokenizer=self.target_of(tokenizer),
         )
         return head, handed
+
+
+def _same_tokenizers(tokenizers: Tokenizers) -> bool:
+    """Whether a model needs no other vocabulary."""
+    pairs = (tokenizers.read_by, tokenizers.written_by)
+    return all(both is None or same_tokenizer(*both) for both in pairs)

@@ -49,7 +49,7 @@ from lightning_transfer.results import LOWER_IS_BETTER
 from lightning_transfer.scoring import Tested, score
 from lightning_transfer.stage_loggers import StageLoggers
 from lightning_transfer.stage_model import StageModel
-from lightning_transfer.tasks import TransferModule
+from lightning_transfer.tasks import SequenceToSequence, TransferModule
 from lightning_transfer.training import (
     Patience,
     clippable,
@@ -118,7 +118,7 @@ class StageRunner:
         self._pretrained = None
         start = self._start(run)
         pl.seed_everything(run.seed, workers=True, verbose=False)
-        tokenizer = self._model.tokenizer(run.stage, start)
+        tokenizer = self._model.tokenizer(run, start)
         data = self.data(run.stage, run.seed, tokenizer, train_size=run.train_size)
         data.prepare_data()
         data.setup("fit")
@@ -157,7 +157,7 @@ class StageRunner:
         if start is None and before is not None:
             tokenizer = before.tokenizer
         else:
-            tokenizer = self._model.tokenizer(run.stage, start)
+            tokenizer = self._model.tokenizer(run, start)
         task = self._rehearsed_task(run, labels, start, tokenizer)
         settings, where = self.config["stages"][run.stage], f"stages.{run.stage}"
         check_recipe(task.recipe, task, where=where, scheduler=scheduler_key(settings))
@@ -173,6 +173,8 @@ class StageRunner:
         check_vocabulary(tokenizer, task.backbone)
         target = self._model.target_of(tokenizer) or tokenizer
         check_vocabulary(target, task.backbone, target=True)
+        if isinstance(task, SequenceToSequence):
+            task.adopt(target)
         return Rehearsed(task, tokenizer)
 
     def _plain(self, run: StageRun) -> bool:
@@ -207,11 +209,13 @@ class StageRunner:
     def metric(self, stage: str) -> str:
         """Return the test metric that a stage is judged by: the monitored one, or the task's own.
 
-        The loss that may be monitored is none: its scale means nothing from one task to another.
+        The loss that may be monitored is none: its scale means nothing from one task to another. A
+        task whose own monitor it is has the perplexity that follows from it.
         """
         own = self._task_class(stage).monitor
         monitor = self.monitor(stage) if self.mode(stage) == "max" else own
-        return monitor.removeprefix("val/")
+        metric = monitor.removeprefix("val/")
+        return "perplexity" if metric == "loss" else metric
 
     def take(self, stage: str) -> Take:
         """Return what a stage takes of the weights that it starts from."""

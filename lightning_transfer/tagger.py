@@ -1,6 +1,5 @@
 """Tags for the words of new texts, from a trained task: in memory, or file to file."""
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -9,11 +8,9 @@ import numpy as np
 
 from lightning_transfer.data.rows import text_fault
 from lightning_transfer.data.tagged_rows import words_fault
-from lightning_transfer.data.token_table import TokenTable, check_room
-from lightning_transfer.data.word_tokens import tokenize_words
+from lightning_transfer.data.token_table import TokenTable
+from lightning_transfer.data.word_tokens import tokenize_windows
 from lightning_transfer.predict import Predictor
-
-_ANY = 1 << 30  # tokens: no limit
 
 
 @dataclass(frozen=True)
@@ -113,52 +110,23 @@ class Tagger(Predictor):
         if not texts:
             return []
         sentences = [text.split() if isinstance(text, str) else text for text in texts]
-        check_room(self.tokenizer, self.tokens)
-        whole = dataclasses.replace(self.tokens, max_length=_ANY, truncation="head")
-        table = tokenize_words(sentences, tokenizer=self.tokenizer, tokens=whole)
-        parts = [list(self._parts(table, row, words)) for row, words in enumerate(sentences)]
-        if table.lengths.max() > self.tokens.max_length:
-            pieces = [
-                words[cut] for words, cuts in zip(sentences, parts, strict=True) for cut in cuts
-            ]
-            limited = dataclasses.replace(self.tokens, truncation="head")
-            table = tokenize_words(pieces, tokenizer=self.tokenizer, tokens=limited)
-        scores = self._word_scores(table)
-        found = []
-        for words, cuts in zip(sentences, parts, strict=True):
-            rows = np.concatenate([next(scores) for _ in cuts])  # (words, tags)
-            found.append(self._tagged(words, rows))
-        return found
+        table = tokenize_windows(sentences, tokenizer=self.tokenizer, tokens=self.tokens)
+        scores = self._word_scores(table)  # (words, tags)
+        begins = np.cumsum([len(words) for words in sentences])[:-1]
+        return [
+            self._tagged(words, of_words)
+            for words, of_words in zip(sentences, np.split(scores, begins), strict=True)
+        ]
 
-    def _parts(self, table: TokenTable, row: int, words: Sequence[str]) -> Iterator[slice]:
-        """Yield spans of words that fit into a row each; a word too long for one is cut."""
-        if table.lengths[row] <= self.tokens.max_length:
-            yield slice(0, len(words))
-            return
-        codes, special = _words_of(table, row), self.tokenizer.num_special_tokens_to_add()
-        of_words = np.flatnonzero(codes != -1)
-        inner = codes[of_words[0] : of_words[-1] + 1]
-        # Tokens of no word go with the word before them; those at the ends may be at either.
-        owners = np.maximum.accumulate(np.where(inner < -1, -2 - inner, inner))
-        sizes = np.bincount(owners, minlength=len(words))
-        sizes[[0, -1]] += len(codes) - len(inner) - special
-        room = self.tokens.max_length - special
-        start = taken = 0
-        for word, size in enumerate(sizes):
-            if taken and taken + size > room:
-                yield slice(start, word)
-                start, taken = word, 0
-            taken += int(size)
-        yield slice(start, len(words))
-
-    def _word_scores(self, table: TokenTable) -> Iterator[np.ndarray]:
-        """Yield the scores of each row's words, float32 (words, tags)."""
+    def _word_scores(self, table: TokenTable) -> np.ndarray:
+        """Return the scores of all words in order, float32 (words, tags)."""
+        assert table.words is not None
         by_row: dict[int, np.ndarray] = {}
         for rows, scores in self._scores(table):
             for row, of_tokens in zip(rows, scores, strict=True):
-                codes = _words_of(table, row)
-                by_row[row] = of_tokens[: len(codes)][codes >= 0]  # (words, tags)
-        return (by_row[row] for row in range(len(table)))
+                words = table.words[table.starts[row] : table.starts[row + 1]]  # (seq,)
+                by_row[row] = of_tokens[: len(words)][words >= 0]  # (words, tags)
+        return np.concatenate([by_row[row] for row in range(len(table))])
 
     def _tagged(self, words: Sequence[str], scores: np.ndarray) -> Tagged:
         if not np.isfinite(scores).all():
@@ -170,12 +138,6 @@ class Tagger(Predictor):
         tags = tuple(self.task.labels.names[tag] for tag in best)
         likely = tuple(float(str(score)) for score in scores.max(axis=-1))
         return Tagged(tuple(words), tags, likely, tuple(_entities(words, tags)))
-
-
-def _words_of(table: TokenTable, row: int) -> np.ndarray:
-    """Return the words of a row's tokens as the table notes them, int32 ``(seq,)``."""
-    assert table.words is not None
-    return table.words[table.starts[row] : table.starts[row + 1]]
 
 
 def _entities(words: Sequence[str], tags: Sequence[str]) -> Iterator[Entity]:

@@ -8,6 +8,9 @@ from lightning_transfer.data import RawText, TextToText
 from lightning_transfer.loading import load_tokenizer
 from lightning_transfer.parts import build
 
+Readable = RawText | TextToText
+"""Data that a tokenizer can be trained on."""
+
 _SIDES = ("text", "target")  # of pairs
 
 
@@ -85,7 +88,7 @@ def _trained(
 
 def _source(
     key: str, stage: str, config: Mapping[str, Any], data_of: Callable[[str, int], Any]
-) -> RawText | TextToText:
+) -> Readable:
     """Return the data of a stage, if a tokenizer can be trained on it."""
     if stage not in config["stages"]:
         raise ValueError(
@@ -93,7 +96,7 @@ def _source(
         )
     own = config["stages"][stage].get("seed")
     data = data_of(stage, config["seeds"][0] if own is None else own)
-    if not isinstance(data, RawText | TextToText):
+    if not isinstance(data, Readable):
         raise ValueError(
             f"{key}.stage={stage!r} has data of {type(data).__name__}, and a tokenizer is "
             "trained on raw text or on pairs; name a stage with such data (data=text_files)"

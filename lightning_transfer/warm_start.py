@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +38,13 @@ def join_pretrained(
     attn_implementation: str | None,
     dtype: str,
     dropout: float | None,
-) -> PreTrainedModel:
+) -> tuple[PreTrainedModel, frozenset[str]]:
     """Join an encoder and a decoder; the arguments are those of ``Backbone.warm_start``.
 
     Which token begins a target is left open: that is up to the target's tokenizer.
+
+    Returns:
+        The model, and the names of what is random in it, such as the cross-attention.
 
     Raises:
         OSError: If weights are not there, or not as safetensors.
@@ -49,7 +52,7 @@ def join_pretrained(
             computes logits.
     """
     how: dict[str, Any] = {"attn_implementation": attn_implementation, "dtype": parse_dtype(dtype)}
-    reader = read_model(
+    reader, unread = read_model(
         encoder, attn_implementation=attn_implementation, dtype=dtype, dropout=dropout
     )
     config, source = _config_of(decoder)
@@ -58,33 +61,43 @@ def join_pretrained(
     _check(reader, config)
     config.is_decoder = True
     config.add_cross_attention = True
-    writer = (
-        AutoModelForCausalLM.from_config(config, **how)
-        if source is None
-        else _pretrained_writer(source, config, how, called=decoder)
-    )
+    writer, unwritten = _decoder(config, source, how, called=decoder)
     joined = EncoderDecoderConfig.from_encoder_decoder_configs(reader.config, writer.config)
-    return EncoderDecoderModel(encoder=reader, decoder=writer, config=joined)
+    model = EncoderDecoderModel(encoder=reader, decoder=writer, config=joined)
+    fresh = {f"encoder.{name}" for name in unread} | {f"decoder.{name}" for name in unwritten}
+    between = {name for name in model.state_dict() if not name.startswith(("encoder.", "decoder."))}
+    return model, frozenset(fresh | between)
+
+
+def _decoder(
+    config: PretrainedConfig, source: str | None, how: Mapping[str, Any], *, called: Any
+) -> tuple[PreTrainedModel, Iterable[str]]:
+    """Return a decoder, and the names of what is random in it."""
+    if source is None:
+        fresh: PreTrainedModel = AutoModelForCausalLM.from_config(config, **how)
+        return fresh, fresh.state_dict()
+    return _pretrained_writer(source, config, how, called=called)
 
 
 def _pretrained_writer(
     source: str, config: PretrainedConfig, how: Mapping[str, Any], *, called: Any
-) -> PreTrainedModel:
-    """Return a decoder that begins as an encoder, and say what it finds nothing for there.
+) -> tuple[PreTrainedModel, Iterable[str]]:
+    """Return a decoder that begins as an encoder, and tell and return what it finds nothing for.
 
     For transformers that is a checkpoint that seems corrupted, and a table of many lines.
     """
     with without_load_report():
-        writer, found = AutoModelForCausalLM.from_pretrained(
+        read: Any = AutoModelForCausalLM.from_pretrained(
             source, config=config, use_safetensors=True, output_loading_info=True, **how
         )
+    writer, found = read
     missing = dict.fromkeys(
         "cross-attention" if _CROSS.search(name) else ".".join(name.split(".")[:2])
         for name in sorted(found["missing_keys"])
     )
     if missing:
         log.info("decoder from %s; made anew: %s", called, ", ".join(missing))
-    return writer
+    return writer, found["missing_keys"]
 
 
 def _config_of(

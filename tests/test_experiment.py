@@ -225,6 +225,17 @@ def test_gain_in_another_metric(runs, tmp_path):
     assert found["gain"]["verdict"] == "not significant"
 
 
+def test_gain_of_another_row(runs, tmp_path):
+    short = [f"stages.{name}.epochs=1" for name in ("source", "target")]
+    words = [*transfer(runs.news, runs.movies, "gain.of=zero_shot"), *short]
+    rows = rows_of(found := runs.fit(tmp_path / "whole", *words))
+    ours, theirs = (rows[name]["metrics"]["pearson"] for name in ("zero_shot", "no_source"))
+    assert found["gain"]["value"] == pytest.approx(ours["mean"] - theirs["mean"])
+    assert (found["gain"]["of"], found["gain"]["over"]) == ("zero_shot", "no_source")
+    found = runs.fit(tmp_path / "skipped", *words, "stages.source.skip=true")
+    assert found["gain"] is None
+
+
 WRONG = [
     ("seeds=[]", r"seeds must be a list of numbers such as \[0,1,2\], got \[\]"),
     ("seeds=[0,-1]", r"seeds must be whole numbers >= 0, got \[0, -1\]"),
@@ -238,6 +249,7 @@ WRONG = [
     ("+controls.no_source.tests=target", r"controls.no_source has the keys order and test"),
     ("+controls.source.order=[target]", r"controls.source has the name of another row"),
     ("gain.over=no_sauce", r"gain.over='no_sauce' is no control; controls: zero_shot, no_source"),
+    ("gain.of=no_sauce", r"gain.of='no_sauce' is no control; controls: zero_shot, no_source"),
     ("gain.metric=accuracy", r"gain.metric='accuracy'.*pearson, r2, spearman"),
     ("gain.metric=loss", r"gain.metric='loss'"),
     ("stages.target.monitor=val/persian", r"stages.target.monitor='val/persian'.*val/pearson"),

@@ -13,6 +13,7 @@ from lightning_transfer.heads import LinearHead, MLPHead
 from lightning_transfer.labels import Labels
 from lightning_transfer.loading import load
 from lightning_transfer.tasks import SequenceClassification, SequenceRegression
+from tests.conftest import make_tokenizer
 from tests.tiny import HIDDEN, OwnBackbone, OwnHead, make_backbone, make_inputs
 
 SINGLE = Labels("single", ("negative", "neutral", "positive"))
@@ -79,6 +80,20 @@ def test_the_kind_of_labels_is_in_the_config(labels, names, problem, tokenizer, 
     assert model.config.problem_type == problem
     assert (model(IDS, attention_mask=MASK).logits - logits_of(task)).abs().max() < 1e-5
     assert load(tmp_path / "model").task.labels == labels
+
+
+@pytest.mark.parametrize(
+    ("name", "takes"), [("bert", True), ("roberta", True), ("distilbert", False)]
+)
+def test_the_tokenizer_gives_what_the_model_takes(name, takes, tmp_path):
+    names = ["input_ids", "token_type_ids", "attention_mask"]
+    tokenizer = make_tokenizer(model_input_names=names)
+    export(make_task(name), tokenizer, tmp_path / "model")
+    inputs = AutoTokenizer.from_pretrained(tmp_path / "model")("good film", return_tensors="pt")
+    assert ("token_type_ids" in inputs) is takes
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model")
+    assert model(**inputs).logits.shape == (1, 3)
+    assert tokenizer.model_input_names == names
 
 
 def test_the_tokenizer_lies_beside_the_weights(tokenizer, tmp_path):

@@ -81,7 +81,7 @@ def test_no_two_parts_import_each_other():
 
 BACKBONE = {
     *("backbone", "architectures", "kernels", "lm_head", "modes", "pretrained", "replay"),
-    *("stack_model", "warm_start"),
+    *("masked_lm", "stack_model", "warm_start"),
 }
 MODEL = BACKBONE | {"heads", "tasks", "objectives", "optim", "pooling", "callbacks"}
 
@@ -101,6 +101,7 @@ MODEL = BACKBONE | {"heads", "tasks", "objectives", "optim", "pooling", "callbac
         ("adapters", UNITS - {"hints", "kernels", "modes"}),
         ("architectures", UNITS - {"replay"}),
         ("lm_head", UNITS),
+        ("masked_lm", UNITS),
         ("pretrained", UNITS - {"assets", "lm_head"}),
         ("replay", UNITS),
         ("assets", UNITS),

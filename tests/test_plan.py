@@ -144,6 +144,10 @@ def test_a_curve_of_a_skipped_stage_goes_with_it():
         ({"stage": "target", "train_size": 8}, "must be a list of sizes such as .*, got 8"),
         ({"stage": "target", "train_size": "8,64"}, "must be a list of sizes such as .*, got '8,6"),
         ({"stage": "target", "train_size": [8, 8]}, r"names a size twice: \[8, 8\]"),
+        (
+            {"stage": "target", "train_size": [8, None]},
+            r"must hold sizes, got null in \[8, None\]; give 1\.0 for all rows",
+        ),
         ({"stage": "taret", "train_size": [8]}, "curve.stage names the stage 'taret'.*'target'"),
         ({"train_size": [8]}, "curve.stage names the stage 'None'"),
         ({"stage": "middle", "train_size": [8]}, r"curve.stage='middle' is trained in no row; ord"),

@@ -158,6 +158,18 @@ def test_a_gain_whose_rows_are_not_shown_is_told_by_itself() -> None:
     assert "pearson changes by +0.200 (95 % interval -0.048 to" in results.sentence()
 
 
+def test_a_gain_of_another_row_than_the_transfer_says_so() -> None:
+    rows = row("plain", 0.5, 0.5), row("adapted", 0.7, 0.7), row("transfer", 0.9, 0.9)
+    gain = Gain.between(rows[1], rows[0], metric="pearson")
+    results = Results("x", (0, 1), rows, gain)
+    assert results.sentence().startswith(
+        "Positive transfer: pearson is 0.700 with adapted and 0.500 with plain, a difference of"
+    )
+    assert "gain of adapted over plain: pearson +0.200" in results.to_markdown()
+    assert json.loads(results.to_json())["gain"]["of"] == "adapted"
+    assert Results.from_json(results.to_json()) == results
+
+
 def test_one_seed_says_so() -> None:
     results = compare(row("no_source", 0.5), row("transfer", 0.7), seeds=1)
     assert results.sentence() == (

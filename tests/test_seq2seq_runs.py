@@ -12,6 +12,7 @@ from lightning_transfer import run
 from lightning_transfer.loading import load
 from lightning_transfer.writer import Writer
 from tests.conftest import WORDS
+from tests.handover.test_handing_tokens import make_other
 
 PIECES = "{_target_:lightning_transfer.data.TokenizerTrainer,vocab_size:120,min_frequency:1}"
 SIZES = "{model_type:marian,vocab_size:120,d_model:16,encoder_layers:1,"
@@ -82,14 +83,24 @@ def test_two_stages_from_nothing_with_a_joint_tokenizer(alone, pairs, tmp_path, 
     writer = Writer.from_path(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
     model = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "model").eval()
-    ids = tokenizer("good film the", return_tensors="pt")["input_ids"]
-    theirs = tokenizer.decode(model.generate(ids)[0], skip_special_tokens=True).strip()
+    inputs = tokenizer("good film the", return_tensors="pt")
+    theirs = tokenizer.decode(model.generate(**inputs)[0], skip_special_tokens=True).strip()
     assert writer.predict(["good film the"]) == [theirs]
     _check_command(tmp_path, writer, capsys)
     record = tmp_path / "stages/source-seed0/target-seed0/fit.json"
     handed = json.loads(record.read_text())["handed_on"]
     assert {row["became"] for row in handed} == {"taken"}
     assert {"encoder", "decoder"} <= {row["part"] for row in handed}
+
+
+def test_each_size_of_a_curve_reads_with_the_tokenizer_of_its_own_pairs(alone, pairs, tmp_path):
+    words = ["backbone=scratch_seq2seq", f"backbone.config={SIZES}", f"tokenizer={PIECES}"]
+    words += [*stage("target", pairs), "stages.target.epochs=1", "curve.train_size=[4,30]"]
+    alone.fit(tmp_path, *words)
+    runs = [tmp_path / f"stages/target-{size}-seed0/final.ckpt" for size in (4, 30)]
+    few, many = (load(run).tokenizer.get_vocab() for run in runs)
+    assert len(few) < len(many)
+    assert (tmp_path / "train_sizes.png").is_file()  # of what the task is judged by
 
 
 def test_a_warm_start_writes_with_a_tokenizer_of_its_own(alone, pairs, tiny_folder, tmp_path):
@@ -106,6 +117,47 @@ def test_a_warm_start_writes_with_a_tokenizer_of_its_own(alone, pairs, tiny_fold
     assert len(Writer.from_path(tmp_path).predict(["good film", "bad"])) == 2
 
 
+@pytest.fixture
+def second(tmp_path):
+    """A folder with a tokenizer of other ids, which lacks no token of the pairs."""
+    words = [f"{word}é" for word in WORDS]
+    other = make_other([*reversed(words), *reversed(WORDS)])
+    other.save_pretrained(tmp_path / "second")
+    return other, tmp_path / "second"
+
+
+def test_a_stage_with_one_tokenizer_of_its_own_goes_on_from_one_that_had_two(
+    alone, pairs, second, tmp_path
+):
+    tokenizer, folder = second
+    words = ["backbone=scratch_seq2seq", f"backbone.config={SIZES}", f"tokenizer={PIECES}"]
+    apart = ["+backbone.config.decoder_vocab_size=120"]
+    apart += ["+backbone.config.share_encoder_decoder_embeddings=false"]
+    writes = PIECES.replace("}", ",lowercase:false}")
+    first = alone.fit(
+        tmp_path / "a", *words, *apart, f"target_tokenizer={writes}", *stage("target", pairs)
+    )
+    assert first["rows"]
+    found = alone.fit(
+        tmp_path / "b",
+        *words,
+        *apart,
+        *stage("target", pairs),
+        f"stages.target.init_from={tmp_path / 'a'}",
+        f"stages.target.tokenizer={folder}",
+    )
+    old, new = load(tmp_path / "a"), load(tmp_path / "b")
+    assert new.target_tokenizer is None
+    config = new.task.backbone.config
+    assert config.eos_token_id == tokenizer.sep_token_id
+    assert config.pad_token_id == tokenizer.pad_token_id
+    assert new.task.head.bias.shape == (1, len(tokenizer))
+    assert old.task.backbone.target_embeddings.num_embeddings == 120
+    [run_] = found["handed_on"]
+    told = {part["part"]: part["became"] for part in run_["parts"]}
+    assert told["decoder token embeddings"] == told["head"] == "resized"
+
+
 def test_mistakes_are_told_before_the_first_step(alone, pairs, tiny_folder, tmp_path):
     words = ["backbone=warm_start", f"backbone.encoder={tiny_folder}", *stage("target", pairs)]
     small = FRESH.replace("vocab_size:120", "vocab_size:20")
@@ -114,4 +166,15 @@ def test_mistakes_are_told_before_the_first_step(alone, pairs, tiny_folder, tmp_
     with pytest.raises(ValueError, match=r"val/blue.* is no validation metric .*val/bleu"):
         alone.fit(
             tmp_path, *words, f"backbone.decoder={tiny_folder}", "stages.target.monitor=val/blue"
+        )
+    small = FRESH.replace("vocab_size:120", "vocab_size:99")
+    other = make_other(WORDS)
+    other.pad_token = None
+    other.save_pretrained(tmp_path / "without")
+    with pytest.raises(ValueError, match="has no pad_token for the texts that are to be written"):
+        alone.fit(
+            tmp_path,
+            *words,
+            f"backbone.decoder={small}",
+            f"target_tokenizer={tmp_path / 'without'}",
         )

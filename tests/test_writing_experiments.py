@@ -112,8 +112,8 @@ def test_titles_are_compared_with_the_first_sentences(
         f"backbone.encoder={tiny_folder}",
         f"backbone.decoder={tiny_folder}",
         "seeds=[0]",
-        *cut("source", articles),
-        *cut("target", papers),
+        *cut("source", articles, "strategy.callbacks.freezing.below=3"),
+        *cut("target", papers, "strategy.callbacks.freezing.below=3"),
         f"stages.lead.data.source={papers}",
         *brief("source", "target"),
     )
@@ -141,7 +141,7 @@ def test_a_translator_turns_to_headlines(alone, catalogues, articles, tmp_path):
         "stages.target.tokenizer.vocab_size=290",
         "seeds=[0]",
         *cut("source", catalogues, *splits),
-        *cut("target", articles),
+        *cut("target", articles, "data.train_size=20"),
         f"stages.lead.data.source={articles}",
         *brief("source", "target"),
     )

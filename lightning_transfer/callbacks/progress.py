@@ -81,7 +81,7 @@ class StageProgress(Callback):
 def _monitor(pl_module: LightningModule) -> str:
     """Return the metric that a module is watched by: its recipe's, or else its own."""
     asked = getattr(getattr(pl_module, "recipe", None), "monitor", None)
-    return asked or getattr(pl_module, "monitor", "")
+    return str(asked or getattr(pl_module, "monitor", ""))
 
 
 def _epoch(current: int, last: int | None) -> str:

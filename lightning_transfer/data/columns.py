@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from itertools import combinations
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,9 @@ class Columns:
         group: Column that says which rows belong together (an article, an author). Rows of one
             group never lie in two splits. ``None``: every text is a group of its own.
 
+    Raises:
+        ValueError: If two of text, label and text_pair are one column.
+
     Example:
         >>> Columns(text="review", label="stars").named
         {'text': 'review', 'label': 'stars'}
@@ -27,10 +31,16 @@ class Columns:
     group: str | None = None
 
     def __post_init__(self) -> None:
-        """Take a number for a name, as columns without a header have them."""
+        """Take a number for a name, as columns without a header have them, and check the names."""
         for name in ("text", "label", "text_pair", "group"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, str(getattr(self, name)))
+        for one, other in combinations(("text", "label", "text_pair"), 2):
+            if getattr(self, one) == getattr(self, other):
+                raise ValueError(
+                    f"columns.{one} and columns.{other} are both {getattr(self, one)!r}; name a "
+                    "column of its own for each"
+                )
 
     @property
     def named(self) -> dict[str, str]:

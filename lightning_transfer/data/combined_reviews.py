@@ -34,7 +34,7 @@ def read_reviews(source: Path | None, kept: str, columns: Columns) -> Table:
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}; set source to a file, or leave it out")
     table: dict[str, list[str | None]] = {name: [] for name in (*columns.named, "row")}
-    with path.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file)
         columns.check(reader.fieldnames or [], path.name)
         line = reader.line_num + 1

@@ -31,12 +31,15 @@ class _Sentence:
 class Conll(TaggedText):
     r"""Sentences from CoNLL files.
 
-    A line holds a word and its columns, divided by tabs or, in a file without tabs, by spaces; a
-    blank line ends a sentence. ``-DOCSTART-`` begins a document. A line that begins with ``#`` and
-    has another number of columns than the others is a comment. ``source`` is one file; or a folder
-    that holds ``train.conll`` and, if they exist, ``validation.conll`` (``valid``, ``val``,
+    A line holds a word and its columns, divided by tabs, if most lines have one, or by spaces; a
+    blank line ends a sentence. ``-DOCSTART-`` begins a document. ``source`` is one file; or a
+    folder that holds ``train.conll`` and, if they exist, ``validation.conll`` (``valid``, ``val``,
     ``dev``) and ``test.conll`` (also ``.conllu``, ``.iob``, ``.iob2``, ``.bio``, ``.txt``,
     ``.tsv``); or a mapping of ``train``, ``validation``, ``test`` to files, in UTF-8.
+
+    A line that begins with ``#`` is a comment before a sentence, if it has another number of
+    columns than the others, or is ``# …`` with a tag that no other line has; inside of one, if it
+    is ``# …`` and its spaces are not those between columns. Else it is a word.
 
     The columns are named by their number, from 0, or from -1 at the end; ``columns.group=document``
     keeps the sentences of a document in one split.
@@ -59,8 +62,8 @@ class Conll(TaggedText):
 
         Raises:
             FileNotFoundError: If there is no source, or a folder holds no file of a known name.
-            ValueError: If a file is not UTF-8 or has no such column, or ``columns`` asks for what
-                CoNLL files do not have.
+            ValueError: If a file is not UTF-8 or has no such columns, words and tags would be one
+                column, or ``columns`` asks for what CoNLL files do not have.
         """
         if self.columns.group not in (None, "document") or self.columns.text_pair is not None:
             raise ValueError(
@@ -70,11 +73,7 @@ class Conll(TaggedText):
         names = ("text", "label", "row", "lines", "split", "fault", "group")
         table: dict[str, list[Any]] = {name: [] for name in names}
         for split, path in split_files(self.source, SUFFIXES).items():
-            width, sentences = _read(path)
-            word, tag = (
-                _column(getattr(self.columns, name), width, f"{path.name}: columns.{name}")
-                for name in ("text", "label")
-            )
+            word, tag, sentences = _read(path, self.columns)
             for found in sentences:
                 good = [] if found.fault else found.fields
                 table["text"].append([fields[word] for fields in good])
@@ -94,35 +93,72 @@ class Conll(TaggedText):
         return name_of(self.source)
 
 
-def _column(name: str, width: int, where: str) -> int:
-    try:
-        number = int(name)
-    except ValueError:
-        number = width
-    if not -width <= number < width:
-        raise ValueError(
-            f"{where} must be the number of a column, 0 to {width - 1} or -1 to -{width}, got "
-            f"{name!r}"
-        )
-    return number
+@dataclass(frozen=True)
+class _Form:
+    """How the lines of a file are written."""
+
+    tab: bool
+    width: int
+
+    @classmethod
+    def of(cls, path: Path, lines: Sequence[str]) -> "_Form":
+        words = [line for line in lines if line.strip() and not line.startswith(("#", _DOCUMENT))]
+        if not words:
+            raise ValueError(f"{path.name} holds no sentence")
+        tab = 2 * sum("\t" in line for line in words) > len(words)
+        widths = Counter(len(cls(tab, 0).fields(line)) for line in words)
+        return cls(tab, widths.most_common(1)[0][0])
+
+    def fields(self, line: str) -> list[str]:
+        """Return the columns of a line."""
+        if self.tab:
+            return [field.strip(" ") for field in line.split("\t")]
+        return [field for field in line.split(" ") if field]
+
+    def column(self, name: str, where: str) -> int:
+        """Return the place of a column from 0, given its number from either end.
+
+        Raises:
+            ValueError: If it is no number or there is no such column.
+        """
+        try:
+            number = int(name)
+        except ValueError:
+            number = self.width
+        if not -self.width <= number < self.width:
+            raise ValueError(
+                f"{where} must be the number of a column, 0 to {self.width - 1} or -1 to "
+                f"-{self.width}, got {name!r}"
+            )
+        return number % self.width
+
+    def fault(self, fields: Sequence[str], number: int) -> str | None:
+        """Return what is wrong with the columns of a line, or None."""
+        if len(fields) == self.width:
+            return None
+        by = "tabs" if self.tab else "spaces"
+        return f"line {number} has {len(fields)} column(s) between {by}, the file {self.width}"
+
+    def is_remark(self, line: str, fields: Sequence[str]) -> bool:
+        """Whether a line inside of a sentence is a comment."""
+        apart = len(fields) == 1 if self.tab else len(fields) > self.width
+        return line.startswith("# ") and apart
 
 
-def _read(path: Path) -> tuple[int, list[_Sentence]]:
-    """Return the number of columns of a file and its sentences."""
+def _read(path: Path, columns: Columns) -> tuple[int, int, list[_Sentence]]:
+    """Return the columns of words and tags of a file, and its sentences."""
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}; set source to a CoNLL file or a folder of them")
     lines = _lines(path)
-    tab = any("\t" in line for line in lines)
-    rows = [line.split("\t") if tab else [f for f in line.split(" ") if f] for line in lines]
-    widths = Counter(
-        len(fields)
-        for fields, line in zip(rows, lines, strict=True)
-        if line.strip() and not line.startswith(("#", _DOCUMENT))
-    )
-    if not widths:
-        raise ValueError(f"{path.name} holds no sentence")
-    width = widths.most_common(1)[0][0]
-    return width, list(_sentences(lines, rows, width))
+    form = _Form.of(path, lines)
+    word = form.column(columns.text, f"{path.name}: columns.text")
+    tag = form.column(columns.label, f"{path.name}: columns.label")
+    if word == tag:
+        raise ValueError(
+            f"{path.name}: columns.text={columns.text} and columns.label={columns.label} are one "
+            f"column of {form.width}; set columns.label to the column of the tags"
+        )
+    return word, tag, list(_sentences(lines, form, tag))
 
 
 def _lines(path: Path) -> list[str]:
@@ -137,24 +173,41 @@ def _lines(path: Path) -> list[str]:
     return found
 
 
-def _sentences(lines: Sequence[str], rows: Sequence[list[str]], width: int) -> Iterator[_Sentence]:
+def _sentences(lines: Sequence[str], form: _Form, tag: int) -> Iterator[_Sentence]:
     document = 0
     found = _Sentence(document)
+    rows = [form.fields(line) for line in lines]
+    tags = _tags(lines, rows, form, tag)
     for number, (line, fields) in enumerate(zip(lines, rows, strict=True), start=1):
-        if line.startswith("#") and len(fields) != width:
-            continue
-        if width == _CONLL_U and _NO_WORD.fullmatch(fields[0] if fields else ""):
-            continue
-        begins = line.startswith(_DOCUMENT)
+        begins = fields[:1] == [_DOCUMENT]
         if begins or not line.strip():
             if found.lines:
                 yield found
             document += begins
             found = _Sentence(document)
             continue
+        fault = form.fault(fields, number)
+        if line.startswith("#"):
+            before = fault or (fields[0] == "#" and fields[tag] not in tags)
+            if form.is_remark(line, fields) if found.lines else before:
+                continue
+        if form.width == _CONLL_U and _NO_WORD.fullmatch(fields[0]):
+            continue
         found.fields.append(fields)
         found.lines.append(number)
-        if len(fields) != width and found.fault is None:
-            found.fault = f"line {number} has {len(fields)} column(s), the file {width}"
+        found.fault = found.fault or fault
     if found.lines:
         yield found
+
+
+def _tags(
+    lines: Sequence[str], rows: Sequence[Sequence[str]], form: _Form, tag: int
+) -> frozenset[str]:
+    """Return the tags of the lines that are words for sure, not comments before a sentence."""
+    behind = ["", *lines]  # the line before each
+    return frozenset(
+        fields[tag]
+        for before, fields in zip(behind, rows, strict=False)
+        if len(fields) == form.width
+        and (fields[0] != "#" or not (before.startswith("#") or not before.strip()))
+    )

@@ -9,7 +9,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from lightning_transfer.data.rows import Rows
 from lightning_transfer.data.splits import Splits, normalize
-from lightning_transfer.data.splitter import Splitter
+from lightning_transfer.data.splitter import Splitter, ties_of
 from lightning_transfer.data.subset import balanced, draw, quantile_strata, rows_of_each
 
 if TYPE_CHECKING:
@@ -20,6 +20,9 @@ log = logging.getLogger(__name__)
 
 class Corpus:
     """Rows, and which split each lies in.
+
+    No text and no group is in two splits; of pairs, no first text. Where the data come split, the
+    first of test, validation and train that has it keeps it.
 
     Args:
         rows: The good rows.
@@ -34,16 +37,23 @@ class Corpus:
         """See the class."""
         self.rows = rows
         self.where = where
-        self._keys = [normalize(text) for text in rows.texts]
+        texts = self._keys = [normalize(text) for text in rows.texts]
         if rows.pairs is not None:
             pairs = map(normalize, rows.pairs)
-            self._keys = [f"{key}\n{pair}" for key, pair in zip(self._keys, pairs, strict=True)]
-        splitter = Splitter(self._keys, rows.targets, groups=rows.groups, given=rows.given)
+            self._keys = [f"{text}\n{pair}" for text, pair in zip(texts, pairs, strict=True)]
+        groups = rows.groups or [None] * len(rows)
+        splitter = Splitter(
+            self._keys,
+            rows.targets,
+            units=[group or text for group, text in zip(groups, texts, strict=True)],
+            ties=[ties_of({"text": t}, g) for t, g in zip(texts, groups, strict=True)],
+            given=rows.given,
+        )
         split = splitter.split(splits)
         self.positions = split.positions
         rank_zero_only(log.info)(
             "%s: %s rows; dropped %d repeated texts (%d of them with another label) and %d that "
-            "are in another split",
+            "share a text or group with another split",
             where,
             split.sizes,
             split.repeated,

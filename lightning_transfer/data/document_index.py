@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from array import array
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -103,7 +104,7 @@ def cached_index(documents: Documents, *, exclude: Mapping[str, Documents]) -> D
 def _scan(documents: Documents, exclude: Mapping[str, Documents]) -> DocumentIndex:
     unseen = [document.text for source in exclude.values() for document in source]
     overlap = Overlap(unseen) if unseen else None
-    keys, groups, excluded = [], [], []
+    keys, groups, excluded = array("Q"), array("Q"), bytearray()
     for document in documents:
         keys.append(document.key)
         groups.append(document.group_key)
@@ -118,7 +119,9 @@ def _scan(documents: Documents, exclude: Mapping[str, Documents]) -> DocumentInd
             len(keys),
             ", ".join(exclude),
         )
-    return DocumentIndex(np.array(keys, np.uint64), np.array(groups, np.uint64), np.array(excluded))
+    return DocumentIndex(
+        np.array(keys, np.uint64), np.array(groups, np.uint64), np.array(excluded, bool)
+    )
 
 
 def _write(index: DocumentIndex, path: Path) -> None:

@@ -143,9 +143,11 @@ def _encode(
 ) -> pa.RecordBatch:
     pieces = [split_sentences(text) if sentences else [text] for text in texts]
     flat = [piece for document in pieces for piece in document]
-    encoded = tokenizer(
-        flat, add_special_tokens=False, truncation=False, padding=False, verbose=False
-    )["input_ids"]
+    encoded: list[list[int]] = []
+    if flat:  # all of a batch may be left out, and a tokenizer refuses an empty list
+        encoded = tokenizer(
+            flat, add_special_tokens=False, truncation=False, padding=False, verbose=False
+        )["input_ids"]
     ids: list[list[int]] = []
     starts: list[list[int]] = []
     position = 0

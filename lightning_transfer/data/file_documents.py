@@ -111,17 +111,19 @@ class FileDocuments:
 
     def _of_text(self, path: Path) -> Iterator[Document]:
         lines: list[str] = []
-        size = 0
+        size, begins = 0, True
         with path.open(encoding=self.encoding or "utf-8-sig") as file:
             try:
                 while line := file.readline(_MAX_CHARS):
+                    if begins:  # a byte order mark stays in it where the encoding is stated
+                        line, begins = line.removeprefix("\ufeff"), False
                     ends = self.unit == "line" or (self.unit == "blank_line" and not line.strip())
                     lines.append(line)
                     size += len(line)
                     if ends or size >= _MAX_CHARS:
                         yield from _document(lines)
                         lines, size = [], 0
-            except UnicodeDecodeError as error:
+            except UnicodeError as error:  # of a UTF-16 without its mark it is no DecodeError
                 raise ValueError(f"{path.name}: {error}; set documents.encoding") from None
         yield from _document(lines)
 

@@ -47,7 +47,8 @@ class HighlightedSentences(TextDataModule):
     """The sentences of ACLSum's papers, ``highlight`` where people marked them, else ``other``.
 
     A paper's abstract, introduction and conclusion are its document. Papers lie in the splits that
-    the authors of ACLSum gave them, 100, 50 and 100; a sentence that is there twice is there once.
+    the authors of ACLSum gave them, 100, 50 and 100; a sentence that is there twice is there once,
+    and one that papers of two splits have ("1 .", "b.") is left to the test or validation papers.
 
     Reference: Takeshita et al., ACLSum, NAACL 2024, arXiv:2403.05303.
 

@@ -132,6 +132,34 @@ def deal_to_ranks(
     )
 
 
+def check_ranks_have_rows(
+    stage: str, count: Callable[[str], int], *, trainer: Trainer | None, where: str
+) -> None:
+    """Check that no rank goes without a row of the split that a stage evaluates on.
+
+    Lightning leaves out the loop of a rank that has no batch, and the others would wait in vain for
+    its part of the metrics. In training, rows are repeated where there are too few, and predictions
+    are waited for by no one.
+
+    Args:
+        stage: ``fit``, ``validate``, ``test`` or ``predict``.
+        count: Returns the rows of a split; one that has none is not evaluated.
+        trainer: Says how many ranks there are; None: there is one process.
+        where: What the data are called in the message.
+
+    Raises:
+        ValueError: If the split has rows, and fewer of them than there are ranks.
+    """
+    ranks = trainer.world_size if trainer else 1
+    split, option = ("test", "test") if stage == "test" else ("validation", "val")
+    if stage != "predict" and ranks > 1 and 0 < (rows := count(split)) < ranks:
+        raise ValueError(
+            f"{where}: {rows} {split} row(s) for {ranks} processes, and each needs one; hold back "
+            f"more rows (splits.{option}) or use fewer processes (trainer.devices, "
+            "trainer.num_nodes)"
+        )
+
+
 def evaluation_loader(
     rows: Dataset[Any], batches: LengthBatchSampler, collate: Callable[[Any], Any]
 ) -> DataLoader | list[Any]:

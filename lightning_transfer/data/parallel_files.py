@@ -2,6 +2,7 @@
 
 import gzip
 import itertools
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
@@ -157,7 +158,7 @@ def _lines(path: Path) -> Iterator[str]:
     """Yield the lines of a UTF-8 file; nothing but a line feed ends one.
 
     Raises:
-        ValueError: If a line is not UTF-8, or the file no gzip.
+        ValueError: If a line is not UTF-8, or a packed file no gzip or damaged.
     """
     number = 0
     try:
@@ -167,8 +168,8 @@ def _lines(path: Path) -> Iterator[str]:
                 number += 1
     except UnicodeDecodeError as error:
         raise ValueError(f"{path.name}, behind line {number}: {error}; save it as UTF-8") from None
-    except (gzip.BadGzipFile, EOFError) as error:
-        raise ValueError(f"{path.name} is no whole gzip file: {error}") from None
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{path.name} is no whole gzip file: {error}; pack it again") from None
 
 
 def _open(path: Path) -> TextIO:

@@ -3,22 +3,22 @@
 import hashlib
 import logging
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
-from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
 from lightning_transfer.data.batching import LengthBatchSampler
 from lightning_transfer.data.block_spec import BlockSpec
 from lightning_transfer.data.blocks import Blocks
+from lightning_transfer.data.dealt_loaders import DealtLoaders
 from lightning_transfer.data.document_index import DocumentIndex, cached_index
 from lightning_transfer.data.document_tokens import DocumentTokens, cached_documents
 from lightning_transfer.data.documents import Documents
 from lightning_transfer.data.frame import Frame
-from lightning_transfer.data.loader import ResumableLoader, deal_to_ranks, evaluation_loader
+from lightning_transfer.data.loader import check_ranks_have_rows, deal_to_ranks
 from lightning_transfer.data.masking import Masker, Masking
 from lightning_transfer.data.next_token import NextTokens
 from lightning_transfer.data.pretraining_split import (
@@ -27,7 +27,6 @@ from lightning_transfer.data.pretraining_split import (
     PretrainingSplit,
     RowSource,
 )
-from lightning_transfer.data.resumption import Resumption
 from lightning_transfer.data.sentence_pairs import NEXT, SentencePairs
 from lightning_transfer.data.splits import Splits, check_size, count_of
 from lightning_transfer.data.splitter import SPLITS, check_split_name
@@ -40,7 +39,7 @@ log = logging.getLogger(__name__)
 Guess = Literal["masked", "next"]
 
 
-class RawText(LightningDataModule):
+class RawText(DealtLoaders, LightningDataModule):
     """Documents, split, tokenized once and cut into rows with something to guess in them.
 
     Text and tokens stay on disk, so the documents may be larger than memory. A document lies in one
@@ -101,8 +100,6 @@ class RawText(LightningDataModule):
         self.tokens = Tokens(max_length=self.blocks.length)
         self.tokenizer: PreTrainedTokenizerBase | None = None
         self.seed = 0
-        self.allow_zero_length_dataloader_with_multiple_devices = True
-        self._resumption = Resumption()
         self._index: tuple[DocumentIndex, Mapping[str, np.ndarray]] | None = None
         self._table: tuple[PreTrainedTokenizerBase, DocumentTokens] | None = None
         self._rows: dict[tuple[object, ...], RowSource] = {}  # of split, seed and size
@@ -134,6 +131,11 @@ class RawText(LightningDataModule):
     def n_test(self) -> int:
         """Test rows."""
         return len(self.rows("test"))
+
+    @property
+    def n_texts(self) -> int:
+        """Training documents in use."""
+        return len(self._positions("train"))
 
     def training_texts(self) -> Iterator[str]:
         """Yield the training documents one by one, to train a tokenizer on."""
@@ -197,7 +199,8 @@ class RawText(LightningDataModule):
                 not be empty.
 
         Raises:
-            ValueError: If there is no document in it, or the documents make no rows.
+            ValueError: If there is no document in it, the documents make no rows, or a process
+                would have no row to evaluate.
         """
         split = {"fit": "train", "validate": "validation"}.get(stage, "test")
         empty = not len(self._positions(split))
@@ -207,27 +210,10 @@ class RawText(LightningDataModule):
                 f"{self.where}: no {split} {what}; give more text, or change train_size, "
                 "splits.val or splits.test"
             )
-
-    def train_dataloader(self) -> ResumableLoader:
-        """Return the training batches: shuffled, resumable in mid-epoch, masked anew each epoch."""
-        split, sampler, collate = self._loader_parts("train")
-        return self._resumption.begin(ResumableLoader(split, sampler, collate_fn=collate))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return how far the training batches are; Lightning puts it into checkpoints."""
-        return self._resumption.state_dict()
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep the place for the next training loader."""
-        self._resumption.load_state_dict(state_dict)
-
-    def val_dataloader(self) -> DataLoader | list[Any]:
-        """Return the validation batches; none without validation rows."""
-        return evaluation_loader(*self._loader_parts("validation"))
-
-    def test_dataloader(self) -> DataLoader | list[Any]:
-        """Return the test batches; none without test rows."""
-        return evaluation_loader(*self._loader_parts("test"))
+        if self.tokenizer is not None:
+            check_ranks_have_rows(
+                stage, lambda split: len(self.rows(split)), trainer=self.trainer, where=self.where
+            )
 
     def _load(self) -> tuple[DocumentIndex, Mapping[str, np.ndarray]]:
         if self._index is None:

@@ -1,5 +1,8 @@
 """Pairs of parts of documents: the second follows the first, or comes from another document."""
 
+import itertools
+from array import array
+
 import numpy as np
 
 from lightning_transfer.data.document_tokens import DocumentTokens
@@ -40,18 +43,22 @@ class SentencePairs:
             )
         self.tokens = tokens
         self.frame = frame
-        spans = [(int(d), self._windows(int(d))) for d in documents]
-        spans = [(document, windows) for document, windows in spans if windows]
-        if len(spans) == 1:
+        documents = documents[tokens.lengths[documents] > 0]
+        # Plain numbers: of text larger than memory a list of the windows would not fit either.
+        counts, rows = array("q"), array("q")
+        for document in documents.tolist():
+            windows = self._windows(document)
+            counts.append(len(windows))
+            rows.extend(itertools.chain.from_iterable(windows))
+        sizes = np.array(counts, dtype=np.int64)  # (documents,)
+        if np.count_nonzero(sizes) == 1:
             raise ValueError(
                 "sentence pairs need at least 2 documents of two sentences in each split; give "
                 "more documents, or set blocks.packing to packed"
             )
-        counts = [len(windows) for _, windows in spans]
-        self._documents = np.repeat([document for document, _ in spans], counts).astype(np.int64)
-        self._begin = np.repeat(np.cumsum([0, *counts[:-1]]) if counts else [], counts)
-        self._count = np.repeat(counts, counts)
-        rows = [window for _, windows in spans for window in windows]
+        self._documents = np.repeat(documents, sizes)
+        self._begin = np.repeat(np.cumsum(sizes) - sizes, sizes)
+        self._count = np.repeat(sizes, sizes)
         self._rows = np.array(rows, dtype=np.int64).reshape(-1, 3)  # first, end, tokens left
 
     def __len__(self) -> int:

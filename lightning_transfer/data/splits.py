@@ -69,7 +69,7 @@ class Splits:
             ValueError: If a size is a count: that many rows are other keys in each table.
 
         Example:
-            >>> [Splits(val=0.25, test=0.25).split_of(key) for key in ("save", "open", "name")]
+            >>> [Splits(val=0.25, test=0.25).split_of(key) for key in ("save", "open", "file")]
             ['test', 'train', 'validation']
         """
         for name in ("val", "test"):

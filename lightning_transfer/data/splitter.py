@@ -1,7 +1,7 @@
-"""Deal rows out to the splits; no text is in two of them."""
+"""Deal rows out to the splits; no text and no group is in two of them."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,6 +21,21 @@ def check_split_name(split: str) -> None:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
 
 
+def ties_of(texts: Mapping[str, str], group: str | None) -> list[str]:
+    """Return what ties a row to others, so that they must lie in one split.
+
+    Args:
+        texts: Name of a column -> normalised text; a text of one column is none of another.
+        group: Its group, or ``None`` where it has none.
+
+    Example:
+        >>> ties_of({"text": "it rained"}, "page 3")
+        ['text:it rained', 'group:page 3']
+    """
+    named = texts if group is None else {**texts, "group": group}
+    return [f"{name}:{value}" for name, value in named.items()]
+
+
 @dataclass(frozen=True)
 class SplitRows:
     """Which rows each split holds.
@@ -29,7 +44,7 @@ class SplitRows:
         positions: Split name -> row positions in the table, int64, in drawing order.
         repeated: Rows dropped because their text is in the same split already.
         conflicting: Those of them whose label was another.
-        leaked: Rows dropped because their text is in a split of higher priority.
+        leaked: Rows dropped because a text or the group of theirs is in a split of higher priority.
     """
 
     positions: dict[str, np.ndarray] = field(default_factory=dict)
@@ -49,9 +64,9 @@ class Splitter:
     Args:
         keys: Normalised text of each row.
         targets: Target of each row, to tell a repeated row from a contradiction.
-        groups: Group of each row, or ``None`` where it has none.
+        units: Of each row the name of what it is drawn with; rows of one unit are drawn together.
+        ties: Of each row what no row of another split may have, see :func:`ties_of`.
         given: Split of each row that comes already split (``train``, ``validation``, ``test``).
-        parts: Of each row the texts that must not lie in two splits; ``None``: its key.
     """
 
     def __init__(
@@ -59,25 +74,26 @@ class Splitter:
         keys: Sequence[str],
         targets: Sequence[object],
         *,
-        groups: Sequence[str | None] | None = None,
+        units: Sequence[str],
+        ties: Sequence[Sequence[str]],
         given: Sequence[str] | None = None,
-        parts: Sequence[Sequence[str]] | None = None,
     ) -> None:
         """See the class."""
         self.keys = keys
         self.targets = targets
-        self.groups = groups
+        self.units = units
+        self.ties = ties
         self.given = given
-        self.parts = parts or [[key] for key in keys]
-        self._home: dict[str, tuple[str, int]] = {}  # key -> the split that has it, and its row
-        self._taken: dict[str, str] = {}  # text -> the split that has it
+        self._first: dict[str, int] = {}  # key -> the row that is kept
+        self._taken: dict[str, str] = {}  # tie -> the split that has it
         self._dropped = {"repeated": 0, "conflicting": 0, "leaked": 0}
 
     def split(self, splits: Splits) -> SplitRows:
-        """Return the rows of each split; a text is in one split, once.
+        """Return the rows of each split; a text or group is in one split, a row once.
 
         Test rows are drawn first, then validation rows, the rest is for training. A split that
-        comes with the data is kept, and only the missing ones are drawn from its training rows.
+        comes with the data is kept, and only the missing ones are drawn from its training rows. Of
+        test, validation and training rows that share a text or a group the first keep it.
 
         Raises:
             ValueError: If more rows are to be held back than there are.
@@ -89,10 +105,11 @@ class Splitter:
         for name in ("test", "validation"):
             if ready[name]:
                 rows[name] = self._take(name, ready[name], None)
-        total = len({self.keys[row] for unit in pool for row in unit} - self._home.keys())
+        taken = self._taken.keys()
+        free = {self.keys[r] for unit in pool for r in unit if taken.isdisjoint(self.ties[r])}
         for name, size in (("test", splits.test), ("validation", splits.val)):
             if name not in rows:
-                rows[name] = self._draw(name, pool, size, total)
+                rows[name] = self._draw(name, pool, size, len(free))
         rows["train"] = self._take("train", pool, None)
         positions = {name: np.array(rows[name], dtype=np.int64) for name in SPLITS}
         return SplitRows(positions=positions, **self._dropped)
@@ -100,10 +117,9 @@ class Splitter:
     def _units(self, seed: int, name: str) -> deque[list[int]]:
         """Return the rows of a given split, in groups that stay together, in drawing order."""
         units: dict[str, list[int]] = {}
-        for row, key in enumerate(self.keys):
+        for row, unit in enumerate(self.units):
             if (self.given[row] if self.given else "train") == name:
-                group = self.groups[row] if self.groups else None
-                units.setdefault(group or key, []).append(row)
+                units.setdefault(unit, []).append(row)
         for rows in units.values():
             # Of a repeated text the first row in the file is kept (the sort is stable).
             rows.sort(key=lambda row: digest(seed, self.keys[row]))
@@ -127,13 +143,16 @@ class Splitter:
         return taken
 
     def _is_new(self, row: int, name: str) -> bool:
-        """Claim the row's texts for split ``name``; say whether they were free, or count."""
-        if any(self._taken.get(part, name) != name for part in self.parts[row]):
+        """Claim the row's texts and group for split ``name``; say whether it is kept, or count."""
+        ties = self.ties[row]
+        if any(self._taken.get(tie, name) != name for tie in ties):
             self._dropped["leaked"] += 1
             return False
-        _, first = self._home.setdefault(self.keys[row], (name, row))
+        # Also for a repeated row: its text is in this split, so the rest of its group must not be
+        # in another.
+        self._taken.update(dict.fromkeys(ties, name))
+        first = self._first.setdefault(self.keys[row], row)
         if first == row:
-            self._taken.update(dict.fromkeys(self.parts[row], name))
             return True
         self._dropped["repeated"] += 1
         if self.targets[first] != self.targets[row]:

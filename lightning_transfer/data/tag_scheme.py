@@ -1,11 +1,20 @@
 """Ways to write entities as one tag a word, and the one that is learned: BIO."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 SCHEMES = ("bio", "iob1", "iobes", "plain")
 """BIO (IOB2): each entity begins with B. IOB1: only one that touches another of its type does.
 IOBES (BILOU): E (L) marks the last word, S (U) a single one. Plain: parts of speech and others."""
 
+_TAGS = {
+    **dict.fromkeys(("bio", "iob1"), "O, B-… and I-…"),
+    "iobes": "O, B-…, I-… (M-…), E-… (L-…) and S-… (U-…)",
+}
+_MEND = (
+    "set label.scheme to how the tags are written (bio, iob1, iobes, or plain to take all as they "
+    "are), or label.values to put another tag in its place"
+)
 _BEGIN, _INSIDE, _END, _SINGLE = "B", "IM", "EL", "SU"
 
 
@@ -22,21 +31,21 @@ def is_entity_tag(tag: str) -> bool:
 
 
 def detect_scheme(sentences: Sequence[Sequence[str]]) -> str:
-    """Return the scheme that tags are written in.
+    """Return the scheme that tags are written in, whatever single ones are odd.
 
-    Between BIO and IOB1, whose tags look alike, BIO is the one unless its rules are broken and
-    those of IOB1 are not.
+    Plain, if more words have another tag than one of an entity (or ``O``); else the scheme whose
+    rules the fewest sentences break, of equals the first of ``SCHEMES``.
     """
-    tags = {tag for sentence in sentences for tag in sentence}
-    if not all(map(is_entity_tag, tags)):
+    counts = Counter(tag for sentence in sentences for tag in sentence if tag != "O")
+    entities = sum(count for tag, count in counts.items() if is_entity_tag(tag))
+    if 2 * entities < sum(counts.values()):
         return "plain"
-    if {split_tag(tag)[0] for tag in tags} - {"O", "B", "I"}:
-        return "iobes"
-    holds = {
-        scheme: all(fault(sentence, scheme) is None for sentence in sentences)
-        for scheme in ("bio", "iob1")
-    }
-    return "iob1" if holds["iob1"] and not holds["bio"] else "bio"
+    alike = Counter(map(tuple, sentences))
+
+    def broken(scheme: str) -> int:
+        return sum(count for tags, count in alike.items() if fault(tags, scheme))
+
+    return min((scheme for scheme in SCHEMES if scheme != "plain"), key=broken)
 
 
 def fault(tags: Sequence[str], scheme: str) -> tuple[int, str] | None:
@@ -51,13 +60,21 @@ def fault(tags: Sequence[str], scheme: str) -> tuple[int, str] | None:
     before = "O"
     for place, tag in enumerate(tags):
         if not is_entity_tag(tag) or (scheme != "iobes" and tag[0] not in "OBI"):
-            return place, f"{tag!r} is no tag of {scheme}"
+            return place, f"{tag!r} is no tag of {scheme}, which has {_TAGS[scheme]}; {_MEND}"
         if not _may_follow(before, tag, scheme):
             behind = f"behind {before!r}" if place else "at the beginning of a sentence"
             return place, f"{tag!r} cannot stand {behind} in {scheme}"
         before = tag
     if scheme == "iobes" and not _may_follow(before, "O", scheme):
         return len(tags) - 1, f"{before!r} cannot end a sentence in {scheme}"
+    return None
+
+
+def stray_entity(tags: Sequence[str]) -> tuple[int, str] | None:
+    """Return the first word with the tag of an entity, and what to do where others have none."""
+    for place, tag in enumerate(tags):
+        if tag != "O" and is_entity_tag(tag):
+            return place, f"{tag!r} is the tag of an entity, and most words have others; {_MEND}"
     return None
 
 

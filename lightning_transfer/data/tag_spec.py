@@ -20,7 +20,8 @@ class TagSpec:
         names: Tags in output order, in BIO; None: those of the data, ``O`` first.
         values: Tag of the data -> tag in its place, before anything else is done with it.
         scheme: ``bio``, ``iob1``, ``iobes`` (and BILOU) or ``plain`` (parts of speech and the like,
-            taken as they are); None: detected, which a line tells.
+            taken as they are); None: that of most words, and a line tells if it is not ``bio``. A
+            word whose tag is none of the scheme makes its sentence a bad row.
         label_all: Train on all tokens of a word, the further ones as inside of its entity; else on
             its first alone. Evaluation always counts words.
 

@@ -10,7 +10,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from lightning_transfer.data.columns import Columns
 from lightning_transfer.data.rows import Rows, Table, read_columns, report_bad, text_fault
 from lightning_transfer.data.splitter import SPLITS
-from lightning_transfer.data.tag_scheme import detect_scheme, fault, to_bio
+from lightning_transfer.data.tag_scheme import detect_scheme, fault, stray_entity, to_bio
 from lightning_transfer.data.tag_spec import TagSpec
 from lightning_transfer.labels import Labels
 
@@ -53,7 +53,7 @@ def check_tagged_rows(
     bad = _BadRows(data, places)
     written = _read(data, spec, columns, bad)
     scheme = _scheme(written, spec, where)
-    read = _in_bio(written, scheme, bad)
+    read = _in_bio(written, scheme, bad, detected=spec.scheme is None)
     try:
         labels = spec.found(read.values())
     except ValueError as error:
@@ -112,19 +112,23 @@ def _read(
 
 def _scheme(written: Mapping[int, Sequence[str]], spec: TagSpec, where: str) -> str:
     scheme = spec.scheme or detect_scheme(list(written.values()))
-    if spec.scheme is None and scheme in ("iob1", "iobes"):
-        said = "%s: the tags are read as %s, and learned as bio; set label.scheme if they are not"
-        rank_zero_only(log.info)(said, where, scheme)
+    if spec.scheme is None and scheme != "bio":
+        learned = "as they are" if scheme == "plain" else "as bio"
+        said = "%s: the tags are read as %s, and learned %s; set label.scheme if they are not"
+        rank_zero_only(log.info)(said, where, scheme, learned)
     return scheme
 
 
 def _in_bio(
-    written: Mapping[int, Sequence[str]], scheme: str, bad: _BadRows
+    written: Mapping[int, Sequence[str]], scheme: str, bad: _BadRows, *, detected: bool
 ) -> dict[int, list[str]]:
     """Return row -> its tags in BIO, of rows that keep to the scheme."""
     found = {}
     for row, tags in written.items():
-        if broken := fault(tags, scheme):
+        broken = fault(tags, scheme)
+        if scheme == "plain" and detected:
+            broken = stray_entity(tags)
+        if broken:
             bad.add(row, broken[1], word=broken[0])
         else:
             found[row] = to_bio(tags, scheme)

@@ -9,7 +9,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from lightning_transfer.data.linking import linked
 from lightning_transfer.data.splits import Splits, normalize
-from lightning_transfer.data.splitter import Splitter
+from lightning_transfer.data.splitter import Splitter, ties_of
 from lightning_transfer.data.subset import draw
 from lightning_transfer.data.target_rows import TargetRows
 
@@ -22,10 +22,11 @@ log = logging.getLogger(__name__)
 class TargetCorpus:
     """Pairs, and which split each lies in.
 
-    No text and no target text is in two splits: pairs that share either, be it through a third
-    one, are drawn together, and where the data come split the earlier of test, validation and
-    train keeps them. Pairs that differ in case, spaces or signs only are one. Where rows have keys,
-    a key alone decides (:meth:`Splits.split_of`), and all data that have it are split alike.
+    No text, no target text and no group is in two splits: pairs that share one, be it through a
+    third one, are drawn together, and where the data come split the first of test, validation and
+    train that has it keeps it. Pairs that differ in case, spaces or signs only are one. Where rows
+    have keys, a key alone decides (:meth:`Splits.split_of`), and all data that have it are split
+    alike.
 
     Args:
         rows: The good rows.
@@ -42,15 +43,20 @@ class TargetCorpus:
         self.where = where
         texts, targets = list(map(normalize, rows.texts)), list(map(normalize, rows.targets))
         self._keys = [f"{text}\n{target}" for text, target in zip(texts, targets, strict=True)]
-        parts = [[f"text:{a}", f"target:{b}"] for a, b in zip(texts, targets, strict=True)]
-        groups, given = _groups(parts, rows.groups, texts), rows.given
+        groups, given = rows.groups or [None] * len(rows), rows.given
+        ties = [
+            ties_of({"text": text, "target": target}, group)
+            for text, target, group in zip(texts, targets, groups, strict=True)
+        ]
+        units = _units(ties, texts)
         if rows.keys is not None:
             given, splits = [splits.split_of(key) for key in rows.keys], Splits(val=0, test=0)
-        splitter = Splitter(self._keys, self._keys, groups=groups, given=given, parts=parts)
+        splitter = Splitter(self._keys, self._keys, units=units, ties=ties, given=given)
         split = splitter.split(splits)
         self.positions = split.positions
         rank_zero_only(log.info)(
-            "%s: %s rows; dropped %d repeated pairs and %d that share a text with another split",
+            "%s: %s rows; dropped %d repeated pairs and %d that share a text or group with another "
+            "split",
             where,
             split.sizes,
             split.repeated,
@@ -85,16 +91,9 @@ class TargetCorpus:
         )
 
 
-def _groups(
-    parts: Sequence[Sequence[str]], groups: Sequence[str | None] | None, texts: Sequence[str]
-) -> list[str]:
-    """Return the group of each row, named by its least text, which the order has no say in."""
-    own = groups or [None] * len(parts)
-    shared = [
-        [*part, *([] if group is None else [f"group:{group}"])]
-        for part, group in zip(parts, own, strict=True)
-    ]
-    firsts = linked(shared)
+def _units(ties: Sequence[Sequence[str]], texts: Sequence[str]) -> list[str]:
+    """Name the linked rows of each row by their least text, which the order has no say in."""
+    firsts = linked(ties)
     names: dict[int, str] = {}
     for first, text in zip(firsts, texts, strict=True):
         names[first] = min(text, names.get(first, text))

@@ -13,15 +13,10 @@ from transformers import PreTrainedTokenizerBase
 from lightning_transfer.data.batching import LengthBatchSampler
 from lightning_transfer.data.columns import Columns
 from lightning_transfer.data.corpus import Corpus
+from lightning_transfer.data.dealt_loaders import DealtLoaders
 from lightning_transfer.data.domain_arguments import check_arguments, one_path
 from lightning_transfer.data.label_spec import LabelSpec
-from lightning_transfer.data.loader import (
-    ResumableLoader,
-    deal_to_ranks,
-    evaluation_loader,
-    prediction_loader,
-)
-from lightning_transfer.data.resumption import Resumption
+from lightning_transfer.data.loader import check_ranks_have_rows, deal_to_ranks, prediction_loader
 from lightning_transfer.data.rows import Rows, Table, check_rows
 from lightning_transfer.data.splits import Splits
 from lightning_transfer.data.splitter import SPLITS, check_split_name
@@ -39,11 +34,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class TextDataModule(LightningDataModule):
+class TextDataModule(DealtLoaders, LightningDataModule):
     """Base of all domains: a domain says where its rows come from, the rest is here.
 
     Rows are split once, by a hash of their text, before anything else looks at them, so that no
-    text is in two splits and every run tests on the same rows. They are tokenized once, and
+    text (of pairs, no first text) and no group is in two splits, also where the data come split,
+    and every run tests on the same rows. They are tokenized once, and
     cached. Training batches hold rows of like length and can be resumed in mid-epoch.
 
     Set ``tokenizer`` before the loaders are asked for, and ``seed`` for another draw of the
@@ -131,9 +127,8 @@ class TextDataModule(LightningDataModule):
         self.on_bad_row = on_bad_row
         self.tokenizer: PreTrainedTokenizerBase | None = None
         self.seed = 0
-        # A small evaluation split may leave a rank without a row; that is no mistake.
+        # A rank without a row to predict of does not keep the others waiting.
         self.allow_zero_length_dataloader_with_multiple_devices = True
-        self._resumption = Resumption()
         self._corpus: Corpus | None = None
         self._train: tuple[tuple[int, str], np.ndarray] | None = None  # seed and size; their rows
         self._table: tuple[PreTrainedTokenizerBase, TokenTable] | None = None
@@ -235,7 +230,8 @@ class TextDataModule(LightningDataModule):
 
         Raises:
             ValueError: If the data are bad (see ``check_rows``), or the split that the stage needs
-                is empty or, for training, holds one class only.
+                is empty or, for training, holds one class only, or a process would have no row to
+                evaluate.
         """
         corpus = self._load()
         drawn = (self.seed, str(self.train_size))
@@ -243,29 +239,11 @@ class TextDataModule(LightningDataModule):
             check_train_size(self.train_size)
             self._train = (drawn, corpus.training_subset(self.train_size, seed=self.seed))
         self._check_split({"fit": "train", "validate": "validation"}.get(stage, "test"))
+        check_ranks_have_rows(
+            stage, lambda split: len(self._positions(split)), trainer=self.trainer, where=self.where
+        )
         if self.tokenizer is not None:
             self._say_cut(self._tokenize(self.tokenizer))
-
-    def train_dataloader(self) -> ResumableLoader:
-        """Return the training batches: shuffled, of like length, resumable in mid-epoch."""
-        split, sampler, collate = self._loader_parts("train")
-        return self._resumption.begin(ResumableLoader(split, sampler, collate_fn=collate))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return how far the training batches are; Lightning puts it into checkpoints."""
-        return self._resumption.state_dict()
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep the place for the next training loader."""
-        self._resumption.load_state_dict(state_dict)
-
-    def val_dataloader(self) -> DataLoader | list[Any]:
-        """Return the validation batches, longest rows first; none without validation rows."""
-        return evaluation_loader(*self._loader_parts("validation"))
-
-    def test_dataloader(self) -> DataLoader | list[Any]:
-        """Return the test batches, longest rows first; none without test rows."""
-        return evaluation_loader(*self._loader_parts("test"))
 
     def predict_dataloader(self) -> DataLoader:
         """Return the test batches for ``Trainer.predict``; ``index`` says which row is which."""

@@ -35,7 +35,7 @@ def read_text_folders(folders: Sequence[Path], *, form: str) -> dict[str, list[s
 
 def _decode(content: bytes) -> str:
     try:
-        text = content.decode("utf-8")
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
         text = content.decode("latin-1")
     return text.replace("\r\n", "\n")

@@ -11,14 +11,9 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
 from lightning_transfer.data.batching import LengthBatchSampler
+from lightning_transfer.data.dealt_loaders import DealtLoaders
 from lightning_transfer.data.domain_arguments import check_arguments, one_path
-from lightning_transfer.data.loader import (
-    ResumableLoader,
-    deal_to_ranks,
-    evaluation_loader,
-    prediction_loader,
-)
-from lightning_transfer.data.resumption import Resumption
+from lightning_transfer.data.loader import check_ranks_have_rows, deal_to_ranks, prediction_loader
 from lightning_transfer.data.rows import Table
 from lightning_transfer.data.splits import Splits
 from lightning_transfer.data.splitter import SPLITS, check_split_name
@@ -40,7 +35,7 @@ SIDES = ("text", "target")
 """The two sides of a pair."""
 
 
-class TextToText(LightningDataModule):
+class TextToText(DealtLoaders, LightningDataModule):
     """Base of the domains whose target is a text: a translation, a summary, a headline.
 
     As with :class:`TextDataModule` a domain says where its rows come from, rows are split once, and
@@ -115,9 +110,8 @@ class TextToText(LightningDataModule):
         self.tokenizer: PreTrainedTokenizerBase | None = None
         self.target_tokenizer: PreTrainedTokenizerBase | None = None
         self.seed = 0
-        # A small evaluation split may leave a rank without a row; that is no mistake.
+        # A rank without a row to predict of does not keep the others waiting.
         self.allow_zero_length_dataloader_with_multiple_devices = True
-        self._resumption = Resumption()
         self._corpus: TargetCorpus | None = None
         self._train: tuple[tuple[int, str], np.ndarray] | None = None  # seed and size; their rows
         self._tables: tuple[Sequence[PreTrainedTokenizerBase], Sequence[TokenTable]] | None = None
@@ -153,6 +147,11 @@ class TextToText(LightningDataModule):
     def n_train(self) -> int:
         """Training rows in use."""
         return len(self._positions("train"))
+
+    @property
+    def n_texts(self) -> int:
+        """Training rows in use, under the name that raw text has for its documents."""
+        return self.n_train
 
     @property
     def n_val(self) -> int:
@@ -223,36 +222,18 @@ class TextToText(LightningDataModule):
 
         Raises:
             ValueError: If the data are bad (see ``check_target_rows``), or the split that the stage
-                needs is empty.
+                needs is empty, or a process would have no row to evaluate.
         """
         split = {"fit": "train", "validate": "validation"}.get(stage, "test")
         if not len(self._positions(split)):
             raise ValueError(
                 f"{self.where}: no {split} rows; change train_size, splits.val or splits.test"
             )
+        check_ranks_have_rows(
+            stage, lambda split: len(self._positions(split)), trainer=self.trainer, where=self.where
+        )
         if self.tokenizer is not None:
             self._say_cut(self._tokenize())
-
-    def train_dataloader(self) -> ResumableLoader:
-        """Return the training batches: shuffled, of like lengths, resumable in mid-epoch."""
-        split, sampler, collate = self._loader_parts("train")
-        return self._resumption.begin(ResumableLoader(split, sampler, collate_fn=collate))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return how far the training batches are; Lightning puts it into checkpoints."""
-        return self._resumption.state_dict()
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep the place for the next training loader."""
-        self._resumption.load_state_dict(state_dict)
-
-    def val_dataloader(self) -> DataLoader | list[Any]:
-        """Return the validation batches, longest texts first; none without validation rows."""
-        return evaluation_loader(*self._loader_parts("validation"))
-
-    def test_dataloader(self) -> DataLoader | list[Any]:
-        """Return the test batches, longest texts first; none without test rows."""
-        return evaluation_loader(*self._loader_parts("test"))
 
     def predict_dataloader(self) -> DataLoader:
         """Return the test batches for ``Trainer.predict``; ``index`` says which row is which."""

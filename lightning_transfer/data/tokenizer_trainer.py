@@ -5,7 +5,8 @@ import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -20,6 +21,8 @@ log = logging.getLogger(__name__)
 
 Kind = Literal["wordpiece", "bpe", "unigram"]
 _SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+_BYTES = 256
+_FORMAT = 2  # of the way in which text becomes tokens; raise it when that changes
 
 
 class TokenizerTrainer:
@@ -27,7 +30,9 @@ class TokenizerTrainer:
 
     Args:
         kind: ``wordpiece``, ``bpe`` or ``unigram``.
-        vocab_size: Tokens at most, special ones included; a small text may give fewer.
+        vocab_size: Tokens at most, special ones included; a small text may give fewer. Where the
+            characters of the text are more, the rarest are unknown. Byte-level BPE needs 261, for
+            each byte is a token.
         lowercase: Whether case and accents are taken away.
         min_frequency: How often a pair must occur to become a token (not for ``unigram``).
         stage: The stage, or several, on whose training text it is trained; None: the first of
@@ -59,6 +64,12 @@ class TokenizerTrainer:
                 f"tokenizer.vocab_size must be > {len(_SPECIAL)}, the special tokens, got "
                 f"{vocab_size}"
             )
+        if kind == "bpe" and vocab_size < len(_SPECIAL) + _BYTES:
+            raise ValueError(
+                f"tokenizer.vocab_size of kind bpe must be >= {len(_SPECIAL) + _BYTES}, the "
+                f"special tokens and {_BYTES} bytes, got {vocab_size}; raise it, or take another "
+                "kind"
+            )
         if min_frequency < 1:
             raise ValueError(f"tokenizer.min_frequency must be >= 1, got {min_frequency}")
         self.kind: Kind = kind
@@ -74,14 +85,16 @@ class TokenizerTrainer:
         """Train on texts, which are never held in memory; the same texts give the same tokenizer.
 
         Args:
-            texts: Yields them; called twice for WordPiece.
+            texts: Yields them; called twice, but once for BPE.
 
         Raises:
             ValueError: If the texts hold nothing to learn from.
         """
         tokenizer = self._untrained()
-        pieces = _pieces(tokenizer, texts()) if self.kind == "wordpiece" else []
-        tokenizer.train_from_iterator(texts(), self._trainer(pieces))
+        if self.kind == "bpe":
+            tokenizer.train_from_iterator(texts(), self._trainer([]))
+        else:
+            self._train_on_characters(tokenizer, texts)
         if tokenizer.get_vocab_size() <= len(_SPECIAL):
             raise ValueError("the tokenizer has learned no token: its training text is empty")
         tokenizer = _in_order(tokenizer)
@@ -102,6 +115,41 @@ class TokenizerTrainer:
             mask_token="[MASK]",
         )
 
+    def _train_on_characters(
+        self, tokenizer: Tokenizer, texts: Callable[[], Iterable[str]]
+    ) -> None:
+        """Train what has all characters among its tokens, unless they are too many.
+
+        The trainers themselves take all of them, whatever the size of the vocabulary.
+        """
+        counts, inside = _characters(tokenizer, texts())
+        marked = inside if self.kind == "wordpiece" else set()  # those with a token ##c beside c
+        kept: set[str] = set()
+        # Unigram's trainer stops at the size only if the characters leave it something to add.
+        room = self.vocab_size - len(_SPECIAL) - (self.kind == "unigram")
+        for character in sorted(counts, key=lambda one: (-counts[one], one)):
+            room -= 1 + (character in marked)
+            if room < 0:
+                break
+            kept.add(character)
+        # Named to the trainer of WordPiece, they have settled numbers. By itself it numbers them in
+        # another order each time, and of two pairs that occur equally often it joins the one with
+        # the lower numbers.
+        pieces = sorted(kept | {f"##{one}" for one in kept & marked})
+        read = texts()
+        if len(kept) < len(counts):
+            log.warning(
+                "tokenizer.vocab_size=%d has no room for %d of the %d characters of the text; the "
+                "rarest are unknown",
+                self.vocab_size,
+                len(counts) - len(kept),
+                len(counts),
+            )
+            # Not by the tokenizer itself, which is locked while it is trained.
+            read = _of(kept, self._untrained(), read)
+        named = pieces if self.kind == "wordpiece" else []
+        tokenizer.train_from_iterator(read, self._trainer(named))
+
     def cached(self, texts: Callable[[], Iterable[str]], digest: str) -> Path:
         """Return a folder with the tokenizer, trained if it is not there yet.
 
@@ -109,7 +157,7 @@ class TokenizerTrainer:
             texts: As in :meth:`train`; only called if the folder is not there.
             digest: A hash of all that the texts follow from.
         """
-        told = [self.kind, self.vocab_size, self.lowercase, self.min_frequency, digest]
+        told = [_FORMAT, self.kind, self.vocab_size, self.lowercase, self.min_frequency, digest]
         told += [] if self.segments else ["no segments"]  # the names of the others stay
         name = hashlib.sha256(json.dumps(told).encode()).hexdigest()
         folder = cache_dir() / "tokenizers" / name
@@ -166,19 +214,26 @@ class TokenizerTrainer:
         return training.UnigramTrainer(unk_token="[UNK]", **shared)
 
 
-def _pieces(tokenizer: Tokenizer, texts: Iterable[str]) -> list[str]:
-    """Return the characters of all words, those inside a word marked by ``##``.
-
-    Named to the trainer, they have settled numbers. By itself it numbers them in another order
-    each time, and of two pairs that occur equally often it joins the one with the lower numbers.
-    """
-    found: set[str] = set()
+def _characters(tokenizer: Tokenizer, texts: Iterable[str]) -> tuple[Counter[str], set[str]]:
+    """Return how often each character occurs in words, and those that occur inside of one."""
+    counts: Counter[str] = Counter()
+    inside: set[str] = set()
     for text in texts:
         plain = tokenizer.normalizer.normalize_str(text)
         for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(plain):
-            found.add(word[0])
-            found.update(f"##{letter}" for letter in word[1:])
-    return sorted(found)
+            counts.update(word)
+            inside.update(word[1:])
+    return counts, inside
+
+
+def _of(characters: set[str], tokenizer: Tokenizer, texts: Iterable[str]) -> Iterator[str]:
+    """Yield the texts, normalised, without the words that hold any other character.
+
+    No token may join what stands on both sides of a character that is none itself.
+    """
+    for text in texts:
+        words = tokenizer.normalizer.normalize_str(text).split()
+        yield " ".join(word for word in words if characters.issuperset(word))
 
 
 def _in_order(tokenizer: Tokenizer) -> Tokenizer:

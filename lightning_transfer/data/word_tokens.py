@@ -1,6 +1,6 @@
 """Tokens of sentences that come as words, and which word each token belongs to."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,67 @@ def tokenize_words(
         ValueError: If the tokenizer is not fast, ``tokens`` has a prefix or no room beside the
             special tokens, or a word has no token even so.
     """
+
+    def part(words: np.ndarray, room: int) -> list[np.ndarray]:
+        return [tokens.kept(len(words), room)]
+
+    return _tokenize(sentences, tokenizer, tokens, part)
+
+
+def tokenize_windows(
+    sentences: Sequence[Sequence[str]], *, tokenizer: PreTrainedTokenizerBase, tokens: Tokens
+) -> TokenTable:
+    """Tokenize sentences as :func:`tokenize_words`, those too long in several rows.
+
+    A sentence is tokenized first and cut between words then: byte-level tokenizers read a word at
+    the head of a text otherwise than behind a space, so the words of a part, tokenized anew, may
+    be more tokens than there is room for. The first token of each word lies in one row, and the
+    rows are in the order of the words; a word that no row has room for loses its end.
+
+    Args:
+        sentences: Words of each sentence, none of them empty.
+        tokenizer: A fast one.
+        tokens: Length of the rows; nothing else of it counts.
+
+    Returns:
+        A table with ``words``, counted from the beginning of the sentence in all of its rows.
+
+    Raises:
+        ValueError: As for :func:`tokenize_words`.
+    """
+    return _tokenize(sentences, tokenizer, tokens, _windows)
+
+
+def _tokenize(
+    sentences: Sequence[Sequence[str]],
+    tokenizer: PreTrainedTokenizerBase,
+    tokens: Tokens,
+    parts: Callable[[np.ndarray, int], Iterable[np.ndarray]],
+) -> TokenTable:
+    """Tokenize sentences; ``parts`` gets the words of a sentence's tokens, and the room in a row.
+
+    It returns, for each row that is made of the sentence, the places of its tokens.
+    """
+    _check(tokenizer, tokens)
+    rows, cut = [], []
+    for inputs, special in _encode(sentences, tokenizer):
+        around, content = np.flatnonzero(special), np.flatnonzero(~special)
+        for places in parts(inputs[2, content], tokens.max_length - len(around)):
+            kept = np.sort(np.concatenate([around, content[places]]))
+            rows.append(inputs[:, kept])  # (3, seq)
+            cut.append(len(places) < len(content))
+    with_types = "token_type_ids" in tokenizer.model_input_names
+    flat = np.concatenate([np.empty((3, 0), np.int64), *rows], axis=1)  # (3, tokens)
+    return TokenTable(
+        flat[0].astype(np.int32),
+        np.cumsum([0, *(row.shape[1] for row in rows)], dtype=np.int64),
+        token_type_ids=flat[1].astype(np.int8) if with_types else None,
+        cut=np.array(cut, dtype=bool),
+        words=flat[2].astype(np.int32),
+    )
+
+
+def _check(tokenizer: PreTrainedTokenizerBase, tokens: Tokens) -> None:
     if not tokenizer.is_fast:
         raise ValueError(
             f"tags of words need a fast tokenizer, which says where its tokens come from; "
@@ -46,38 +107,46 @@ def tokenize_words(
             "out"
         )
     check_room(tokenizer, tokens)
-    rows = []
-    for start in range(0, len(sentences), _CHUNK):
-        rows += _encode(sentences[start : start + _CHUNK], tokenizer, tokens)
-    with_types = "token_type_ids" in tokenizer.model_input_names
-    flat = np.concatenate([np.empty((3, 0), np.int64), *(inputs for inputs, _ in rows)], axis=1)
-    return TokenTable(
-        flat[0].astype(np.int32),
-        np.cumsum([0, *(inputs.shape[1] for inputs, _ in rows)], dtype=np.int64),
-        token_type_ids=flat[1].astype(np.int8) if with_types else None,
-        cut=np.array([was_cut for _, was_cut in rows], dtype=bool),
-        words=flat[2].astype(np.int32),
-    )
+
+
+def _windows(words: np.ndarray, room: int) -> Iterator[np.ndarray]:
+    """Yield the places of the tokens of each row that a sentence fills, as many words as fit.
+
+    Args:
+        words: Word of each token as a :class:`TokenTable` notes it, int64 ``(seq,)``.
+        room: Tokens in a row.
+    """
+    own = np.where(words < _NONE, -2 - words, words)
+    own[words == _NONE] = own.max()
+    # A token of no word stands for the space before the next one; behind the last, it is its own.
+    own = np.minimum.accumulate(own[::-1])[::-1]
+    ends = np.append(np.flatnonzero(np.diff(own)) + 1, len(own))
+    begin = before = 0
+    for end in ends:
+        if end - begin > room:
+            if before > begin:
+                yield np.arange(begin, before)
+            begin = before
+        if end - begin > room:  # one word
+            first = begin + int(np.argmax(words[begin:end] >= 0))
+            yield np.arange(first, min(first + room, end))
+            begin = end
+        before = end
+    if begin < len(own):
+        yield np.arange(begin, len(own))
 
 
 def _encode(
-    sentences: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerBase, tokens: Tokens
-) -> list[tuple[np.ndarray, bool]]:
-    """Return ids, segments and words of each row, int64 ``(3, seq)``, and whether it was cut."""
-    encoded = _call(sentences, tokenizer)
-    rows = []
-    for place, sentence in enumerate(sentences):
-        inputs, special = _row(encoded, place, sentence)
-        lost = np.setdiff1d(np.arange(len(sentence)), inputs[2])
-        if len(lost):
-            inputs, special = _with_unknown(sentence, lost, tokenizer)
-        too_long = inputs.shape[1] > tokens.max_length
-        if too_long:
-            content, budget = np.flatnonzero(~special), tokens.max_length - int(special.sum())
-            kept = content[tokens.kept(len(content), budget)]
-            inputs = inputs[:, np.sort(np.concatenate([np.flatnonzero(special), kept]))]
-        rows.append((inputs, too_long))
-    return rows
+    sentences: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerBase
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield ids, segments and words of each sentence, ``(3, seq)``, and which are special."""
+    for start in range(0, len(sentences), _CHUNK):
+        chunk = sentences[start : start + _CHUNK]
+        encoded = _call(chunk, tokenizer)
+        for place, sentence in enumerate(chunk):
+            inputs, special = _row(encoded, place, sentence)
+            lost = np.setdiff1d(np.arange(len(sentence)), inputs[2])
+            yield _with_unknown(sentence, lost, tokenizer) if len(lost) else (inputs, special)
 
 
 def _call(sentences: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:

@@ -1,17 +1,19 @@
 """A backbone filled from the weights before it: whole, or side by side."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_transfer.adapted import check_handing_on
 from lightning_transfer.adapters import Adapter, merge
 from lightning_transfer.adapters.base import name_of
 from lightning_transfer.backbone import Backbone
+from lightning_transfer.checkpoint import config_to_dict
+from lightning_transfer.handover.functions import compute_alike, token_differences
 from lightning_transfer.handover.handed_on import ADAPTER, Became, HandedPart, count
 from lightning_transfer.handover.layers import Fit
 from lightning_transfer.handover.sides import SideWeights, sides_of, token_tables
-from lightning_transfer.handover.tables import take_positions, take_tokens
+from lightning_transfer.handover.tables import TokenSource, take_positions, take_tokens
 from lightning_transfer.handover.take import Take
 from lightning_transfer.handover.vocabulary import Tokenizers
 from lightning_transfer.loading import Weights
@@ -147,51 +149,71 @@ class _Sides:
         asking = [side for side in sides if self.take.tokens(side.name)]
         side = (asking or sides)[0]
         assert side.tokens is not None
-        source = self.old.get(self.take.source(side.name))
+        table = side.tokens
+        sources = [source for one in asking if (source := self._source_of(one)) is not None]
         if not asking:
-            self._keep(part, side, side.tokens.weight.numel(), "not asked for")
-        elif source is None or source.tokens is None:
-            self._miss(part, side, side.tokens.weight.numel())
+            self._keep(part, side, [table.weight], "not asked for")
+        elif not sources:
+            self._miss(part, side, [table.weight])
+        elif wrong := self._read_otherwise(side):
+            self._keep(part, side, [table.weight], wrong)
+            self.wrong.append(f"the {part} are read in another way: {wrong}")
         else:
-            writing = {"old_writes": source.listens, "new_writes": side.listens}
-            words = self.tokenizers.words(**writing)
-            found, wrong = take_tokens(source.tokens, side.tokens, words, part, _other(side))
+            found, wrong = take_tokens(sources, table, part, side.own_table(table))
             self._note([found], wrong)
+
+    def _read_otherwise(self, side: SideWeights) -> str:
+        """Return why rows of the weights would mean something else in a side's table."""
+        source = self.old.get(self.take.source(side.name))
+        if source is None or source.model_type != side.model_type:
+            return ""
+        return ", ".join(token_differences(source, side).values())
+
+    def _source_of(self, side: SideWeights) -> TokenSource | None:
+        """Return the table that a side takes its tokens from, and what both tables hold."""
+        source = self.old.get(self.take.source(side.name))
+        if source is None or source.tokens is None:
+            return None
+        words = self.tokenizers.words(old_writes=source.listens, new_writes=side.listens)
+        return TokenSource(source.tokens, words)
 
     def _fill_layers(self, side: SideWeights, source: SideWeights | None) -> None:
         table = side.positions
-        size = count([*side.layers.values(), *([] if table is None else [table.weight])])
+        own = [*side.layers.values(), *([] if table is None else [table.weight])]
         if not self.take.side(side.name):
-            self._keep(side.name, side, size, "not asked for")
+            self._keep(side.name, side, own, "not asked for")
         elif source is None:
-            self._miss(side.name, side, size)
+            self._miss(side.name, side, own)
         else:
-            other = _other(side)
-            found, wrong = take_positions(source.positions, table, side.positions_name, other)
-            self._note(found, wrong)
             fit = Fit(source, side)
+            self._fill_positions(side, source, fit)
             fit.take()
-            self._note(fit.parts(other), "; ".join(fit.mismatches()))
+            self._note(fit.parts(), "; ".join(fit.mismatches()))
+
+    def _fill_positions(self, side: SideWeights, source: SideWeights, fit: Fit) -> None:
+        table = side.positions
+        if table is None:
+            return
+        if fit.foreign and source.model_type == side.model_type:
+            self._keep(side.positions_name, side, [table.weight], fit.foreign)
+            return
+        other = side.own_table(table)
+        self._note(*take_positions(source.positions, table, side.positions_name, other))
 
     def _note(self, parts: list[HandedPart], wrong: str) -> None:
         self.parts += parts
         if wrong:
             self.wrong.append(wrong)
 
-    def _keep(self, part: str, side: SideWeights, size: int, why: str) -> None:
-        self.parts.append(HandedPart(part, _other(side), size, why))
+    def _keep(self, part: str, side: SideWeights, own: Iterable[Tensor], why: str) -> None:
+        self.parts += side.own_parts(part, own, why)
 
-    def _miss(self, part: str, side: SideWeights, size: int) -> None:
+    def _miss(self, part: str, side: SideWeights, own: Iterable[Tensor]) -> None:
         """Note a part that the weights have not; a mistake only if it was named."""
         wanted = self.take.source(side.name)
-        self._keep(part, side, size, f"the weights have no {wanted}")
+        self._keep(part, side, own, f"the weights have no {wanted}")
         if self.take.asks_for(side.name):
             self.wrong.append(f"take names the {wanted}, and they have none")
-
-
-def _other(side: SideWeights) -> Became:
-    """Return what is to be said of weights that a side came with."""
-    return "kept" if side.pretrained else "made anew"
 
 
 def _all_parts(backbone: nn.Module, became: Became | None, why: str) -> list[HandedPart]:
@@ -199,21 +221,26 @@ def _all_parts(backbone: nn.Module, became: Became | None, why: str) -> list[Han
     if not isinstance(backbone, Backbone):
         return [HandedPart("backbone", became or "kept", count(backbone.parameters()), why)]
     sides = sides_of(backbone)
-    sizes: list[tuple[str, SideWeights, int]] = []
+    found: list[tuple[str, SideWeights, list[Tensor]]] = []
     for part, held in token_tables(sides).items():
         assert held[0].tokens is not None
-        sizes.append((part, held[0], held[0].tokens.weight.numel()))
+        found.append((part, held[0], [held[0].tokens.weight]))
     for name, side in sides.items():
         if side.positions is not None:
-            sizes.append((side.positions_name, side, side.positions.weight.numel()))
-        sizes.append((name, side, count(side.layers.values())))
-    return [HandedPart(part, became or _other(side), size, why) for part, side, size in sizes]
+            found.append((side.positions_name, side, [side.positions.weight]))
+        found.append((name, side, list(side.layers.values())))
+    if became is not None:
+        return [HandedPart(part, became, count(own), why) for part, _, own in found]
+    return [told for part, side, own in found for told in side.own_parts(part, own, why)]
 
 
 def _alike(start: Weights, backbone: Backbone, old: Adapter | None) -> bool:
-    """Whether the weights are those of a backbone of the very same form."""
+    """Whether the weights are those of a backbone of the very same form and function."""
     described = start.described["backbone"]
-    if described["model_type"] != backbone.config.model_type:
+    own_config = config_to_dict(backbone.config)
+    if described["model_type"] != own_config["model_type"]:
+        return False
+    if not compute_alike(described, own_config):
         return False
     stored = start.part("backbone")
     if old is not None:

@@ -18,9 +18,9 @@ class HandedPart:
     Args:
         part: What it is: ``encoder``, ``token embeddings``, ``head``, the name of an adapter …
         became: ``taken`` (as it is in the weights), ``resized`` (in part: rows matched by name,
-            the others new), ``kept`` (what the stage's own backbone came with), ``made anew``
-            (random), ``merged`` (an adapter, into the base weights) or ``skipped`` (in the weights,
-            and of no use here).
+            the others new), ``kept`` (pretrained weights that the stage's own backbone came with),
+            ``made anew`` (random), ``merged`` (an adapter, into the base weights) or ``skipped``
+            (in the weights, and of no use here).
         parameters: How many numbers it has.
         why: The reason, or which names were matched; may be empty.
     """
@@ -107,7 +107,7 @@ def _line(part: HandedPart) -> str:
     if part.part == "head":
         if part.became == "resized":
             return f"head kept {part.why}"
-        return f"{'head kept' if part.became == 'taken' else 'new head'}{why}"
+        return f"{'head kept' if part.became in ('taken', 'kept') else 'new head'}{why}"
     if not part.part.startswith(ADAPTER):
         return ""
     name = part.part.removeprefix(ADAPTER)

@@ -1,6 +1,7 @@
 """Fill a backbone and a head from the weights of another stage."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -9,13 +10,16 @@ from transformers import PreTrainedTokenizerBase
 from lightning_transfer.adapted import stored_adapter
 from lightning_transfer.adapters import Adapter
 from lightning_transfer.adapters.base import applied, name_of
+from lightning_transfer.backbone import Backbone
 from lightning_transfer.handover.backbones import fill_backbone, own_parts
 from lightning_transfer.handover.handed_on import ADAPTER, HandedOn, HandedPart, count
 from lightning_transfer.handover.heads import fill_head
+from lightning_transfer.handover.sides import sides_of
 from lightning_transfer.handover.take import Take
 from lightning_transfer.handover.vocabulary import Tokenizers
 from lightning_transfer.labels import Labels
 from lightning_transfer.loading import Weights
+from lightning_transfer.masked_lm import MaskedLM
 
 
 @runtime_checkable
@@ -24,6 +28,15 @@ class TakesLMHead(Protocol):
 
     def load_lm_head(self, state: Mapping[str, Tensor]) -> None:
         """Take it over."""
+        ...
+
+
+@runtime_checkable
+class TakesMaskedLM(Protocol):
+    """A head that can start from that of a pretrained masked language model."""
+
+    def load_masked_lm(self, found: MaskedLM) -> tuple[bool, str]:
+        """Take it over, if there is one; say whether it was, and what there is to be known."""
         ...
 
 
@@ -61,8 +74,9 @@ def hand_over(
     be merged lives on if the stage has the very same.
 
     Args:
-        start: Weights to start from; None starts from the backbone as it is, and what the backbone
-            came with, a pretrained pooler or what stood above a decoder, goes to a head that can
+        start: Weights to start from; None starts from the backbone as it is. Where the layers below
+            the head stay those that the backbone came with, what stood above them, a pretrained
+            pooler, what guessed masked tokens or a decoder's output layer, goes to a head that can
             take it.
         backbone: Filled in place; tied weights stay tied, and each keeps its dtype.
         head: Filled in place.
@@ -73,8 +87,8 @@ def hand_over(
         take: What is taken; None: all that fits, and an error if something does not.
         tokenizer: The one that the backbone is fed by; rows of the token embeddings follow the
             tokens' strings if it is another than that of the weights. None: the same.
-        target_tokenizer: The one of the targets that a decoder writes. None: that of the weights,
-            if they have one, or else the same as ``tokenizer``.
+        target_tokenizer: The one of the targets that a decoder writes. None: the same as
+            ``tokenizer``.
 
     Returns:
         What became of each part; its text is a line on the head and the adapters.
@@ -112,32 +126,66 @@ def hand_over(
         >>> task = SequenceRegression(backbone, head, labels=labels)
     """
     take = take or Take()
-    if start is None or not take.any_of_backbone:
-        _begin(head, backbone)
+    gone: list[HandedPart] = []
     if start is None:
         parts = own_parts(backbone, "")
-        parts.append(HandedPart("head", "made anew", count(head.parameters())))
-        gone: list[HandedPart] = []
+        told = _begin(head, backbone)
     else:
         old = stored_adapter(start.described, own=before or adapter, where=start.where)
-        targets = (start.target_tokenizer, target_tokenizer or start.target_tokenizer)
-        tokenizers = Tokenizers(start.tokenizer, tokenizer, *targets)
+        tokenizers = _tokenizers(start, backbone, tokenizer, target_tokenizer)
         parts, gone = fill_backbone(
             start, backbone, old=old, adapter=adapter, take=take, tokenizers=tokenizers
         )
+        begun = _begin(head, backbone) if _keeps_top(backbone, parts) else None
         words = tokenizers.words(old_writes=True, new_writes=True)
-        parts.append(fill_head(start, head, labels, label_map, take=take, words=words))
-    return HandedOn((*parts, *gone, *_adapt(backbone, adapter)))
+        told = fill_head(start, head, labels, label_map, take=take, words=words)
+        if begun is not None and told.became == "made anew":
+            told = replace(told, became=begun.became)
+    return HandedOn((*parts, told, *gone, *_adapt(backbone, adapter)))
 
 
-def _begin(head: nn.Module, backbone: nn.Module) -> None:
+def _tokenizers(
+    start: Weights,
+    backbone: nn.Module,
+    tokenizer: PreTrainedTokenizerBase | None,
+    target_tokenizer: PreTrainedTokenizerBase | None,
+) -> Tokenizers:
+    """Return the tokenizers of both; those of targets only where there is a decoder to write."""
+    wrote = bool((start.described["backbone"] or {}).get("is_encoder_decoder"))
+    writes = bool(getattr(backbone, "is_encoder_decoder", False))
+    return Tokenizers(
+        start.tokenizer,
+        tokenizer,
+        start.target_tokenizer if wrote else None,
+        target_tokenizer if writes else None,
+    )
+
+
+def _keeps_top(backbone: nn.Module, parts: Sequence[HandedPart]) -> bool:
+    """Whether the layers that a head stands on are those that the backbone came with.
+
+    What it came with above them fits them, and no others.
+    """
+    if not isinstance(backbone, Backbone):
+        return False
+    *_, top = sides_of(backbone)
+    return not any(p.part == top and p.became in ("taken", "resized") for p in parts)
+
+
+def _begin(head: nn.Module, backbone: nn.Module) -> HandedPart:
     """Let a head start from what a backbone came with and does not hold itself."""
+    is_kept, why = False, ""
     pooler = getattr(backbone, "pooler_state", None)
     if pooler is not None and isinstance(head, TakesPooler) and head.pooling == "cls":
         head.load_pooler(pooler)
     lm_head = getattr(backbone, "lm_head_state", None)
     if lm_head is not None and isinstance(head, TakesLMHead):
         head.load_lm_head(lm_head)
+        is_kept = bool(getattr(backbone, "has_own_lm_head", False))
+    masked_lm = getattr(backbone, "masked_lm", None)
+    if masked_lm is not None and isinstance(head, TakesMaskedLM):
+        is_kept, why = head.load_masked_lm(masked_lm)
+    return HandedPart("head", "kept" if is_kept else "made anew", count(head.parameters()), why)
 
 
 def _adapt(backbone: nn.Module, adapter: Adapter | None) -> list[HandedPart]:

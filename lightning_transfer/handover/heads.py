@@ -1,15 +1,17 @@
 """A head filled from the weights before it, its outputs matched by the names of the labels."""
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lightning_transfer.checkpoint import class_path
+from lightning_transfer.checkpoint import class_path, config_of
 from lightning_transfer.handover.handed_on import HandedPart, count
 from lightning_transfer.handover.take import Take
 from lightning_transfer.handover.vocabulary import Vocabularies
 from lightning_transfer.labels import Labels, match_outputs
+from lightning_transfer.lm_head import HeadForm, head_form
 from lightning_transfer.loading import Weights
 from lightning_transfer.tasks import TransferModule
 
@@ -53,6 +55,8 @@ def fill_head(
     if class_path(head) != start.described["head"]["class"] or not _same_form(head, stored, free):
         why = f"the config asks for another form ({type(head).__name__})"
         return HandedPart("head", "made anew", size, why)
+    if other := _differences(start.described, head):
+        return HandedPart("head", "made anew", size, f"the config asks for another form: {other}")
     if same and not by_token:
         start.fill(head, "head")
         return HandedPart("head", "taken", size, f"labels {_names(labels)}")
@@ -67,21 +71,25 @@ def _token_rows(
 ) -> dict[str, Tensor]:
     """Return the parameters that have a row for each token, their rows by the tokens' strings.
 
-    A token that is not in the weights gets what a known one has on average.
+    A token that is not in the weights gets what a known one has on average; without any that is
+    known the rows stay as the head has made them.
     """
-    if words is None or words.same:
+    if words is None:
         return {}
     there, here = words.shared
     found = {}
     own = head.state_dict()
     for name in getattr(head, "token_rows", ()):
-        if name not in stored or name not in own or not len(here):
+        if name not in stored or name not in own:
             continue
         old, fresh = _by_rows(stored[name]), _by_rows(own[name])
-        if not words.fit(len(old), len(fresh)) or old.shape[1:] != fresh.shape[1:]:
+        fits = words.fit(len(old), len(fresh)) and old.shape[1:] == fresh.shape[1:]
+        if not fits or (words.same and old.shape == fresh.shape):
             continue
-        new = old[there].mean(dim=0).expand_as(fresh).clone()
-        new[here] = old[there]
+        new = fresh.clone()
+        if len(here):
+            new[:] = old[there].mean(dim=0)
+            new[here] = old[there].to(new)
         found[name] = new.reshape(own[name].shape)
     return found
 
@@ -105,6 +113,25 @@ def _same_form(head: nn.Module, stored: Mapping[str, Tensor], free: Collection[s
         or (name in free and _by_rows(own[name]).shape[1:] == _by_rows(stored[name]).shape[1:])
         for name in own
     )
+
+
+def _differences(described: Mapping[str, Any], head: nn.Module) -> str:
+    """Return in which arguments a head of the same shapes computes something else; or nothing."""
+    there, here = dict(described["head"].get("args", {})), dict(getattr(head, "args", {}))
+    form = getattr(head, "form", None)
+    if isinstance(form, HeadForm) and described["backbone"] is not None:  # the backbone's to say
+        there |= _computed(head_form(config_of(described["backbone"])))
+        here |= _computed(form)
+    names = [name for name in here if name in there and "dropout" not in name]
+    return ", ".join(
+        f"{name} is {there[name]!r} in the weights and {here[name]!r} here"
+        for name in names
+        if there[name] != here[name]
+    )
+
+
+def _computed(form: HeadForm) -> dict[str, Any]:
+    return {"scale": form.scale, "activation": form.activation, "norm_eps": form.norm_eps}
 
 
 def _reordered(

@@ -1,5 +1,8 @@
 """Tables of tokens and of positions, taken row by row."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
@@ -8,27 +11,46 @@ from lightning_transfer.handover.handed_on import Became, HandedPart
 from lightning_transfer.handover.vocabulary import Vocabularies
 
 
-def take_tokens(
-    old: nn.Embedding, new: nn.Embedding, words: Vocabularies | None, part: str, other: Became
-) -> tuple[HandedPart, str]:
-    """Fill a table of tokens from another, by the tokens' strings where they differ.
+@dataclass(frozen=True)
+class TokenSource:
+    """A table of tokens to take from.
 
     Args:
-        old: Rows of the weights, float (old tokens, width).
+        table: Rows of the weights, float (old tokens, width).
+        words: The tokens of both; None: not known, so tables of one size hold the same tokens.
+    """
+
+    table: nn.Embedding
+    words: Vocabularies | None
+
+    def fits(self, new: nn.Embedding) -> Vocabularies | None:
+        """Return the tokens of both if the tables can be theirs."""
+        sizes = len(self.table.weight), len(new.weight)
+        return self.words if self.words is not None and self.words.fit(*sizes) else None
+
+
+def take_tokens(
+    sources: Sequence[TokenSource], new: nn.Embedding, part: str, other: Became
+) -> tuple[HandedPart, str]:
+    """Fill a table of tokens from others, by the tokens' strings where they differ.
+
+    Args:
+        sources: One; or two, where a table that two sides have in common is filled from two: the
+            second fills in the tokens that the first does not know.
         new: Filled in place, float (tokens, width); rows of tokens that the weights do not know
             stay as the model has made them.
-        words: The tokens of both; None: not known, so tables of one size hold the same tokens.
         part: What the table is called.
         other: What is said of a table that stays as it is.
 
     Returns:
         What became of it; and why it does not fit, which is empty if it does.
     """
+    old = sources[0].table
     rows, size = new.weight.shape[0], new.weight.numel()
     if old.weight.shape[1] != new.weight.shape[1]:
         widths = f"{old.weight.shape[1]} wide in the weights and {new.weight.shape[1]} here"
         return HandedPart(part, other, size, widths), f"the {part} are {widths}"
-    known = words if words is not None and words.fit(len(old.weight), rows) else None
+    known = sources[0].fits(new)
     if known is None or known.same:
         if old.weight.shape == new.weight.shape:
             _copy(new.weight, old.weight)
@@ -36,14 +58,29 @@ def take_tokens(
         if known is None:
             unlike = f"{len(old.weight):,} rows in the weights and {rows:,} here"
             return HandedPart(part, other, size, unlike), f"the {part} have {unlike}"
-    there, here = known.shared
-    if not len(here):
+    found, left = _take_rows(sources, new)
+    if not found:
         return HandedPart(part, other, size, "no token in common with the weights"), ""
-    with torch.no_grad():
-        new.weight[here] = old.weight[there].to(new.weight)
-    left = f", {len(known.old) - len(here):,} left behind" if len(known.old) > len(here) else ""
-    told = f"{len(here):,} of {len(known.new):,} tokens by string{left}"
+    behind = f", {left:,} left behind" if left else ""
+    told = f"{found:,} of {len(known.new):,} tokens by string{behind}"
     return HandedPart(part, "resized", size, told), ""
+
+
+@torch.no_grad()
+def _take_rows(sources: Sequence[TokenSource], new: nn.Embedding) -> tuple[int, int]:
+    """Fill in the rows of tokens that are known; return how many, and how many old ones are not."""
+    filled = torch.zeros(len(new.weight), dtype=torch.bool)  # (tokens,)
+    left: set[str] = set()
+    for source in sources:
+        words = source.fits(new)
+        if words is None or source.table.weight.shape[1] != new.weight.shape[1]:
+            continue
+        there, here = words.shared
+        fresh = ~filled[here]  # (shared tokens,)
+        new.weight[here[fresh]] = source.table.weight[there[fresh]].to(new.weight)
+        filled[here] = True
+        left |= words.old.keys() - words.new.keys()
+    return int(filled.sum()), len(left)
 
 
 def take_positions(

@@ -22,8 +22,9 @@ class Take:
         embeddings: The token embeddings, matched by the tokens' strings where the tokenizer
             changes; None: as the encoder or decoder that they belong to.
         head: The head, as far as its labels are the same.
-        on_mismatch: What follows when sizes differ: ``error``, or ``new``: what does not fit stays
-            behind, and in its place the stage's own weights stay as they are built.
+        on_mismatch: What follows when sizes differ, or what is computed with them: ``error``, or
+            ``new``: what does not fit stays behind, and in its place the stage's own weights stay
+            as they are built.
 
     Raises:
         ValueError: If a value is not one of those.

@@ -2,15 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
-
-# Models whose tables of positions begin behind the row of the padding token's id.
-_BEHIND_PADDING = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "roberta-prelayernorm")
-_ROLES = ("pad", "unk", "bos", "eos", "cls", "sep", "mask")
 
 
 @dataclass(frozen=True)
@@ -63,6 +58,9 @@ class Vocabularies:
 class Tokenizers:
     """What the weights and the stage read and write by; None where it is not known.
 
+    Only a decoder behind an encoder has targets: of a model without one, both targets are None,
+    whatever the run has for its other stages.
+
     Args:
         old: Of the weights.
         new: Of the stage.
@@ -82,8 +80,8 @@ class Tokenizers:
             old_writes: Whether the first is that of a decoder behind an encoder.
             new_writes: Whether the second is.
         """
-        old = (old_writes and self.old_target) or self.old
-        new = (new_writes and self.new_target) or self.new
+        old = self.old_target if old_writes and self.old_target is not None else self.old
+        new = self.new_target if new_writes and self.new_target is not None else self.new
         return Vocabularies.of(old, new)
 
     @property
@@ -92,49 +90,23 @@ class Tokenizers:
         found = [self.words(old_writes=writes, new_writes=writes) for writes in (False, True)]
         return all(words is None or words.same for words in found)
 
+    @property
+    def read_by(self) -> "Readers | None":
+        """The tokenizers of what is read; None where one is not known."""
+        return _both(self.old, self.new)
 
-def config_for(
-    config: Mapping[str, Any], old: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase
-) -> dict[str, Any]:
-    """Return a model's config with the vocabulary of another tokenizer.
-
-    Its special tokens keep their parts: the id of the token that begins a decoder, ends a text or
-    fills it up becomes that of the same string, or of the token of the same role.
-
-    Args:
-        config: Of a model of transformers, as plain values.
-        old: The tokenizer that it was made for.
-        new: The one that it is to have.
-    """
-    changed: dict[str, Any] = {}
-    for key, value in config.items():
-        if key in ("encoder", "decoder") and isinstance(value, Mapping):
-            known = value.get("vocab_size") == config["encoder"].get("vocab_size")
-            changed[key] = config_for(value, old, new) if known else value
-        elif key == "vocab_size" and value is not None:
-            changed[key] = len(new)
-        elif key == "decoder_vocab_size" and value == config.get("vocab_size"):
-            changed[key] = len(new)
-        elif key.endswith("_token_id") and isinstance(value, int):
-            changed[key] = _same_token(value, old, new)
-        else:
-            changed[key] = value
-    if config.get("model_type") in _BEHIND_PADDING:
-        moved = (changed.get("pad_token_id") or 0) - (config.get("pad_token_id") or 0)
-        changed["max_position_embeddings"] = config["max_position_embeddings"] + moved
-    return changed
+    @property
+    def written_by(self) -> "Readers | None":
+        """The tokenizers of what is written; None where one is not known."""
+        old = self.old if self.old_target is None else self.old_target
+        return _both(old, self.new if self.new_target is None else self.new_target)
 
 
-def _same_token(
-    token_id: int, old: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase
-) -> int | None:
-    """Return the id of a special token in another tokenizer, by string, then by role."""
-    found = new.get_vocab().get(str(old.convert_ids_to_tokens(token_id)))
-    if found is not None:
-        return found
-    for role in _ROLES:
-        if getattr(old, f"{role}_token_id") == token_id:
-            other: int | None = getattr(new, f"{role}_token_id")
-            if other is not None:
-                return other
-    return None
+Readers = tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase]
+"""The tokenizer of the weights and that of the stage."""
+
+
+def _both(
+    old: PreTrainedTokenizerBase | None, new: PreTrainedTokenizerBase | None
+) -> Readers | None:
+    return None if old is None or new is None else (old, new)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_transfer.heads.mlp import ACTIVATIONS, Activation
+from lightning_transfer.masked_lm import MaskedLM
 from lightning_transfer.pooling import PoolingMode
 
 
@@ -16,7 +17,8 @@ class LanguageModelHead(nn.Module):
     As in BERT (arXiv:1810.04805): dense layer, activation, layer norm, and the product with the
     token embeddings, to which it is tied, plus a bias a token. The table stays the backbone's and
     is given to :meth:`tokens` with each call. With ``num_outputs`` above 0 a second part judges
-    pairs of texts over the first token, with BERT's pooler, which :meth:`forward` computes.
+    pairs of texts over the first token, with BERT's pooler, which :meth:`forward` computes. It
+    starts from the pretrained weights, where the checkpoint of the backbone holds some.
 
     Args:
         hidden_size: Width of the backbone's features.
@@ -56,6 +58,7 @@ class LanguageModelHead(nn.Module):
         if num_outputs < 0:
             raise ValueError(f"num_outputs must be >= 0, got {num_outputs}")
         rows, width = vocabulary
+        self._is_pretrained = False
         self.activation: Activation = activation
         self.act = ACTIVATIONS[activation]()
         self.transform = nn.Linear(hidden_size, width)
@@ -86,10 +89,42 @@ class LanguageModelHead(nn.Module):
         if self.dense is not None:
             self.dense.load_state_dict(dict(state))
 
+    def load_masked_lm(self, found: MaskedLM) -> tuple[bool, str]:
+        """Start from the head of a pretrained masked language model.
+
+        Args:
+            found: ``Backbone.masked_lm``.
+
+        Returns:
+            Whether it was taken over, and why not, or what of this head is new all the same.
+
+        Raises:
+            RuntimeError: If the shapes differ.
+            ValueError: If that head computes what this one does with other arguments.
+        """
+        if not found.state:
+            return False, found.lacks
+        if found.activation not in ACTIVATIONS:
+            return False, f"that of the checkpoint has the activation {found.activation}"
+        theirs = {"activation": found.activation, "norm_eps": found.norm_eps}
+        wrong = {name: value for name, value in theirs.items() if value != self.args[name]}
+        if wrong:
+            mend = " and ".join(f"head.{name}={value}" for name, value in wrong.items())
+            raise ValueError(
+                f"the head of the checkpoint has {_listed(theirs)}, and this one "
+                f"{_listed(self.args)}; set {mend}"
+            )
+        own = self.state_dict()
+        fitting = {name: value for name, value in found.state.items() if name in own}
+        self.load_state_dict({**own, **fitting})
+        self._is_pretrained = True
+        part = self.out is not None and "out.weight" not in fitting
+        return True, "that of the checkpoint" + (", but new for pairs" if part else "")
+
     @property
     def is_new(self) -> bool:
         """Whether no token has a bias yet, as in a head that nothing was learned with."""
-        return not bool(self.bias.any())
+        return not self._is_pretrained and not bool(self.bias.any())
 
     @torch.no_grad()
     def start_from(self, unigram: Tensor) -> None:
@@ -123,3 +158,7 @@ class LanguageModelHead(nn.Module):
                 "this head judges no pairs: its data are no pairs (data.blocks.packing=pairs)"
             )
         return self.out(torch.tanh(self.dense(hidden[:, 0])))  # (batch, num_outputs)
+
+
+def _listed(arguments: Mapping[str, Any]) -> str:
+    return " and ".join(f"{name}={value}" for name, value in arguments.items())

@@ -3,7 +3,7 @@
 import inspect
 import logging
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from lightning.pytorch import LightningModule
@@ -199,8 +199,21 @@ class TransferModule(LightningModule):
         self.feed(metrics, logits.float(), batch)
         loss = self.loss(logits, targets)
         size = len(targets)
-        self.log(name, loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=size)
+        self.log_loss(name, loss, rows=size)
         self.log_dict(metrics, on_step=False, on_epoch=True, batch_size=size)
+
+    def log_loss(self, name: str, loss: Tensor, *, rows: int) -> None:
+        """Log a batch's part of a split's mean loss, in which each row of all ranks counts once.
+
+        Args:
+            name: As it is logged.
+            loss: Mean over the rows, a scalar.
+            rows: In the batch.
+        """
+        # Lightning adds up the rows in the type that it is given, and would round down the mean of
+        # whole numbers over the ranks.
+        weight = cast(int, float(rows))
+        self.log(name, loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=weight)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Return ``index`` int64 (batch,) and ``logits`` float32 (batch, num_outputs)."""

@@ -109,7 +109,7 @@ class CausalLanguageModelling(TransferModule):
         logits, targets = self(batch), batch["labels"]
         update_token_metrics(metrics, logits, batch, prefix="lm")
         loss, size = self.loss(logits, targets), len(targets)
-        self.log(name, loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=size)
+        self.log_loss(name, loss, rows=size)
         self.log_dict(metrics, on_step=False, on_epoch=True, batch_size=size)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:

@@ -100,7 +100,7 @@ class Generation:
                 )
         return cls(**(given or {}))
 
-    def config(self, base: Mapping[str, Any], ids: Mapping[str, int]) -> GenerationConfig:
+    def config(self, base: Mapping[str, Any], ids: Mapping[str, Any]) -> GenerationConfig:
         """Return transformers' form of it.
 
         Args:

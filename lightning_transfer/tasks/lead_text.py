@@ -64,8 +64,9 @@ class LeadText(TransferModule):
 
     def build_metrics(self) -> MetricCollection:
         """Return the scores."""
-        scores = {name: make_score(name) for name in self.scores}
-        return MetricCollection(scores, compute_groups=False)
+        return MetricCollection(
+            {name: make_score(name) for name in self.scores}, compute_groups=False
+        )
 
     @property
     def args(self) -> dict[str, Any]:

@@ -138,7 +138,7 @@ class MaskedLanguageModelling(TransferModule):
             metrics["nsp_accuracy"].update(hits.float())
         size = len(targets)
         loss = self.loss(guesses, targets)
-        self.log(name, loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=size)
+        self.log_loss(name, loss, rows=size)
         self.log_dict(metrics, on_step=False, on_epoch=True, batch_size=size)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:

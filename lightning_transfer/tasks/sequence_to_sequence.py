@@ -140,7 +140,8 @@ class SequenceToSequence(TransferModule):
                 there after each epoch.
         """
         super().setup(stage)
-        self._texts = RowTexts(getattr(self._trainer, "datamodule", None))
+        datamodule: Any = getattr(self._trainer, "datamodule", None)  # needed to score texts alone
+        self._texts = RowTexts(datamodule)
         if (tokenizer := self._target_tokenizer()) is not None:
             self.adopt(tokenizer)
         watched = self.recipe.monitor or self.monitor

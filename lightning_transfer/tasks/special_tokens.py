@@ -1,14 +1,26 @@
 """The tokens that begin, end and pad a text that is to be written."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
+from lightning_transfer.languages import target_mark
+from lightning_transfer.lm_head import GENERATION, kept_generation
+
 _NAMES = ("decoder_start_token_id", "eos_token_id", "pad_token_id")
 
 
-def special_tokens(config: PretrainedConfig) -> dict[str, int]:
-    """Return the ids by transformers' names.
+# What may play each part, the first that a tokenizer has.
+_PARTS = {
+    "eos_token_id": ("eos_token", "sep_token"),
+    "pad_token_id": ("pad_token",),
+    "decoder_start_token_id": ("cls_token", "bos_token", "pad_token"),
+}
+
+
+def special_tokens(config: PretrainedConfig) -> dict[str, Any]:
+    """Return the ids by transformers' names; of the end several, if the model knows several.
 
     Raises:
         ValueError: If the config of the model leaves one open.
@@ -19,7 +31,8 @@ def special_tokens(config: PretrainedConfig) -> dict[str, int]:
             f"the model does not say its {', '.join(missing)}; call task.adopt(tokenizer) with the "
             "tokenizer of the targets, or give the ids in the model's config"
         )
-    return {name: int(_one(value)) for name, value in found.items()}
+    ends = "eos_token_id"
+    return {name: value if name == ends else int(_one(value)) for name, value in found.items()}
 
 
 def _one(value: Any) -> Any:
@@ -30,6 +43,7 @@ def adopt_special_tokens(config: PretrainedConfig, tokenizer: PreTrainedTokenize
     """Fill what a model's config leaves open, and check what it says.
 
     A tokenizer of BERT's kind begins a text by its ``cls_token`` and ends it by its ``sep_token``.
+    Where the tokenizer marks the language of targets, that is what a text begins by.
 
     Args:
         config: Of an encoder-decoder; changed in place.
@@ -39,20 +53,9 @@ def adopt_special_tokens(config: PretrainedConfig, tokenizer: PreTrainedTokenize
         ValueError: If the tokenizer has no token to end or pad a text with, or the config says
             other ids than the tokenizer has.
     """
-    begins = (tokenizer.cls_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id)
-    ends = (tokenizer.eos_token_id, tokenizer.sep_token_id)
-    own = {
-        "eos_token_id": next((i for i in ends if i is not None), None),
-        "pad_token_id": tokenizer.pad_token_id,
-        "decoder_start_token_id": next((i for i in begins if i is not None), None),
-    }
+    own = {name: _first(tokenizer, tokens) for name, tokens in _PARTS.items()}
+    _check_all_there(own, tokenizer)
     for name, value in own.items():
-        if value is None:
-            token = name.removesuffix("_token_id")
-            raise ValueError(
-                f"the tokenizer {type(tokenizer).__name__} has no {token} token for the texts that "
-                f"are to be written; give it one (tokenizer.{token}_token = …)"
-            )
         stated = getattr(config, name, None)
         if stated is None:
             setattr(config, name, value)
@@ -62,6 +65,7 @@ def adopt_special_tokens(config: PretrainedConfig, tokenizer: PreTrainedTokenize
                 f"({tokenizer.convert_ids_to_tokens(value)!r}); set "
                 f"backbone.config.{name}={value}, or use the tokenizer that the model came with"
             )
+    _mark_language(config, tokenizer)
     start = int(_one(getattr(config, "decoder_start_token_id")))  # noqa: B009
     if not 0 <= start < len(tokenizer):
         raise ValueError(
@@ -69,6 +73,39 @@ def adopt_special_tokens(config: PretrainedConfig, tokenizer: PreTrainedTokenize
             f"{len(tokenizer):,} tokens; set backbone.config.decoder_start_token_id="
             f"{own['decoder_start_token_id']}"
         )
+
+
+def _mark_language(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Let what is generated begin by the code of its language, as targets do in training."""
+    found = target_mark(tokenizer)
+    if found is None:
+        return
+    mark, first = found
+    if first:
+        setattr(config, GENERATION, {**kept_generation(config), "forced_bos_token_id": mark})
+    else:
+        config.decoder_start_token_id = mark
+
+
+def _first(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str]) -> Any:
+    ids = (getattr(tokenizer, f"{token}_id") for token in tokens)
+    return next((found for found in ids if found is not None), None)
+
+
+def _check_all_there(own: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise if a text could not be begun, ended or padded; what may pad may begin, too."""
+    missing = [_PARTS[name] for name in ("eos_token_id", "pad_token_id") if own[name] is None]
+    if not missing:
+        return
+    first = missing[0][0]
+    raise ValueError(
+        f"the tokenizer {type(tokenizer).__name__} has no "
+        f"{' and no '.join(' or '.join(tokens) for tokens in missing)} for the texts that are to "
+        f"be written; give it one that it has (tokenizer.{first} = tokenizer.unk_token), or a new "
+        f"one (tokenizer.add_special_tokens({{'{first}': '<{first.partition('_')[0]}>'}}), and a "
+        "row more for the decoder), save it by tokenizer.save_pretrained(folder), and set "
+        "target_tokenizer=folder"
+    )
 
 
 def _all(value: Any) -> list[Any]:

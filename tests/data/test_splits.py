@@ -5,7 +5,7 @@ import pytest
 
 from lightning_transfer.data import Splits
 from lightning_transfer.data.splits import count_of, normalize
-from lightning_transfer.data.splitter import Splitter
+from lightning_transfer.data.splitter import Splitter, ties_of
 from lightning_transfer.data.subset import (
     balanced,
     check_train_size,
@@ -18,7 +18,14 @@ from lightning_transfer.data.subset import (
 def split_texts(texts, splits, *, targets=None, groups=None, given=None):
     """Return split name -> list of row positions, and the counts of dropped rows."""
     keys = [normalize(text) for text in texts]
-    splitter = Splitter(keys, targets or [0] * len(keys), groups=groups, given=given)
+    groups = groups or [None] * len(keys)
+    splitter = Splitter(
+        keys,
+        targets or [0] * len(keys),
+        units=[group or key for group, key in zip(groups, keys, strict=True)],
+        ties=[ties_of({"text": key}, group) for key, group in zip(keys, groups, strict=True)],
+        given=given,
+    )
     split = splitter.split(splits)
     return {name: rows.tolist() for name, rows in split.positions.items()}, split
 
@@ -134,6 +141,30 @@ def test_texts_of_a_given_test_split_leave_training():
     rows, split = split_texts(texts, Splits(val=0, test=0), given=given)
     assert (sorted(rows["test"]), sorted(rows["train"])) == ([10, 11, 12], list(range(3, 10)))
     assert split.leaked == 3
+
+
+def test_groups_of_given_splits_leave_the_lower_one():
+    given = ["train"] * 6 + ["validation"] * 2 + ["test"] * 2
+    groups = ["a", "a", "b", "c", None, None, "b", "d", "c", "d"]
+    rows, split = split_texts(TEXTS[:10], Splits(), groups=groups, given=given)
+    assert sorted(rows["test"]) == [8, 9]
+    assert rows["validation"] == [6]  # the other is of a group of the test rows
+    assert sorted(rows["train"]) == [0, 1, 4, 5]
+    assert split.leaked == 3
+
+
+def test_a_group_whose_text_is_in_the_test_split_under_another_group_leaves_training():
+    texts, given = ["one", "one", "two", "three"], ["test", "test", "train", "train"]
+    rows, split = split_texts(texts, Splits(0), groups=["a", "b", "b", "c"], given=given)
+    assert [len(rows["test"]), rows["train"]] == [1, [3]]
+    assert (split.repeated, split.leaked) == (1, 1)
+
+
+def test_a_fraction_is_of_the_rows_that_can_be_drawn():
+    given, groups = ["train"] * 80 + ["test"] * 20, [f"{row % 40}" for row in range(100)]
+    rows, split = split_texts(TEXTS, Splits(val=0.5), groups=groups, given=given)
+    assert split.leaked == 40  # the groups of the test rows
+    assert [len(rows["validation"]), len(rows["train"])] == [20, 20]
 
 
 def test_texts_of_signs_only_are_not_all_the_same():

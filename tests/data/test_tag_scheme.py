@@ -1,6 +1,6 @@
 import pytest
 
-from lightning_transfer.data.tag_scheme import detect_scheme, fault, to_bio
+from lightning_transfer.data.tag_scheme import detect_scheme, fault, stray_entity, to_bio
 
 BIO = "B-PER I-PER B-PER O B-LOC".split()
 WRITTEN = {
@@ -57,7 +57,36 @@ def test_what_is_detected(sentences, scheme):
     ],
 )
 def test_the_first_broken_rule_is_told(tags, scheme, place, what):
-    assert fault(tags.split(), scheme) == (place, what)
+    found, said = fault(tags.split(), scheme)
+    assert (found, said.partition(", which has")[0]) == (place, what)
+
+
+@pytest.mark.parametrize("odd", ["O-", "B", "B-", "-X-", "b-per", "o", "PER", "B_PER", "X-PER"])
+@pytest.mark.parametrize("scheme", WRITTEN)
+def test_an_odd_tag_leaves_the_scheme_of_the_others(scheme, odd):
+    assert detect_scheme([WRITTEN[scheme], ["O", odd]]) == scheme
+    place, said = fault(["O", odd], scheme)
+    assert place == 1
+    assert f"{odd!r} is no tag of {scheme}, which has O, B-…" in said
+    assert "set label.scheme to how the tags are written (bio, iob1, iobes, or plain" in said
+
+
+@pytest.mark.parametrize(
+    ("sentence", "scheme"),
+    [("O I-PER", "bio"), ("B-PER E-PER", "bio"), ("O B-PER", "iob1"), ("B-PER O", "iobes")],
+)
+def test_a_broken_sentence_leaves_the_scheme_of_the_others(sentence, scheme):
+    assert detect_scheme([WRITTEN[scheme], ["O", "O"], sentence.split(), WRITTEN[scheme]]) == scheme
+    assert fault(sentence.split(), scheme)
+
+
+def test_the_tag_of_an_entity_among_plain_ones_is_told():
+    sentences = [["NN", "VB", "O"], ["NN", "B-PER"]]
+    assert detect_scheme(sentences) == "plain"
+    assert stray_entity(sentences[0]) is None
+    place, said = stray_entity(sentences[1])
+    assert place == 1
+    assert said.startswith("'B-PER' is the tag of an entity, and most words have others; set label")
 
 
 def test_plain_tags_have_no_rules():

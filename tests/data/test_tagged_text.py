@@ -82,9 +82,93 @@ def test_columns_are_chosen_by_number(tmp_path):
     assert rows_of(data)["In Paris"] == ["IN", "NNP"]
 
 
+@pytest.mark.parametrize("text", [NEWS, NEWS.removeprefix("-DOCSTART- -X- O\n\n")])
+def test_a_byte_order_mark_is_no_part_of_a_conll_file(tmp_path, text):
+    data = conll(tmp_path, "\ufeff" + text)
+    assert list(rows_of(data)) == ["Ada Lovelace wrote", "In Paris", "It rained"]
+
+
 def test_tabs_comments_and_windows_line_ends(tmp_path):
     text = "# id = 1\r\n#tag\tO\r\nnew york\tB-LOC\r\n\r\n# sent_id 2\r\nfun\tO\r\n"
     assert rows_of(conll(tmp_path, text)) == {"#tag new york": ["O", "B-LOC"], "fun": ["O"]}
+
+
+def test_a_byte_order_mark_and_lines_of_spaces_are_no_words(tmp_path):
+    text = b"\xef\xbb\xbfnew B-LOC\r\nyork  I-LOC \r\n \t\r\nfun O\r\n\xc2\xa0\r\nit O"
+    data = conll(tmp_path, text)
+    assert rows_of(data) == {"new york": ["B-LOC", "I-LOC"], "fun": ["O"], "it": ["O"]}
+
+
+def test_a_mark_and_a_document_in_one_line_are_no_word(tmp_path):
+    text = b"\xef\xbb\xbf-DOCSTART- -X- O\nAda NNP B-PER\n-DOCSTART-\nIt PRP O\n-DOCSTART-x NN O\n"
+    assert rows_of(conll(tmp_path, text)) == {"Ada": ["B-PER"], "It -DOCSTART-x": ["O", "O"]}
+
+
+@pytest.mark.parametrize(
+    ("odd", "by", "message"),
+    [
+        ("in\tO", " ", r"line 2 has 1 column\(s\) between spaces, the file 2"),
+        ("in O", "\t", r"line 2 has 1 column\(s\) between tabs, the file 2"),
+        ("#", " ", r"line 2 has 1 column\(s\)"),
+        ("#in", "\t", r"line 2 has 1 column\(s\)"),
+        ("#\tNN\tO", "\t", r"line 2 has 3 column\(s\)"),
+        ("#end of document", " ", r"line 2 has 3 column\(s\)"),
+    ],
+)
+def test_a_line_of_another_form_is_a_fault_and_changes_no_other(tmp_path, odd, by, message):
+    good = "Ada|B-PER\n{}\nin|O\n\nIt|O\nrained|O\n\nEve|B-PER\n"
+    text = good.replace("|", by).format(odd)
+    with pytest.raises(ValueError, match=f"news.conll, line 1, {message}"):
+        conll(tmp_path, text).setup("fit")
+    data = conll(tmp_path, text, on_bad_row="skip")
+    assert rows_of(data) == {"It rained": ["O", "O"], "Eve": ["B-PER"]}
+
+
+WORD_OR_NOT = [
+    ("# id\nAda B-PER\n\nIt O\n", "Ada|It"),  # as many columns as the others
+    ("# id\n# text\nAda B-PER\n\n# id\nIt O\n", "Ada|It"),
+    ("#begin document (1)\n#\nAda B-PER\n\nIt O\n\n#end of it all\n", "Ada|It"),
+    ("# O\n1 B-N\n\nIt O\n", "# 1|It"),  # a tag that others have
+    ("#fun O\nAda B-PER\n\nIt O\n", "#fun Ada|It"),
+    ("Ada B-PER\n# I-PER\n# a note here\n1 I-PER\nis O\n\n# O\n", "Ada # 1 is|#"),
+    ("# x y\nAda\tB-PER\n# a note\nis\tO\n#\tO\n\n#\tO\n", "Ada is #|#"),
+    ("#\thttp://x\t[y]\nAda\tB-PER\n\nIt\tO\n", "Ada|It"),
+]
+
+
+@pytest.mark.parametrize(("text", "sentences"), WORD_OR_NOT)
+def test_a_hash_is_a_word_where_its_line_is_one(tmp_path, text, sentences):
+    assert "|".join(rows_of(conll(tmp_path, text))) == sentences
+
+
+def test_a_hash_with_a_tag_of_its_own_is_a_word_as_others_show(tmp_path):
+    text = "a DT\n# #\n200 CD\n\n# #\n5 CD\n"
+    assert rows_of(conll(tmp_path, text)) == {"a # 200": ["DT", "#", "CD"], "# 5": ["#", "CD"]}
+
+
+@pytest.mark.parametrize("odd", ["O-", "B", "-X-", "b-per", "E-PER", "PER"])
+def test_an_odd_tag_is_named_and_the_others_are_still_checked(tmp_path, odd, caplog):
+    good = "Ada B-PER\nLovelace I-PER\n\nIt O\n\nEve B-PER\n"
+    text = f"{good}\nfun O\nold {odd}\n\nbad O\nman I-PER\n"
+    told = rf"line 9, word 2, 'old': '{odd}' is no tag of bio, which has O, B-… and I-…; set label"
+    with pytest.raises(ValueError, match=rf"news.conll, {told}.* \(bio, iob1, iobes, or plain"):
+        conll(tmp_path, text).setup("fit")
+    data = conll(tmp_path, text, on_bad_row="skip")
+    assert list(rows_of(data)) == ["Ada Lovelace", "It", "Eve"]
+    assert "skipped 2 bad rows of 5" in caplog.text
+    mended = conll(tmp_path, text.rpartition("\nbad")[0], label=TagSpec(values={odd: "O"}))
+    assert rows_of(mended)["fun old"] == ["O", "O"]
+
+
+def test_plain_tags_are_said_to_be_and_one_of_an_entity_among_them_is_told(tmp_path, caplog):
+    text = "It PRP\nrained VBD\n\nAda B-PER\n"
+    with pytest.raises(ValueError, match="line 4, word 1, 'Ada': 'B-PER' is the tag of an entity"):
+        conll(tmp_path, text).setup("fit")
+    with caplog.at_level(logging.INFO):
+        conll(tmp_path, "It PRP\nrained VBD\n").setup("fit")
+    assert "the tags are read as plain, and learned as they are" in caplog.text
+    data = conll(tmp_path, text, label=TagSpec(scheme="plain"))
+    assert rows_of(data)["Ada"] == ["B-PER"]
 
 
 def test_contractions_of_conllu_are_no_words(tmp_path):
@@ -126,7 +210,7 @@ def test_other_schemes_are_learned_as_bio_and_said(tmp_path, caplog, scheme):
 
 
 BAD = [
-    ("Ada B-PER\nwrote\n\nIt O\n", r"news.conll, line 1, line 2 has 1 column\(s\), the file 2"),
+    ("Ada B-PER\nwrote\n\nIt O\n", r"line 1, line 2 has 1 column\(s\) between spaces, the file 2"),
     (
         "Ada B-PER\n# a comment of more words\nLovelace I-LOC\n\nIt O\n",
         "news.conll, line 3, word 2, 'Lovelace': 'I-LOC' cannot stand behind 'B-PER' in bio",
@@ -164,6 +248,14 @@ def test_stated_names_settle_the_order_and_unknown_tags_are_bad(tmp_path):
         ({"columns": Columns(text="0", label="7")}, "columns.label must be the number .* got '7'"),
         ({"columns": Columns(text="word", label="1")}, "columns.text must be the number .*'word'"),
         ({"columns": Columns(text="0", label="1", group="x")}, "group .* is document or null"),
+        (
+            {"columns": Columns(text="2", label="-1")},
+            "text=2 and columns.label=-1 are one column of 3",
+        ),
+        (
+            {"text": "Ada\nwrote\n"},
+            "text=0 and columns.label=-1 are one column of 1; set columns.l",
+        ),
         ({"text": "\n\n"}, "news.conll holds no sentence"),
         ({"text": b"a O\n\xff B-X\n"}, "news.conll, line 2: .*UTF-8"),
         ({"text": "a O\n\nb O\n"}, r"at least 2 tags are needed, the data hold \['O'\]"),
@@ -218,6 +310,11 @@ def test_a_bad_row_of_lists_is_named(tmp_path, row, message):
     good = [{"tokens": ["It"], "tags": ["B-X"]}, {"tokens": ["is"], "tags": ["O"]}]
     with pytest.raises(ValueError, match=message):
         jsonl(tmp_path, good[0], row, good[1]).setup("fit")
+
+
+def test_words_and_tags_are_two_columns(tmp_path):
+    with pytest.raises(ValueError, match=r"columns.text and columns.label are both 'tokens'; name"):
+        jsonl(tmp_path, {"tokens": ["O"]}, columns=Columns(text="tokens", label="tokens"))
 
 
 def test_a_missing_column_lists_those_there(tmp_path):

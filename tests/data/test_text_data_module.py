@@ -354,7 +354,7 @@ def test_the_lines_say_what_was_dropped_and_cut(tokenizer, caplog):
     messages = [record.message for record in caplog.records]
     assert messages == [
         "Domain: 52 train, 0 validation, 0 test rows; dropped 1 repeated texts (1 of them with "
-        "another label) and 0 that are in another split",
+        "another label) and 0 that share a text or group with another split",
         "tokenizing 53 texts",
         "Domain: cut to 24 tokens, tail kept: 1 of 52 train, 0 of 0 validation, 0 of 0 test rows",
     ]

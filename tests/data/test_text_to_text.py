@@ -123,7 +123,7 @@ def test_rows_that_come_split_leave_training_if_they_share_a_side_with_the_test_
     assert data.rows("test")["target"][:] == ["ein Hund"]
     assert caplog.messages == [
         "Pairs: 1 train, 0 validation, 1 test rows; dropped 1 repeated pairs and 2 that share a "
-        "text with another split"
+        "text or group with another split"
     ]
 
 

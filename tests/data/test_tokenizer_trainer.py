@@ -27,6 +27,37 @@ def test_a_trained_tokenizer_is_whole(kind, tmp_path):
     )
 
 
+MANY = "".join(chr(code) for code in range(0xA000, 0xA000 + 600))  # syllables of Yi
+RARE = [*TEXTS * 2, *(MANY[at : at + 3] + " film" for at in range(0, 600, 3))]
+
+
+@pytest.mark.parametrize(("kind", "size"), [("wordpiece", 120), ("unigram", 120), ("bpe", 261)])
+def test_a_text_of_many_characters_gives_no_more_tokens_than_asked_for(kind, size, caplog):
+    tokenizer = TokenizerTrainer(kind, vocab_size=size).train(lambda: RARE)
+    assert len(tokenizer) <= size
+    assert len(tokenizer.get_vocab()) == len(tokenizer)
+    assert tokenizer.unk_token_id not in tokenizer("good film").input_ids
+    assert ("no room for" in caplog.text) == (kind != "bpe")
+    if kind != "bpe":
+        assert tokenizer.unk_token_id in tokenizer(f"good {MANY[-1]}").input_ids
+        again = TokenizerTrainer(kind, vocab_size=size).train(lambda: RARE[::-1])
+        assert again.get_vocab() == tokenizer.get_vocab()
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "unigram"])
+def test_all_characters_are_known_where_there_is_room(kind, caplog):
+    tokenizer = TokenizerTrainer(kind, vocab_size=4000).train(lambda: RARE)
+    assert tokenizer.unk_token_id not in tokenizer(RARE).input_ids[-1]
+    assert not caplog.text
+
+
+def test_words_with_an_unknown_character_teach_no_token():
+    texts = ["ab ab ab c c c d d d e e e"] * 9 + ["c\u05d0d"] * 3 + ["cd"]
+    for kind in ("wordpiece", "unigram"):
+        tokenizer = TokenizerTrainer(kind, vocab_size=14, min_frequency=2).train(lambda: texts)
+        assert not {"cd", "c##d"} & tokenizer.get_vocab().keys()
+
+
 @pytest.mark.parametrize("kind", ["wordpiece", "bpe", "unigram"])
 def test_the_same_text_gives_the_same_ids(kind):
     one, other = (TokenizerTrainer(kind, vocab_size=320).train(lambda: TEXTS) for _ in range(2))
@@ -59,6 +90,10 @@ def test_segments_are_left_out_where_they_are_not_wanted():
     [
         ({"kind": "words"}, "tokenizer.kind must be one of wordpiece, bpe, unigram, got 'words'"),
         ({"vocab_size": 5}, "tokenizer.vocab_size must be > 5, the special tokens, got 5"),
+        (
+            {"kind": "bpe", "vocab_size": 260},
+            "tokenizer.vocab_size of kind bpe must be >= 261, .* got 260; raise it, or take",
+        ),
         ({"min_frequency": 0}, "tokenizer.min_frequency must be >= 1, got 0"),
     ],
 )

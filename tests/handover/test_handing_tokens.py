@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerFast
 
 from lightning_transfer.backbone import Backbone
 from lightning_transfer.checkpoint import config_to_dict
-from lightning_transfer.handover import config_for, hand_over
+from lightning_transfer.handover import Tokenizers, config_for, hand_over
 from lightning_transfer.heads import DecoderHead, LanguageModelHead
 from lightning_transfer.heads.making import make_head
 from lightning_transfer.labels import Labels
@@ -39,7 +39,7 @@ def backbones(name="bert"):
     """One for the old tokenizer, and one of the same form for the new."""
     old = make(name, vocab_size=len(OLD), pad_token_id=0)
     torch.manual_seed(9)
-    config = config_for(config_to_dict(old.config), OLD, NEW)
+    config = config_for(config_to_dict(old.config), Tokenizers(OLD, NEW))
     return old, Backbone.from_config(config)
 
 
@@ -134,28 +134,6 @@ def test_the_head_of_a_decoder_follows_the_tokens_of_the_targets():
         assert fresh.bias[0, here[word]] == head.bias[0, there[word]]
 
 
-def test_special_tokens_keep_their_parts_in_the_config():
-    config = config_to_dict(make("bart", vocab_size=len(OLD)).config)
-    config |= {"bos_token_id": 2, "eos_token_id": 3, "decoder_start_token_id": 3}
-    found = config_for(config, OLD, NEW)
-    assert found["vocab_size"] == len(NEW)
-    assert found["pad_token_id"] == NEW.pad_token_id == 4
-    assert found["bos_token_id"] == NEW.cls_token_id == 1
-    assert found["eos_token_id"] == found["decoder_start_token_id"] == NEW.sep_token_id == 0
-    foreign = make_other(["un"], ("</s>", "<s>", "<unk>", "<mask>", "<pad>"))
-    found = config_for(config, OLD, foreign)
-    assert (found["pad_token_id"], found["eos_token_id"], found["bos_token_id"]) == (4, 0, 1)
-    assert config_for({"vocab_size": 9, "unk_token_id": 7}, OLD, foreign)["unk_token_id"] is None
-
-
-def test_both_sides_of_a_pair_get_the_vocabulary_unless_they_had_two():
-    both = {"encoder": {"vocab_size": 31}, "decoder": {"vocab_size": 31}}
-    found = config_for(both, OLD, NEW)
-    assert found["encoder"]["vocab_size"] == found["decoder"]["vocab_size"] == len(NEW)
-    apart = {"encoder": {"vocab_size": 31}, "decoder": {"vocab_size": 21}}
-    assert config_for(apart, OLD, NEW)["decoder"]["vocab_size"] == 21
-
-
 def test_a_decoder_follows_the_tokens_of_the_targets():
     tables = {"share_encoder_decoder_embeddings": False}
     old = make("marian-apart", vocab_size=len(OLD), decoder_vocab_size=len(NEW), **tables)
@@ -176,8 +154,108 @@ def test_a_decoder_follows_the_tokens_of_the_targets():
     ]
 
 
-def test_targets_are_read_as_before_where_no_other_tokenizer_is_given():
+def test_targets_are_read_as_before_where_their_tokenizer_stays():
     old = make("marian-apart", vocab_size=len(OLD), decoder_vocab_size=len(NEW))
     new = make("marian-apart", seed=9, vocab_size=len(OLD), decoder_vocab_size=len(NEW))
-    handed = hand(weights_of(old, tokenizer=OLD, target=NEW), new, tokenizers=(None, OLD))
+    start = weights_of(old, tokenizer=OLD, target=NEW)
+    handed = hand(start, new, tokenizers=(None, OLD), target_tokenizer=NEW)
     assert {became for _, became in rows(handed)} == {"taken"}
+
+
+def rows_agree(old, new, there, here):
+    """Whether the rows of the tokens of both are the same in two tables."""
+    there, here = there.get_vocab(), here.get_vocab()
+    words = set(there) & set(here)
+    return bool(words) and all(torch.equal(new[here[w]], old[there[w]]) for w in words)
+
+
+def tables(backbone):
+    sides = [backbone.model.get_submodule(side) for side in ("encoder", "decoder")]
+    return [side.embed_tokens.weight.detach() for side in sides]
+
+
+def test_a_decoder_of_two_tokenizers_goes_to_one_that_has_one_for_both():
+    size = max(len(OLD), len(NEW))
+    old = make("marian-apart", vocab_size=size, decoder_vocab_size=size)
+    new = make("marian-apart", seed=9, vocab_size=size, decoder_vocab_size=size)
+    handed = hand(weights_of(old, tokenizer=OLD, target=NEW), new, tokenizers=(None, OLD))
+    assert torch.equal(tables(new)[0], tables(old)[0])
+    assert rows_agree(tables(old)[1], tables(new)[1], NEW, OLD)
+    assert dict(rows(handed))["decoder token embeddings"] == "resized"
+
+
+def test_a_decoder_of_one_tokenizer_for_both_goes_to_one_that_has_two():
+    old = make("marian", vocab_size=len(OLD))
+    new = make("marian-apart", seed=9, vocab_size=len(OLD), decoder_vocab_size=len(NEW))
+    start = weights_of(old, tokenizer=OLD)
+    handed = hand(start, new, tokenizers=(None, OLD), target_tokenizer=NEW)
+    assert torch.equal(tables(new)[0], tables(old)[0])
+    assert rows_agree(tables(old)[1], tables(new)[1], OLD, NEW)
+    assert dict(rows(handed))["decoder token embeddings"] == "resized"
+
+
+def test_one_table_for_both_sides_gets_the_tokens_of_either():
+    read, written = make_other(WORDS[:8]), make_other([*reversed(WORDS[4:12]), "yak"])
+    joint = make_other([*WORDS[:12], "zebra"])
+    sizes = {"vocab_size": len(read), "decoder_vocab_size": len(written)}
+    old = make("marian-apart", **sizes)
+    new = make("marian", seed=9, vocab_size=len(joint))
+    before, ids = tables(new)[0].clone(), joint.get_vocab()
+    handed = hand(weights_of(old, tokenizer=read, target=written), new, tokenizers=(None, joint))
+    table, (first, second) = tables(new)[0], tables(old)
+    assert rows_agree(first, table, read, joint)  # what both know is the encoder's
+    for word in WORDS[8:12]:
+        assert torch.equal(table[ids[word]], second[written.get_vocab()[word]])
+    assert torch.equal(table[ids["zebra"]], before[ids["zebra"]])
+    assert (
+        handed.parts[0].why == f"{len(joint) - 1} of {len(joint)} tokens by string, 1 left behind"
+    )
+
+
+def test_a_run_with_a_tokenizer_of_targets_leaves_a_model_that_only_reads_alone():
+    old, new = make("bert", vocab_size=len(OLD)), make("bert", seed=9, vocab_size=len(OLD))
+    labels = Labels("tokens")
+    head, fresh = (make_head(LanguageModelHead, backbone, 0) for backbone in (old, new))
+    torch.nn.init.normal_(head.bias)
+    start = weights_of(old, head=head, labels=labels, tokenizer=OLD)
+    handed = hand_over(start, new, fresh, labels, tokenizer=OLD, target_tokenizer=NEW)
+    assert torch.equal(fresh.bias, head.bias)
+    assert {part.became for part in handed.parts} == {"taken"}
+
+
+@pytest.mark.parametrize("more", [0, 7])
+def test_a_heads_rows_stay_where_the_tokens_do(more):
+    old, new = make("bert", vocab_size=len(OLD)), make("bert", seed=9, vocab_size=len(OLD) + more)
+    labels = Labels("tokens")
+    head, fresh = (make_head(LanguageModelHead, backbone, 0) for backbone in (old, new))
+    torch.nn.init.normal_(head.bias)
+    start = weights_of(old, head=head, labels=labels, tokenizer=OLD)
+    handed = hand_over(start, new, fresh, labels, tokenizer=make_tokenizer())
+    assert torch.equal(fresh.bias[: len(OLD)], head.bias)
+    assert handed.parts[-1].became == ("resized" if more else "taken")
+
+
+def test_a_head_takes_no_row_by_position_where_no_token_is_the_same():
+    foreign = make_other(
+        [f"w{i}" for i in range(len(OLD) - 5)], ("<e>", "<s>", "<u>", "<m>", "<p>")
+    )
+    old, new = make("bert", vocab_size=len(OLD)), make("bert", seed=9, vocab_size=len(foreign))
+    labels = Labels("tokens")
+    head, fresh = (make_head(LanguageModelHead, backbone, 0) for backbone in (old, new))
+    torch.nn.init.normal_(head.bias)
+    start = weights_of(old, head=head, labels=labels, tokenizer=OLD)
+    hand_over(start, new, fresh, labels, tokenizer=foreign)
+    assert not fresh.bias.any()
+    assert torch.equal(fresh.transform.weight, head.transform.weight)
+
+
+def test_the_head_of_two_tokenizers_goes_to_one_for_both():
+    labels = Labels("text")
+    size = max(len(OLD), len(NEW))
+    old = make("marian-apart", vocab_size=size, decoder_vocab_size=size)
+    new = make("marian-apart", seed=9, vocab_size=size, decoder_vocab_size=size)
+    head, fresh = (make_head(DecoderHead, backbone, 0) for backbone in (old, new))
+    torch.nn.init.normal_(head.bias)
+    start = weights_of(old, head=head, labels=labels, tokenizer=OLD, target=NEW)
+    hand_over(start, new, fresh, labels, tokenizer=OLD)
+    assert rows_agree(head.bias[0], fresh.bias[0], NEW, OLD)

@@ -15,8 +15,7 @@ def faults():
     for _ in range(8):
         torch.zeros(12_000_000)  # 48 MB: an embedding table's gradient
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-faults()
-print(kept, faults())
+print(kept, sorted(faults() for _ in range(5))[2])  # the heap has first to grow to its size
 """
 
 

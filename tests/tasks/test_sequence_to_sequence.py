@@ -311,8 +311,24 @@ def test_ids_that_do_not_agree_are_told():
         task.adopt(make_tokenizer())
     small = make_small()
     small.pad_token = None
-    with pytest.raises(ValueError, match="TokenizersBackend has no pad token for the texts"):
+    with pytest.raises(
+        ValueError, match=r"TokenizersBackend has no pad_token for the texts .*pad_"
+    ):
         task.adopt(small)
+    small.sep_token = None
+    with pytest.raises(ValueError, match=r"has no eos_token or sep_token and no pad_token for the"):
+        task.adopt(small)
+
+
+def test_a_model_that_knows_several_ends_stops_at_each(tmp_path):
+    task = make_task("bart")
+    task.backbone.config.eos_token_id = [1, 3]
+    task.adopt(make_tokenizer())  # whose end is 3
+    task.generate(make_batch())
+    assert task.whole().generation_config.eos_token_id == [1, 3]
+    assert export(task, make_tokenizer(), tmp_path / "model")
+    opened = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "model")
+    assert opened.generation_config.eos_token_id == [1, 3]
 
 
 def test_what_does_not_go_together_is_told():

@@ -1,0 +1,33 @@
+"""Pretraining on reviews before a transfer, on a cut of the data, with the packaged MiniLM."""
+
+import json
+import time
+
+import pytest
+
+from lightning_transfer.cli import main
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_dapt_movies_in_small(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    start = time.monotonic()
+    texts = ["data.train_size=20", "data.splits.val=2", "data.splits.test=4"]
+    labels = ["data.train_size=64", "data.splits.val=20", "data.splits.test=40"]
+    cut = {"lm_head": texts, "adapt": texts, "source": labels, "target": labels}
+    line = [f"stages.{stage}.{word}" for stage, words in cut.items() for word in words]
+    line += ["seeds=[0]", "trainer.max_epochs=1", "trainer.accelerator=cpu"]
+    folder = tmp_path / "run"
+    assert main(["fit", "+experiment=dapt_movies", f"hydra.run.dir={folder}", *line]) == 0
+    assert time.monotonic() - start < 60
+    results = json.loads((folder / "results.json").read_text())
+    rows = {row["name"]: row for row in results["rows"]}
+    assert {name: row["n_train"] for name, row in rows.items()}.keys() == {
+        *("lm_head", "adapt", "source"),
+        *("zero_shot", "zero_shot_adapted", "no_adaptation", "transfer"),
+    }
+    assert [rows[name]["n_train"] for name in ("zero_shot", "zero_shot_adapted")] == [0, 0]
+    adapted = {name: metric["mean"] for name, metric in rows["adapt"]["metrics"].items()}
+    assert adapted["mlm_loss"] < adapted["mlm_loss_before"]
+    assert (results["gain"]["of"], results["gain"]["over"]) == ("zero_shot_adapted", "zero_shot")
