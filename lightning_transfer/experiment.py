@@ -308,8 +308,10 @@ class Experiment:
         """Print the table and the sentence."""
         if not is_rank_zero():
             return
-        console = Console()
-        console.print(results.to_table())
+        console, table = Console(), results.to_table()
+        if not console.is_terminal:  # a log has no edge to keep to
+            console = Console(width=max(console.width, console.measure(table).minimum))
+        console.print(table)
         console.print(results.sentence(), soft_wrap=True)
         console.print(f"Run folder: {self.folder}", soft_wrap=True, highlight=False)
 

@@ -287,7 +287,8 @@ class Results:
         table.box, table.padding = box.SIMPLE_HEAD, 0
         table.add_column("run", no_wrap=True, style="bold")
         for name in metrics:
-            table.add_column(Text(name), justify="right", min_width=7)  # "[0.123," in a narrow one
+            # "[0.123," in a narrow one; where that is too wide, digits go on below, and none is cut
+            table.add_column(Text(name), justify="right", min_width=7, overflow="fold")
         for name in ("n_train", "n_test", "seconds"):
             table.add_column(name, justify="right", no_wrap=True)
         for row in self.rows:

@@ -309,6 +309,16 @@ def render(results: Results, width: int) -> str:
         return console.export_text()
 
 
+def test_no_digit_is_cut_where_there_are_more_metrics_than_columns() -> None:
+    many: dict[str, Any] = {f"measure{n}": (512.25, 591.5) for n in range(6)}
+    rows = row("zero_shot", 0.65), row("no_source", 0.5, 0.5), row("transfer", 0.7, 0.71, **many)
+    results = compare(*rows, seeds=2)
+    assert "…" not in render(results, 80)
+    needed = Console().measure(results.to_table()).minimum
+    words = render(results, needed).split()
+    assert words.count("551.875") == len(many)
+
+
 @pytest.mark.parametrize("width", [80, 100])
 def test_the_table_shows_each_row_with_three_metrics_in_80_columns(width: int) -> None:
     three: dict[str, Any] = {"accuracy": (0.7, 0.72), "macro_f1": (0.61, 0.6312)}
