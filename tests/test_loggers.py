@@ -153,7 +153,9 @@ def test_tensorboard_that_is_not_installed_is_told_first(runs, tmp_path):
 
 @pytest.mark.slow
 def test_offline_wandb_leaves_its_files(runs, tmp_path, monkeypatch):
+    wandb.teardown()  # it has read its mode if another test was here before
     monkeypatch.setenv("WANDB_MODE", "offline")
     runs.target(tmp_path, epochs=1, overrides=["logger=wandb"])
+    wandb.teardown()
     assert len(list((tmp_path / "wandb").glob("offline-run-*"))) == 2
     assert json.loads((tmp_path / "stages/target-seed0/fit.json").read_text())["steps"] == 4
