@@ -14,11 +14,13 @@ from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning_transfer.callbacks import ResumePoint
 from lightning_transfer.checkpoint import read_checkpoint
 from lightning_transfer.data.stage_data import StageData
+from lightning_transfer.kernels import give_back_freed_memory
 from lightning_transfer.loggers import finish
 from lightning_transfer.tasks import TransferModule
 from lightning_transfer.training import is_rank_zero, make_trainer, merge_logs, run_trainer
 
 log = logging.getLogger(__name__)
+_MANY = 10_000_000  # parameters
 
 FINAL = "final.ckpt"
 
@@ -90,6 +92,8 @@ def fit_task(
         loggers: Ended here, as failed if the training fails.
         keeping: Which weights are kept.
     """
+    if sum(p.numel() for p in task.parameters()) > _MANY:
+        give_back_freed_memory()  # takes a third of a second, which is much for a small model
     folder = root / below
     # Without validation rows there is no best.
     best = _best(folder, keeping) if keeping.best and data.n_val > 0 else None

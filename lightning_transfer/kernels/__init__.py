@@ -9,11 +9,12 @@ from lightning_transfer.kernels.attention import goes_through_the_interface, reg
 from lightning_transfer.kernels.dropout import FastDropout
 from lightning_transfer.kernels.first_token import first_token_only
 from lightning_transfer.kernels.install import install
-from lightning_transfer.kernels.memory import keep_freed_memory
+from lightning_transfer.kernels.memory import give_back_freed_memory, keep_freed_memory
 
 __all__ = [
     "FastDropout",
     "first_token_only",
+    "give_back_freed_memory",
     "goes_through_the_interface",
     "install",
     "keep_freed_memory",

@@ -1,6 +1,7 @@
 """Memory that a training step needs again stays with the process."""
 
 import ctypes
+import gc
 import sys
 
 # Of mallopt, in glibc's malloc.h.
@@ -27,3 +28,19 @@ def keep_freed_memory() -> bool:
     # Some versions of glibc take no threshold above 32 MiB, but all can do without such blocks.
     kept = mallopt(_MMAP_THRESHOLD, _LARGE) or mallopt(_MMAP_MAX, 0)
     return bool(kept and mallopt(_TRIM_THRESHOLD, 2**31 - 1))
+
+
+def give_back_freed_memory() -> bool:
+    """Give what :func:`keep_freed_memory` has kept back to the system, once.
+
+    Between one training and the next: the models of several stages and seeds would otherwise add
+    up, since what each leaves behind is in pieces that the next one does not fit into.
+
+    Returns:
+        Whether there was something to give back; there is no such call outside of Linux with glibc.
+    """
+    gc.collect()  # a trainer and its module know each other
+    if not sys.platform.startswith("linux"):
+        return False
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    return bool(trim is not None and trim(0))

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from lightning_transfer.kernels import keep_freed_memory
+from lightning_transfer.kernels import give_back_freed_memory, keep_freed_memory
 
 FAULTS = """
 import resource, torch
@@ -26,6 +26,27 @@ def measured(keep):
     return kept == "True", int(faults)
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's malloc")
+def test_what_was_kept_can_be_given_back():
+    if getattr(ctypes.CDLL(None), "gnu_get_libc_version", None) is None:
+        pytest.skip("another malloc than glibc's")
+    code = """
+import torch
+from lightning_transfer.kernels import give_back_freed_memory, keep_freed_memory
+def resident():
+    [line] = [line for line in open("/proc/self/status") if line.startswith("VmRSS")]
+    return int(line.split()[1]) // 1024
+keep_freed_memory()
+torch.zeros(80_000_000)  # 320 MB
+kept = resident()
+print(give_back_freed_memory(), kept - resident())
+"""
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    gave, less = out.stdout.split()
+    assert gave == "True"
+    assert int(less) > 250
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's malloc")
 def test_a_large_block_that_was_freed_is_not_mapped_anew():
@@ -41,6 +62,7 @@ def test_a_large_block_that_was_freed_is_not_mapped_anew():
 def test_elsewhere_nothing_is_arranged(platform, monkeypatch):
     monkeypatch.setattr(sys, "platform", platform)
     assert keep_freed_memory() is False
+    assert give_back_freed_memory() is False
 
 
 def test_without_mallopt_nothing_is_arranged(monkeypatch):
