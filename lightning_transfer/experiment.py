@@ -5,9 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from lightning_transfer.backbone import Backbone
+from lightning_transfer.console import console_for
 from lightning_transfer.curves import plot_curves
 from lightning_transfer.export import export
 from lightning_transfer.loading import load
@@ -308,9 +307,8 @@ class Experiment:
         """Print the table and the sentence."""
         if not is_rank_zero():
             return
-        console, table = Console(), results.to_table()
-        if not console.is_terminal:  # a log has no edge to keep to
-            console = Console(width=max(console.width, console.measure(table).minimum))
+        table = results.to_table()
+        console = console_for(table)
         console.print(table)
         console.print(results.sentence(), soft_wrap=True)
         console.print(f"Run folder: {self.folder}", soft_wrap=True, highlight=False)

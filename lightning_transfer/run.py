@@ -11,11 +11,11 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import to_absolute_path
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 from rich.table import Table
 
 from lightning_transfer import jobs
 from lightning_transfer.arguments import UsageError
+from lightning_transfer.console import console_for
 from lightning_transfer.process import importing, is_main_process
 
 log = logging.getLogger(__name__)
@@ -232,7 +232,7 @@ def _score(cfg: DictConfig, split: Any) -> dict[str, float]:
     table.add_column("value", justify="right")
     for name, value in values.items():
         table.add_row(name, f"{value:.4f}")
-    Console().print(table)
+    console_for(table).print(table)
     return values
 
 

@@ -163,10 +163,11 @@ class SweepTable:
 
     def render(self) -> None:
         """Print the table, what failed, and what to do next."""
-        from rich.console import Console
+        from lightning_transfer.console import console_for
 
-        console = Console()
-        console.print(self.to_table())
+        table = self.to_table()
+        console = console_for(table)
+        console.print(table)
         told = [self.caption()]
         for line in self.lines:
             if line.job.record.status == "failed":

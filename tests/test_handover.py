@@ -133,6 +133,14 @@ def test_other_labels_start_a_new_head(labels, line):
     assert all(torch.equal(value, before[name]) for name, value in head.state_dict().items())
 
 
+@pytest.mark.parametrize(("kind", "told"), [("tokens", "tokens"), ("next_tokens", "next tokens")])
+def test_labels_without_names_are_told_by_their_kind(kind, told):
+    start = weights_of(make_task(single("neg", "pos")))
+    start.described["labels"] = Labels(kind).to_dict()
+    handed = hand_over(start, make_backbone(), MLPHead(HIDDEN, 1), RATING)
+    assert str(handed) == f"new head: the labels {told} become rating"
+
+
 def test_a_rating_keeps_its_head_whatever_its_bands():
     old = make_task(Labels("rating", ("a", "b"), (0,)))
     new, line = hand(old, Labels("rating", ("c", "d", "e"), (-1, 1)))

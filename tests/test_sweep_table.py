@@ -155,3 +155,13 @@ def test_report_imports_neither_torch_nor_transformers(sweep):
     )
     ran = subprocess.run([sys.executable, "-c", code, "sweep-report", sweep], capture_output=True)
     assert ran.returncode == 0, ran.stderr
+
+
+def test_a_log_gets_the_report_as_wide_as_it_is(sweep, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "30")
+    SweepTable.read(sweep).render()
+    table = capsys.readouterr().out
+    table = table[: table.index("best first")]
+    assert "…" not in table
+    for whole in ("0.1235", "unfinished", "0.750", "-0.125", "[0.115, 1.385]", "not significant"):
+        assert whole in table, whole

@@ -101,5 +101,6 @@ def _same_token(
         other: int | None = getattr(new, f"{name}_token_id")
         if other is not None:
             return other
-    token = {number: string for string, number in old.get_vocab().items()}.get(token_id)
-    return None if token is None else new.get_vocab().get(token)
+    if not 0 <= token_id < len(old):
+        return None
+    return new.get_vocab().get(old.convert_ids_to_tokens(token_id))

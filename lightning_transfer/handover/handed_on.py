@@ -70,7 +70,9 @@ class HandedOn:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(title=Text(title) if title else None, show_edge=False, box=box.SIMPLE_HEAD)
+        table = Table(show_edge=False, box=box.SIMPLE_HEAD)
+        if title:  # on one line, where there is room for it
+            table.title, table.title_justify, table.min_width = Text(title), "left", len(title)
         table.add_column("part", style="bold")
         table.add_column("became", no_wrap=True)
         table.add_column("parameters", justify="right", no_wrap=True)

@@ -154,7 +154,9 @@ def _reordered(
 
 
 def _names(labels: Labels) -> str:
-    return labels.kind if labels.kind in ("rating", "text") else ", ".join(labels.names)
+    if labels.kind == "rating" or not labels.names:
+        return labels.kind.replace("_", " ")
+    return ", ".join(labels.names)
 
 
 def align_outputs(task: TransferModule, labels: Labels) -> TransferModule:

@@ -141,3 +141,9 @@ def test_a_model_folder_generates_by_the_new_tokenizer_of_the_targets(tmp_path):
     written = model.generate(torch.tensor([[5, 6, 3]]))
     assert written[0, :2].tolist() == [NEW.cls_token_id, words[WORDS[5]]]
     assert words[WORDS[4]] not in written
+
+
+@pytest.mark.parametrize("strange", [-100, 10_000])
+def test_an_id_that_no_token_has_is_left_open(strange):
+    found = config_for({"vocab_size": len(OLD), "forced_bos_token_id": strange}, BOTH)
+    assert found == {"vocab_size": len(NEW), "forced_bos_token_id": None}

@@ -86,6 +86,8 @@ def test_the_table_is_plain_text():
     assert "the labels a, b become c, d" in lines[-1]
     assert "\x1b" not in handed.to_text("target")
     assert max(map(len, handed.to_text("target", width=60).splitlines())) <= 60
+    title = "target after source · seed 0: taken from stage source"
+    assert HandedOn(handed.parts[:1]).to_text(title).splitlines()[0] == title
     assert handed.to_rows()[0] == {
         "part": "encoder",
         "became": "taken",
