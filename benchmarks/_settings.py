@@ -62,13 +62,12 @@ def parser(about: str, *, rows: int, epochs: int | None = None) -> argparse.Argu
 
 
 def parse(made: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Return the options; processes started from then on use as many threads, and no network."""
+    """Return the options; processes started from then on use as many threads."""
     options = made.parse_args(arguments)
     for name in ("rows", "epochs", "test", "repeats", "threads"):
         if getattr(options, name, 1) < 1:
             made.error(f"--{name} must be >= 1, got {getattr(options, name)}")
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # a new head is no news
     return options
 
@@ -76,7 +75,9 @@ def parse(made: argparse.ArgumentParser, arguments: Sequence[str] | None) -> arg
 def make_work(options: argparse.Namespace, folder: Path, **changes: Any) -> Work:
     """Return the work that the options ask for, and move the package's cache into ``folder``.
 
-    An empty cache of its own: what an earlier run has stored must not make this one fast.
+    An empty cache of its own: what an earlier run has stored must not make this one fast. Model and
+    texts are fetched into the user's own cache, if they are not there; processes started after that
+    use no network.
 
     Args:
         options: As :func:`parse` returns them.
@@ -94,6 +95,7 @@ def make_work(options: argparse.Namespace, folder: Path, **changes: Any) -> Work
         model, texts = fetch("minilm"), fetch("vader")
         movies = texts / "movieReviewSnippets_GroundTruth.txt"
         news = texts / "nytEditorialSnippets_GroundTruth.txt"
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
     empty_cache(folder)
     sizes = {"rows": options.rows, "epochs": getattr(options, "epochs", 1), "test": options.test}
     return Work(model, movies, news, **{**sizes, **changes})

@@ -40,6 +40,28 @@ def pixels(path):
     return image.imread(path)
 
 
+def test_a_fresh_machine_may_fetch_before_the_network_is_left_alone(module, monkeypatch, tmp_path):
+    settings = module("_settings")
+    for name in ("HF_HUB_OFFLINE", "OMP_NUM_THREADS", "TRANSFORMERS_VERBOSITY"):
+        monkeypatch.setenv(name, "")  # what the script sets ends with the test
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("LIGHTNING_TRANSFER_CACHE", str(tmp_path / "own"))
+    fetched = []
+
+    def fetch(name):
+        assert "HF_HUB_OFFLINE" not in os.environ
+        fetched.append((name, os.environ["LIGHTNING_TRANSFER_CACHE"]))
+        return tmp_path / name
+
+    monkeypatch.setattr("lightning_transfer.assets.fetch", fetch)
+    options = settings.parse(settings.parser("A script.", rows=8), [])
+    work = settings.make_work(options, tmp_path)
+    assert work.model == tmp_path / "minilm"
+    assert fetched == [(name, str(tmp_path / "own")) for name in ("minilm", "vader")]
+    assert os.environ["HF_HUB_OFFLINE"] == "1"
+    assert os.environ["LIGHTNING_TRANSFER_CACHE"] != str(tmp_path / "own")
+
+
 def test_ratio_is_above_one_where_we_take_less(module):
     report, turns = module("_report"), module("_turns")
     found = {
