@@ -103,4 +103,5 @@ def _same_token(
             return other
     if not 0 <= token_id < len(old):
         return None
-    return new.get_vocab().get(old.convert_ids_to_tokens(token_id))
+    token = old.convert_ids_to_tokens(token_id)
+    return new.get_vocab().get(token) if isinstance(token, str) else None
