@@ -1,21 +1,20 @@
 """The experiments on topics and spam, on a cut of the data, with the packaged MiniLM."""
 
 import json
-import time
 
 import pytest
 
 from lightning_transfer.cli import main
+from tests.minute import within_a_minute
 
 pytestmark = [pytest.mark.slow, pytest.mark.network]
 
 
 def fit(experiment, folder, *words):
     """Run an experiment for one epoch and one seed; return its results by row."""
-    start = time.monotonic()
     line = ["fit", f"+experiment={experiment}", "seeds=[0]", "trainer.max_epochs=1"]
-    assert main([*line, "trainer.accelerator=cpu", f"hydra.run.dir={folder}", *words]) == 0
-    assert time.monotonic() - start < 60
+    with within_a_minute():
+        assert main([*line, "trainer.accelerator=cpu", f"hydra.run.dir={folder}", *words]) == 0
     found = json.loads((folder / "results.json").read_text())
     return {row["name"]: row for row in found["rows"]}
 

@@ -113,7 +113,8 @@ def cached_documents(
     path = cache_dir() / "tokens" / f"documents-{state.hexdigest()}.arrow"
     with contextlib.suppress(OSError, pa.ArrowInvalid):
         return DocumentTokens.read(path)
-    log.info("%s: tokenizing %s documents", documents.where, f"{len(excluded):,}")
+    count = len(excluded) - int(excluded.sum())
+    log.info("%s: tokenizing %s documents", documents.where, f"{count:,}")
     with (
         atomic_path(path) as temporary,
         pa.OSFile(str(temporary), "wb") as file,

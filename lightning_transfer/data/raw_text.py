@@ -101,7 +101,7 @@ class RawText(DealtLoaders, LightningDataModule):
         self.tokenizer: PreTrainedTokenizerBase | None = None
         self.seed = 0
         self._index: tuple[DocumentIndex, Mapping[str, np.ndarray]] | None = None
-        self._table: tuple[PreTrainedTokenizerBase, DocumentTokens] | None = None
+        self._table: tuple[tuple[object, ...], DocumentTokens] | None = None  # of what, tokens
         self._rows: dict[tuple[object, ...], RowSource] = {}  # of split, seed and size
         self._unigram: tuple[object, np.ndarray] | None = None  # seed and size, what they drew
 
@@ -239,15 +239,30 @@ class RawText(DealtLoaders, LightningDataModule):
         return index.draw(documents, count, seed=self.seed)
 
     def _tokenize(self, tokenizer: PreTrainedTokenizerBase) -> DocumentTokens:
-        if self._table is None or self._table[0] is not tokenizer:
+        key = (tokenizer, None if self.train_size is None else self._drawn)
+        if self._table is None or self._table[0] != key:
             table = cached_documents(
                 self.documents,
-                self._load()[0].excluded,
+                self._without_tokens(),
                 tokenizer=tokenizer,
                 sentences=self.blocks.packing == "pairs",
             )
-            self._table, self._rows, self._unigram = (tokenizer, table), {}, None
+            self._table, self._rows, self._unigram = (key, table), {}, None
         return self._table[1]
+
+    def _without_tokens(self) -> np.ndarray:
+        """Return which documents need no tokens, bool ``(documents,)``.
+
+        Of a small draw only what is drawn gets them; a larger one would soon be followed by others
+        that need the rest, so that all are tokenized, once.
+        """
+        index, splits = self._load()
+        if 2 * len(self._positions("train")) >= len(splits["train"]):
+            return index.excluded
+        unused = np.ones(len(index), dtype=bool)
+        for split in SPLITS:
+            unused[self._positions(split)] = False
+        return unused
 
     def _make_rows(
         self, tokens: DocumentTokens, documents: np.ndarray, tokenizer: PreTrainedTokenizerBase

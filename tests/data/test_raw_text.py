@@ -354,6 +354,24 @@ def test_a_part_of_the_documents_can_be_asked_for(tokenizer):
         raw(tokenizer, train_size=90).setup("fit")
 
 
+@pytest.mark.parametrize(("size", "said"), [(5, ["13", "13"]), (11, ["30"]), (None, ["30"])])
+def test_a_small_draw_tokenizes_only_itself_a_large_one_all_once(tokenizer, caplog, size, said):
+    caplog.set_level("INFO")
+    data = raw(tokenizer, train_size=size)
+    data.prepare_data()
+    for seed in (0, 1, 0):
+        data.seed = seed
+        rows = data.rows("train")
+        found = np.concatenate([rows.row(i, random())["input_ids"] for i in range(len(rows))])
+        texts = " ".join(data.training_texts())
+        ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
+        assert sorted(token for token in found if token not in (CLS, SEP)) == sorted(ids)
+        assert np.isfinite(data.unigram).all()
+        assert len(data.rows("validation"))
+    told = [record.getMessage() for record in caplog.records if "tokenizing" in record.getMessage()]
+    assert told == [f"listed: tokenizing {count} documents" for count in said]
+
+
 def test_what_cannot_be_trained_on_is_told(tokenizer):
     with pytest.raises(ValueError, match="listed: no validation documents; give more text"):
         raw(tokenizer, splits=Splits(val=0, test=1)).setup("validate")
