@@ -3,6 +3,7 @@
 from lightning_transfer.data.aclsum import Paper, read_aclsum
 from lightning_transfer.data.batching import LengthBatchSampler
 from lightning_transfer.data.bbc_headlines import BbcHeadlines
+from lightning_transfer.data.bbc_leads import BbcLeads
 from lightning_transfer.data.bbc_topics import BbcTopics
 from lightning_transfer.data.block_spec import BlockSpec
 from lightning_transfer.data.catalogues import Catalogues
@@ -40,6 +41,7 @@ from lightning_transfer.data.tweets import Tweets
 
 __all__ = [
     "BbcHeadlines",
+    "BbcLeads",
     "BbcTopics",
     "BlockSpec",
     "Catalogues",
