@@ -105,6 +105,7 @@ def test_a_child_keeps_all_of_its_parent(alone, catalogues, tmp_path):
 def test_titles_are_compared_with_the_first_sentences(
     alone, articles, papers, tiny_folder, tmp_path
 ):
+    below = "strategy.callbacks.freezing.below=3"
     found = alone.fit(
         tmp_path,
         "+experiment=news_to_papers",
@@ -112,13 +113,15 @@ def test_titles_are_compared_with_the_first_sentences(
         f"backbone.encoder={tiny_folder}",
         f"backbone.decoder={tiny_folder}",
         "seeds=[0]",
-        *cut("source", articles, "strategy.callbacks.freezing.below=3"),
-        *cut("target", papers, "strategy.callbacks.freezing.below=3"),
+        *cut("copy", articles, below, "data.train_size=20", "data.splits={val:4,test:4}"),
+        *cut("source", articles, below, "data.splits={val:0.1,test:0.2}"),
+        *cut("target", papers, below),
         f"stages.lead.data.source={papers}",
-        *brief("source", "target"),
+        *brief("copy", "source", "target"),
     )
     rows = rows_of(found)
     assert {name: row["n_train"] for name, row in rows.items()} == {
+        "copy": 20,
         "source": 42,
         "lead": 0,
         "zero_shot": 0,
