@@ -54,8 +54,8 @@ class BbcLeads(TextToText):
 def _passages(body: str) -> list[tuple[str, str]]:
     sentences = [part.strip() for part in split_sentences(body)]
     sentences = [part for part in sentences if len(part.split()) >= _LEAST][:_FIRST]
-    starts = range(0, len(sentences), _STEP)
-    return [
-        (" ".join(sentences[start : start + _SENTENCES]), " ".join(sentences[start].split()[:_MOST]))
-        for start in starts
-    ]
+    found = []
+    for start in range(0, len(sentences), _STEP):
+        beginning = " ".join(sentences[start].split()[:_MOST])
+        found.append((" ".join(sentences[start : start + _SENTENCES]), beginning))
+    return found

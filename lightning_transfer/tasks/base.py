@@ -2,14 +2,16 @@
 
 import inspect
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, cast
 
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import LRSchedulerConfig, OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torchmetrics import MetricCollection
 
 from lightning_transfer.checkpoint import KEY, describe_task
@@ -222,6 +224,21 @@ class TransferModule(LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build what the recipe says."""
         return self.recipe.configure(self, self.backbone, monitor=self.monitor, mode=self.mode)
+
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Optimizer | LightningOptimizer,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        """Take a step, and let go of its gradients.
+
+        Lightning keeps them until the next backward pass: through a forward pass, at whose end a
+        step needs the most memory.
+        """
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        optimizer.zero_grad()
 
     def on_validation_end(self) -> None:
         """Step the schedulers that watch a metric, as soon as there is one.

@@ -1,6 +1,12 @@
 import pytest
 
-from lightning_transfer.data import BbcHeadlines, BbcLeads, PaperSummaries, PaperTitles, TargetColumns
+from lightning_transfer.data import (
+    BbcHeadlines,
+    BbcLeads,
+    PaperSummaries,
+    PaperTitles,
+    TargetColumns,
+)
 from tests.data.test_aclsum import a_paper, write
 
 STORY = [f"word{number}" for number in range(300)]
@@ -45,8 +51,9 @@ def test_an_article_without_a_body_is_a_bad_row(tmp_path):
 
 def test_passages_begin_with_what_is_to_be_written(tmp_path):
     write_articles(tmp_path)
-    said = [f"Here is sentence {number} of a long article on nothing at all." for number in range(30)]
-    (tmp_path / "tech/030.txt").write_text(f"A headline\n\n{said[0]} Too short.\n{' '.join(said[1:])}")
+    said = [f"Here is sentence {number} of a long article on nothing." for number in range(30)]
+    text = f"{said[0]} Too short.\n{' '.join(said[1:])}"
+    (tmp_path / "tech/030.txt").write_text(f"A headline\n\n{text}")
     data = BbcLeads(str(tmp_path))
     data.setup("fit")
     rows = [row for split in ("train", "validation", "test") for row in data.rows(split)]
@@ -58,11 +65,12 @@ def test_passages_begin_with_what_is_to_be_written(tmp_path):
     assert len(found) == 7  # of the first 20 sentences, from every third one
     assert found["tech/030.txt, passage 2"] == {
         "text": " ".join(said[3:7]),
-        "target": "Here is sentence 3 of a long article on nothing at all.",
+        "target": "Here is sentence 3 of a long article on nothing.",
         "row": "tech/030.txt, passage 2",
     }
-    with pytest.raises(ValueError, match="no column 'body' for the text; it has beginning, passage"):
-        BbcLeads(str(tmp_path), columns=TargetColumns("body", "beginning")).setup("fit")
+    columns = TargetColumns("body", "beginning")
+    with pytest.raises(ValueError, match="no column 'body' for the text; it has beginning, pass"):
+        BbcLeads(str(tmp_path), columns=columns).setup("fit")
 
 
 @pytest.fixture

@@ -388,3 +388,20 @@ def test_class_weights_go_with_logits_of_16_bits():
     logits, targets = torch.randn(4, 3), torch.arange(4) % 3
     half = task.loss(logits.bfloat16(), targets)
     assert half.item() == pytest.approx(task.loss(logits.bfloat16().float(), targets).item())
+
+
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_no_gradient_lives_through_the_next_steps_forward_pass(accumulated):
+    task = regression()
+    held = []
+
+    def watch(*_):
+        if task.training:
+            held.append(any(parameter.grad is not None for parameter in task.parameters()))
+
+    task.head.register_forward_pre_hook(watch)
+    trainer = make_trainer(accumulate_grad_batches=accumulated, max_epochs=2)
+    trainer.fit(task, make_loader(), make_loader())
+    assert len(held) == accumulated * trainer.global_step > 2
+    within = [batch % accumulated != 0 for batch in range(len(held))]  # what is summed is kept
+    assert held == within
