@@ -2,7 +2,6 @@
 
 from lightning_transfer.assets import fetch
 from lightning_transfer.data.bbc_topics import read_articles
-from lightning_transfer.data.near_duplicates import near_duplicate_groups
 from lightning_transfer.data.rows import Table
 from lightning_transfer.data.target_columns import TargetColumns
 from lightning_transfer.data.text_to_text import TextToText
@@ -31,13 +30,10 @@ class BbcHeadlines(TextToText):
             FileNotFoundError: If the source holds no article.
         """
         articles = read_articles(self.source_path or fetch("bbc_news"))
-        texts = list(articles.values())
-        parts = [text.partition("\n") for text in texts]
         table = {
-            "article": [body.strip() for _, _, body in parts],
-            "headline": [headline.strip() for headline, _, _ in parts],
-            "story": [texts[first] for first in near_duplicate_groups(texts)],
+            "article": [article.body for article in articles],
+            "headline": [article.headline for article in articles],
+            "story": [article.story for article in articles],
         }
-        self.columns.check(table.keys(), self.where)
-        named = {ours: table[theirs] for ours, theirs in self.columns.named.items()}
-        return {**named, "row": list(articles)}
+        named = self.columns.pick(table, self.where)
+        return {**named, "row": [article.place for article in articles]}

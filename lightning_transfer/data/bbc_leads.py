@@ -2,7 +2,6 @@
 
 from lightning_transfer.assets import fetch
 from lightning_transfer.data.bbc_topics import read_articles
-from lightning_transfer.data.near_duplicates import near_duplicate_groups
 from lightning_transfer.data.rows import Table
 from lightning_transfer.data.target_columns import TargetColumns
 from lightning_transfer.data.text_to_text import TextToText
@@ -19,7 +18,7 @@ class BbcLeads(TextToText):
 
     Nobody had to label them. A decoder that is new to an encoder learns by them to find in a text
     what it writes, as by a sequence autoencoder, before it has to learn a task from few pairs.
-    Columns: ``passage``, ``beginning``, ``story``; files and splits are those of
+    Columns: ``passage``, ``beginning``, ``story``; files and stories are those of
     :class:`BbcHeadlines`, whose headlines are no part of the passages.
 
     Reference: Dai and Le, "Semi-supervised Sequence Learning", NeurIPS 2015.
@@ -35,20 +34,15 @@ class BbcLeads(TextToText):
         Raises:
             FileNotFoundError: If the source holds no article.
         """
-        articles = read_articles(self.source_path or fetch("bbc_news"))
-        texts = list(articles.values())
         table: dict[str, list[str]] = {"passage": [], "beginning": [], "story": []}
         places = []
-        for place, text, first in zip(articles, texts, near_duplicate_groups(texts), strict=True):
-            _, _, body = text.partition("\n")
-            for number, (passage, beginning) in enumerate(_passages(body), start=1):
+        for article in read_articles(self.source_path or fetch("bbc_news")):
+            for number, (passage, beginning) in enumerate(_passages(article.body), start=1):
                 table["passage"].append(passage)
                 table["beginning"].append(beginning)
-                table["story"].append(texts[first])
-                places.append(f"{place}, passage {number}")
-        self.columns.check(table.keys(), self.where)
-        named = {ours: table[theirs] for ours, theirs in self.columns.named.items()}
-        return {**named, "row": places}
+                table["story"].append(article.story)
+                places.append(f"{article.place}, passage {number}")
+        return {**self.columns.pick(table, self.where), "row": places}
 
 
 def _passages(body: str) -> list[tuple[str, str]]:

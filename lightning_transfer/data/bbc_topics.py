@@ -1,5 +1,6 @@
 """BBC news by topic."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from lightning_transfer.assets import fetch
@@ -34,20 +35,42 @@ class BbcTopics(TextDataModule):
     def load_rows(self) -> Table:
         """Return one row for each article."""
         articles = read_articles(self.source_path or fetch("bbc_news"))
-        texts = list(articles.values())
         table = {
-            "text": texts,
-            "topic": [place.partition("/")[0] for place in articles],
-            # Named by its text, or a new article would rename, and so move, those behind it.
-            "story": [texts[first] for first in near_duplicate_groups(texts)],
+            "text": [article.text for article in articles],
+            "topic": [article.place.partition("/")[0] for article in articles],
+            "story": [article.story for article in articles],
         }
-        self.columns.check(table.keys(), self.where)
-        named = {ours: table[theirs] for ours, theirs in self.columns.named.items()}
-        return {**named, "row": list(articles)}
+        named = self.columns.pick(table, self.where)
+        return {**named, "row": [article.place for article in articles]}
 
 
-def read_articles(folder: Path) -> dict[str, str]:
-    """Return the articles of a folder of folders: ``<topic>/<article>.txt`` -> its text.
+@dataclass(frozen=True)
+class Article:
+    """An article of the BBC.
+
+    Args:
+        place: ``<topic>/<article>.txt``.
+        text: The headline on the first line, and what follows.
+        story: The same for an article and for those that were rewritten from it.
+    """
+
+    place: str
+    text: str
+    story: str
+
+    @property
+    def headline(self) -> str:
+        """The first line."""
+        return self.text.partition("\n")[0].strip()
+
+    @property
+    def body(self) -> str:
+        """All but the headline."""
+        return self.text.partition("\n")[2].strip()
+
+
+def read_articles(folder: Path) -> list[Article]:
+    """Return the articles of a folder of folders.
 
     Args:
         folder: Its folders are topics.
@@ -56,4 +79,7 @@ def read_articles(folder: Path) -> dict[str, str]:
         FileNotFoundError: If there is none.
     """
     found = read_text_folders([folder], form="<topic>/<article>.txt")
-    return dict(zip(found["row"], found["text"], strict=True))
+    places, texts = found["row"], found["text"]
+    # Named by its text, or a new article would rename, and so move, those behind it.
+    stories = [texts[first] for first in near_duplicate_groups(texts)]
+    return [Article(*parts) for parts in zip(places, texts, stories, strict=True)]

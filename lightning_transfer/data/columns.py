@@ -4,6 +4,9 @@ import difflib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import combinations
+from typing import TypeVar
+
+Cells = TypeVar("Cells")  # of a column
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,19 @@ class Columns:
             ValueError: If one is missing; the message lists those that are there.
         """
         check_columns(self.named, there, where)
+
+    def pick(self, table: Mapping[str, Cells], where: str) -> dict[str, Cells]:
+        """Return the columns in use, by our names.
+
+        Args:
+            table: All of its columns, by the table's names.
+            where: What the table is called in the message.
+
+        Raises:
+            ValueError: If one is missing; the message lists those that are there.
+        """
+        self.check(table.keys(), where)
+        return {ours: table[theirs] for ours, theirs in self.named.items()}
 
 
 def check_columns(named: Mapping[str, str], there: Collection[str], where: str) -> None:

@@ -46,6 +46,4 @@ def read_ground_truth(source: Path | None, name: str, columns: Columns) -> Table
         table["article"].append(identity.split("_")[0])
         table["rating"].append(rating)
         table["text"].append(None if text is None else html.unescape(text))
-    columns.check(table.keys(), path.name)
-    named = {ours: table[theirs] for ours, theirs in columns.named.items()}
-    return {**named, "row": places}
+    return {**columns.pick(table, path.name), "row": places}

@@ -35,8 +35,7 @@ class PaperTitles(TextToText):
                 row = {"title": paper.title, **sections, "document": whole, **paper.summaries}
                 for name, cell in {**row, "row": paper.place, "split": split}.items():
                     table[name].append(cell)
-        self.columns.check(table.keys(), self.where)
-        named = {ours: table[theirs] for ours, theirs in self.columns.named.items()}
+        named = self.columns.pick(table, self.where)
         return {**named, "row": table["row"], "split": table["split"]}
 
 

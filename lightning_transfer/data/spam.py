@@ -63,8 +63,7 @@ class Spam(TextDataModule):
             "kind": [mail.kind for mail in mails],
             "wave": waves,
         }
-        self.columns.check(table.keys(), self.where)
-        columns = {ours: table[theirs] for ours, theirs in self.columns.named.items()}
+        columns = self.columns.pick(table, self.where)
         return {**columns, "row": [mail.place for mail in mails]}
 
 

@@ -1,9 +1,9 @@
 """Which column of a table of pairs is what."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from lightning_transfer.data.columns import check_columns
+from lightning_transfer.data.columns import Cells, check_columns
 
 
 @dataclass(frozen=True)
@@ -42,3 +42,16 @@ class TargetColumns:
             ValueError: If one is missing; the message lists those that are there.
         """
         check_columns(self.named, there, where)
+
+    def pick(self, table: Mapping[str, Cells], where: str) -> dict[str, Cells]:
+        """Return the columns in use, by our names.
+
+        Args:
+            table: All of its columns, by the table's names.
+            where: What the table is called in the message.
+
+        Raises:
+            ValueError: If one is missing; the message lists those that are there.
+        """
+        self.check(table.keys(), where)
+        return {ours: table[theirs] for ours, theirs in self.named.items()}
