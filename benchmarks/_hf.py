@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from _head import start
 from _settings import Work
 from _turns import Result, stopwatch
 from torch import Tensor, nn
@@ -26,7 +27,9 @@ CLASSES = 3
 def pretrained(work: Work, *, seed: int) -> PreTrainedModel:
     """Return BERT with its classification head."""
     torch.manual_seed(seed)
-    return AutoModelForSequenceClassification.from_pretrained(work.model, num_labels=CLASSES)
+    model = AutoModelForSequenceClassification.from_pretrained(work.model, num_labels=CLASSES)
+    start(model.classifier, seed=seed)
+    return model
 
 
 def freeze_encoder(model: PreTrainedModel) -> None:

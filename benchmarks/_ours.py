@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from _head import start
 from _settings import Work, empty_cache, make_work
 from _turns import Result, stopwatch
 from lightning.pytorch import Callback
@@ -154,6 +155,7 @@ def make_task(
     head = MLPHead(backbone.hidden_size, data.labels.num_outputs, activation=activation)
     if backbone.pooler_state:
         head.load_pooler(backbone.pooler_state)
+    start(head.out, seed=seed)
     recipe = Recipe(
         partial(torch.optim.AdamW, lr=work.lr, weight_decay=0.01, fused=True),
         partial(linear_schedule, warmup=0.0) if decay else None,

@@ -1,6 +1,7 @@
 """The benchmarks: what they count, and each script at a small size."""
 
 import argparse
+import dataclasses
 import importlib
 import json
 import os
@@ -176,7 +177,7 @@ def test_peers_get_the_rows_that_we_train_on(module, work):
     }
 
 
-def test_all_sides_start_from_the_same_backbone(module, work):
+def test_all_sides_start_from_the_same_weights(module, work):
     ours, hf, lightning = module("_ours"), module("_hf"), module("_lightning")
     data = ours.movies(work, seed=0)
     task = ours.make_task(work, data, seed=0)
@@ -187,8 +188,51 @@ def test_all_sides_start_from_the_same_backbone(module, work):
     dense = task.head.dense.weight
     assert torch.equal(dense, theirs.base_model.pooler.dense.weight)
     assert torch.equal(dense, plain.head[0].weight)
+    outputs = (task.head.out, theirs.classifier, plain.head[-1])
+    assert all(torch.equal(outputs[0].weight, out.weight) for out in outputs)
+    assert not torch.equal(outputs[0].weight, ours.make_task(work, data, seed=1).head.out.weight)
+    assert not any(out.bias.any() for out in outputs)
     sizes = [sum(p.numel() for p in side.parameters()) for side in (task, theirs, plain)]
     assert len(set(sizes)) == 1
+
+
+def test_ours_ends_where_the_plain_loop_does(module, work, tmp_path, monkeypatch):
+    ours, hf = module("_ours"), module("_hf")
+    work = dataclasses.replace(work, epochs=1)
+    path = work.model / "config.json"
+    settings = json.loads(path.read_text())
+    settings |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    path.write_text(json.dumps(settings))
+    data = ours.movies(work, seed=0)
+    task = ours.make_task(work, data, seed=0)
+    task.head.dropout.p = 0.0
+    before = {name: weight.clone() for name, weight in named_as_peers(task).items()}
+    batches = list(data.train_dataloader().batch_sampler)
+    ours.fit(task, data, folder=tmp_path, epochs=1, own=ours.store())
+    after = {}
+    monkeypatch.setattr(hf, "buckets", lambda *arguments, **options: batches)
+    monkeypatch.setattr(hf, "accuracy", lambda model, *rest: after.update(model.state_dict()))
+    hf.plain_loop(work, ours.rows_of(data), [], seed=0)
+    own = named_as_peers(task)
+    assert set(own) == set(after)
+    far = max(float((own[name] - after[name]).abs().max()) for name in own)
+    moved = max(float((own[name] - before[name]).abs().max()) for name in own)
+    assert len(batches) > 2
+    assert far < moved / 50, (far, moved)
+
+
+def named_as_peers(task):
+    """Return the weights of our task by the names that they have in transformers."""
+    heads = {"dense": "bert.pooler.dense", "out": "classifier"}
+    named = {}
+    for name, weight in task.state_dict().items():
+        part, _, rest = name.partition(".")
+        if part == "backbone":
+            named[f"bert.{rest.removeprefix('model.')}"] = weight
+        elif part == "head":
+            layer, _, kind = rest.partition(".")
+            named[f"{heads[layer]}.{kind}"] = weight
+    return named
 
 
 def test_a_frozen_peer_trains_what_our_head_has(module, work):
