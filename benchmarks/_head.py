@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 
-def start(layer: nn.Linear, *, seed: int) -> None:
+def start_output(layer: nn.Linear, *, seed: int) -> None:
     """Give a new output layer the weights that it has on every side for a seed.
 
     After an epoch an unlucky start is 15 points of accuracy behind, whoever trains.

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from _head import start
+from _head import start_output
 from _settings import Work
 from _turns import Result, stopwatch
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ def pretrained(work: Work, *, seed: int) -> PreTrainedModel:
     """Return BERT with its classification head."""
     torch.manual_seed(seed)
     model = AutoModelForSequenceClassification.from_pretrained(work.model, num_labels=CLASSES)
-    start(model.classifier, seed=seed)
+    start_output(model.classifier, seed=seed)
     return model
 
 

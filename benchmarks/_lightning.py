@@ -5,7 +5,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from _head import start
+from _head import start_output
 from _hf import CLASSES, Rows, accuracy, padding
 from _settings import Work
 from _turns import Result, stopwatch
@@ -37,7 +37,7 @@ class Plain(pl.LightningModule):
         dense, self.backbone.pooler = self.backbone.pooler.dense, None
         out = nn.Linear(self.backbone.config.hidden_size, CLASSES)
         self.head = nn.Sequential(dense, nn.Tanh(), nn.Dropout(0.1), out)
-        start(out, seed=seed)
+        start_output(out, seed=seed)
         self.lr = work.lr
 
     def forward(self, **inputs: Tensor) -> Tensor:

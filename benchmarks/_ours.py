@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _head import start
+from _head import start_output
 from _settings import Work, empty_cache, make_work
 from _turns import Result, stopwatch
 from lightning.pytorch import Callback
@@ -68,7 +68,7 @@ def movies(work: Work, *, seed: int) -> TextDataModule:
         str(work.movies),
         label=BANDS,
         train_size=work.rows,
-        splits=Splits(val=0, test=work.test),
+        splits=Splits(val=work.val, test=work.test),
         tokens=Tokens(max_length=work.max_length),
         batch_size=work.batch_size,
     )
@@ -128,9 +128,9 @@ def store() -> list[Callback]:
     return [ActivationCache()]
 
 
-def autofreeze() -> list[Callback]:
-    """Return AutoFreeze as the strategy has it."""
-    return [AutoFreeze()]
+def autofreeze(every: str) -> list[Callback]:
+    """Return AutoFreeze as the strategy has it, but for the length of its intervals."""
+    return [AutoFreeze(every=every)]
 
 
 def make_task(
@@ -155,7 +155,7 @@ def make_task(
     head = MLPHead(backbone.hidden_size, data.labels.num_outputs, activation=activation)
     if backbone.pooler_state:
         head.load_pooler(backbone.pooler_state)
-    start(head.out, seed=seed)
+    start_output(head.out, seed=seed)
     recipe = Recipe(
         partial(torch.optim.AdamW, lr=work.lr, weight_decay=0.01, fused=True),
         partial(linear_schedule, warmup=0.0) if decay else None,
@@ -189,6 +189,7 @@ def fit(
         "enable_checkpointing": False,  # no peer writes any either
         "enable_model_summary": False,
         "num_sanity_val_steps": 0,
+        "limit_val_batches": 0,  # nothing is chosen while the time runs
         "use_distributed_sampler": False,
     }
     trainer = make_trainer(arguments, folder=folder, callbacks=own)
@@ -208,11 +209,11 @@ def learn_news(work: Work, folder: Path, *, rows: int) -> Path:
 
 
 def accuracy(task: TransferModule, data: TextDataModule) -> float:
-    """Return the share of test rows whose class is found."""
+    """Return the share of test rows, or of validation rows if there are any, that are right."""
     task.eval()
     right = total = 0
     with torch.inference_mode():
-        for batch in data.test_dataloader():
+        for batch in data.val_dataloader() if data.n_val else data.test_dataloader():
             logits: Tensor = task(batch)  # (batch, classes)
             right += int((logits.argmax(dim=-1) == batch["labels"]).sum())
             total += len(logits)

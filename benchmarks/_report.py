@@ -90,9 +90,7 @@ def compare(
             mean_score(found[peer]),
             limit,
         )
-        for peer in (
-            peers if peers is not None else [name for name in found if name not in (ours, LIMIT)]
-        )
+        for peer in peers
     ]
 
 

@@ -24,6 +24,7 @@ class Work:
         rows: Training rows.
         epochs: Passes over them.
         test: Rows that the score is counted on; none of them is trained on.
+        val: Rows that the score is counted on instead, to choose settings by; 0: none.
         lr: Peak learning rate, of the backbone and the head alike.
         batch_size: Rows of a batch.
         max_length: Tokens of a row at most, special ones included.
@@ -35,6 +36,7 @@ class Work:
     rows: int
     epochs: int
     test: int
+    val: int = 0
     lr: float = 5e-5
     batch_size: int = 32
     max_length: int = 128

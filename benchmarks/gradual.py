@@ -7,11 +7,14 @@ schedule written in plain Lightning with its default loader. The learning rate i
 sides: Lightning's own unfreezing breaks schedules.
 
 AutoFreeze against our own full fine-tuning, from news to movies: the model that both start from is
-trained once on news.
+trained once on news. Shorter intervals freeze sooner; ``--every`` takes several lengths, and with
+``--val`` they can be compared without looking at the test rows.
 """
 
 import argparse
+import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import _lightning
@@ -24,6 +27,7 @@ from _turns import Result, Side
 from lightning_transfer.callbacks import GradualUnfreezing
 
 WORKS = ["schedule", "autofreeze"]
+FULL = "our full fine-tuning"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -31,6 +35,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     made = parser(__doc__, rows=2048, epochs=8)
     made.add_argument("--news", type=int, default=2048, help="rows of the source (%(default)s)")
     made.add_argument("--works", nargs="+", choices=WORKS, default=WORKS, help="which to measure")
+    made.add_argument(
+        "--every", nargs="+", default=["10 %"], help="AutoFreeze's intervals, by default 10 %%"
+    )
+    made.add_argument(
+        "--val", type=int, default=0, help="rows of AutoFreeze's score that are no test rows"
+    )
     options = parse(made, arguments)
     with session(options) as (work, folder):
         rows = [row for name in options.works for row in ROWS[name](work, folder, options)]
@@ -74,16 +84,24 @@ def starts(epochs: int) -> tuple[int, int]:
 
 def freezing(work: Work, folder: Path, options: argparse.Namespace) -> list[Row]:
     """Return AutoFreeze against our own full fine-tuning, both from a model of the news."""
+    work = dataclasses.replace(work, val=options.val)
     source = learn_news(work, folder, rows=options.news)
 
     def sides(work: Work) -> Mapping[str, Side]:
-        return {
-            "ours": Ours(work, folder, strategy=autofreeze, start=source),
-            "our full fine-tuning": Ours(work, folder, start=source),
+        frozen = {
+            every: Ours(work, folder, strategy=partial(autofreeze, every), start=source)
+            for every in options.every
         }
+        return {**frozen, FULL: Ours(work, folder, start=source)}
 
-    measured = measure(sides, work, repeats=options.repeats)
-    return compare("AutoFreeze, news to movies", measured.found)
+    found = measure(sides, work, repeats=options.repeats).found
+    return [
+        row
+        for every in options.every
+        for row in compare(
+            f"AutoFreeze every {every}, news to movies", found, ours=every, peers=[FULL]
+        )
+    ]
 
 
 ROWS = {"schedule": schedule, "autofreeze": freezing}

@@ -298,7 +298,7 @@ def test_a_child_that_fails_says_why(module, tmp_path):
 SCRIPTS = {
     "throughput": ["--scaling", "--scale-rows", "16", "32", "--scale-layers", "1", "2"],
     "frozen": ["--epochs", "2"],
-    "gradual": ["--epochs", "3", "--news", "32"],
+    "gradual": ["--epochs", "3", "--news", "32", "--every", "10 %", "20 %", "--val", "30"],
     "predict": ["--news", "32"],
     "startup": [],
     "memory": [],
