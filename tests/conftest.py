@@ -1,7 +1,6 @@
 """Tiny models and texts, built on the spot."""
 
 import csv
-import os
 import random
 import sys
 from pathlib import Path
@@ -21,8 +20,6 @@ GOOD, BAD = WORDS[:5], WORDS[5:10]
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
     torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other
-    if "PYTEST_XDIST_WORKER" in os.environ:  # nor for processes that tests start
-        os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(autouse=True)
