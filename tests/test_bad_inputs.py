@@ -14,6 +14,8 @@ import torch
 from lightning_transfer.cli import main
 from tests.runs import Watch, left_behind, stage
 
+pytestmark = pytest.mark.jobs
+
 BAD = Path(__file__).parent / "bad_inputs"
 
 

@@ -24,6 +24,8 @@ from lightning_transfer.labels import Labels
 from tests.tiny import OwnBackbone
 from tests.tiny_seq2seq import make_seq2seq
 
+pytestmark = pytest.mark.jobs
+
 CONF = listing.conf_folder()
 FILES = [path.relative_to(CONF) for path in sorted(CONF.rglob("*.yaml"))]
 COMMANDS = [path.stem for path in FILES if path.parent == Path()]

@@ -18,6 +18,7 @@ from tests.conftest import make_rows
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 pytestmark = [
+    pytest.mark.jobs,
     pytest.mark.filterwarnings("ignore:The number of training batches"),
     pytest.mark.filterwarnings("ignore:Starting from v1.9.0, `tensorboardX`"),
     pytest.mark.filterwarnings("ignore:The variance of predictions or target is close to zero"),
@@ -168,7 +169,9 @@ def test_parts_work_under_lightning_cli(example, tiny_folder, snippets, monkeypa
     assert {"head", "depth 0", "depth 2, no decay"} <= names
 
 
-@pytest.mark.parametrize("name", ["", "custom_head", "custom_domain"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("", marks=pytest.mark.slow), "custom_head", "custom_domain"]
+)
 def test_every_command_of_a_readme_composes(name, tmp_path, monkeypatch, capsys):
     folder = EXAMPLES / name if name else EXAMPLES.parent
     text = (folder / "README.md").read_text()

@@ -14,6 +14,8 @@ from lightning_transfer.experiment import Experiment
 from lightning_transfer.loading import load
 from tests.runs import Watch, results, rows_of, stage, transfer, weights, without_seconds
 
+pytestmark = pytest.mark.jobs
+
 METRICS = ["pearson", "spearman", "r2"]
 
 

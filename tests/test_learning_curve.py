@@ -7,6 +7,8 @@ from matplotlib.image import imread
 
 from tests.runs import Watch, rows_of, stage, transfer
 
+pytestmark = pytest.mark.jobs
+
 SIZES = [8, 16, 32]
 NAMES = ["transfer@8", "transfer@16", "transfer@32"]
 

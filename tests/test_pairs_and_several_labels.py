@@ -21,6 +21,8 @@ from lightning_transfer.predict import Predictor
 from tests.conftest import BAD, GOOD, WORDS, make_rows, make_tokenizer, tiny_config
 from tests.runs import Watch, rows_of, stage, transfer, write_csv
 
+pytestmark = pytest.mark.jobs
+
 NAMES = ["input_ids", "token_type_ids", "attention_mask"]  # as BERT's own tokenizer has them
 TOPICS = ("plot", "actor", "scene", "market", "paper")
 

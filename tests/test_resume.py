@@ -25,6 +25,8 @@ from tests.runs import (
     without_seconds,
 )
 
+pytestmark = pytest.mark.jobs
+
 SOURCE, TARGET, ALONE = "source-seed0", "source-seed0/target-seed0", "target-seed0"
 # Four batches an epoch, two epochs a stage; every stage keeps drawing random numbers (dropout).
 OPTIONS = ("resume_every=3", "+controls={no_source: {order: [target]}}", "gain.over=no_source")
@@ -74,26 +76,33 @@ def interrupt(runs, folder, *, stop=None, error=Stop, resume=True):
     Watch.stop = None
 
 
-CHAINS = {
-    "in mid-epoch": [
-        (SOURCE, "batch", 1),  # before the first resume point
-        (SOURCE, "batch", 5),
-        (SOURCE, "batch", 6),
-        (TARGET, "batch", 2),
-        (TARGET, "batch", 7),
-    ],
-    "at the edges of epochs": [
-        (SOURCE, "validation", 4),
-        (SOURCE, "epoch", 4),
-        (SOURCE, "validation", 8),
-        (SOURCE, "end", 8),
-        (TARGET, "epoch", 0),
-        (TARGET, "validation", 8),
-    ],
-}
+CHAINS = [
+    pytest.param(
+        [
+            (SOURCE, "batch", 1),  # before the first resume point
+            (SOURCE, "batch", 5),
+            (SOURCE, "batch", 6),
+            (TARGET, "batch", 2),
+            (TARGET, "batch", 7),
+        ],
+        id="in mid-epoch",
+        marks=pytest.mark.slow,
+    ),
+    pytest.param(
+        [
+            (SOURCE, "validation", 4),
+            (SOURCE, "epoch", 4),
+            (SOURCE, "validation", 8),
+            (SOURCE, "end", 8),
+            (TARGET, "epoch", 0),
+            (TARGET, "validation", 8),
+        ],
+        id="at the edges of epochs",
+    ),
+]
 
 
-@pytest.mark.parametrize("stops", CHAINS.values(), ids=CHAINS)
+@pytest.mark.parametrize("stops", CHAINS)
 def test_run_cut_off_again_and_again_ends_the_same(runs, whole, tmp_path, stops):
     for stop in stops:
         interrupt(runs, tmp_path, stop=stop)
@@ -204,7 +213,10 @@ def cache(runs, monkeypatch):
 
 
 @pytest.mark.usefixtures("cache")
-@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(KeyboardInterrupt, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)],
+)
 def test_interrupted_run_leaves_what_is_finished_and_resume_completes_it(
     runs, whole, tmp_path, capsys, error, code
 ):

@@ -14,6 +14,8 @@ from lightning_transfer.writer import Writer
 from tests.conftest import WORDS
 from tests.handover.test_handing_tokens import make_other
 
+pytestmark = pytest.mark.jobs
+
 PIECES = "{_target_:lightning_transfer.data.TokenizerTrainer,vocab_size:120,min_frequency:1}"
 SIZES = "{model_type:marian,vocab_size:120,d_model:16,encoder_layers:1,"
 SIZES += "decoder_layers:1,encoder_ffn_dim:16,decoder_ffn_dim:16,encoder_attention_heads:2,"

@@ -11,6 +11,8 @@ from lightning_transfer.loading import load
 from tests.conftest import make_rows
 from tests.runs import Watch, rows_of, stage, transfer, weights, without_seconds, write_csv
 
+pytestmark = pytest.mark.jobs
+
 CONSTANT = pytest.mark.filterwarnings("ignore:The variance of predictions or target is close")
 CLASSES = {"label": "mood", "kind": "names"}
 

@@ -59,7 +59,7 @@ def test_fit_imports_nothing_before_its_first_step_that_it_needs_later(
             cwd=tmp_path,
         )
         modules = json.loads(ran.stdout.splitlines()[-1])
-        assert {"torch", "lightning", "transformers"} <= set(modules)
+        assert {"torch", "lightning", "transformers", "lightning_transfer.adapters"} <= set(modules)
         assert {name.partition(".")[0] for name in modules} & LATE == set()
         assert len(list((tmp_path / "cache" / "tokens").iterdir())) == 1
 

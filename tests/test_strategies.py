@@ -22,6 +22,8 @@ from tests.runs import (
 )
 from tests.test_ddp import SGD, STILL, assert_close
 
+pytestmark = pytest.mark.jobs
+
 ROOT = Path(__file__).parents[1]
 LAYERS = 2  # of the tiny model, embeddings aside
 TARGET = "source-seed0/target-seed0"

@@ -21,6 +21,8 @@ from lightning_transfer.sweepers import search_space
 from lightning_transfer.trials import Trials
 from tests.runs import Watch, stage
 
+pytestmark = pytest.mark.jobs
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -159,6 +161,7 @@ def test_a_wrong_sweep_is_told_before_a_job_runs(sweep, words, message, capsys):
     assert statuses() == {}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The variance of predictions:UserWarning")
 def test_optuna_learns_prunes_and_goes_on(sweep, capsys):
     lr = "stages.target.optimizer.lr"

@@ -24,6 +24,8 @@ from tests.seq2seq import SHORT, TEXT, Pairs, make_batch, make_small
 from tests.tiny import CONFIGS, make_trainer
 from tests.tiny_seq2seq import CAUSAL, SEQ2SEQ, make_seq2seq
 
+pytestmark = pytest.mark.jobs
+
 FRESH = {
     "model_type": "bert",
     "vocab_size": 19,

@@ -12,6 +12,8 @@ from tests.data.test_catalogues import write as write_catalogue
 from tests.runs import rows_of
 from tests.test_seq2seq_runs import SIZES, alone
 
+pytestmark = pytest.mark.jobs
+
 __all__ = ["alone"]  # a fixture
 SMALL = [
     "backbone=scratch_seq2seq",

@@ -17,6 +17,8 @@ from lightning_transfer.optim import ParameterGroups, Recipe, linear_schedule
 from lightning_transfer.tasks import SequenceRegression
 from tests.conftest import make_tokenizer, tiny_config
 
+pytestmark = pytest.mark.jobs
+
 EPOCHS, BATCHES = 3, 4
 
 

@@ -13,6 +13,8 @@ from tests.conftest import WORDS, tiny_config
 from tests.handover.test_handing_tokens import make_other
 from tests.runs import Stop, Watch, stage, transfer, weights
 
+pytestmark = pytest.mark.jobs
+
 SOURCE, TARGET = "source-seed0", "source-seed0/target-seed0"
 ONCE = ["stages.source.epochs=1", "stages.target.epochs=1"]
 
