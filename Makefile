@@ -18,26 +18,6 @@ $(VENV)/installed-dev: pyproject.toml constraints.txt | $(RUN)
 	$(RUN) -m pip install --quiet -c constraints.txt -e '.[$(EXTRAS)]'
 	touch $(VENV)/installed $@
 
-demo: install into .venv and run the main job; make test: the same with the tests.
-PYTHON ?= python3
-VENV ?= .venv
-EXTRAS ?= dev
-RUN := $(VENV)/bin/python
-
-.PHONY: demo test lint clean
-
-$(VENV)/installed: pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, found " + sys.version if sys.version_info < (3, 11) else 0)'
-	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet -c constraints.txt -e .
-	touch $@
-
-$(VENV)/installed-dev: pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, found " + sys.version if sys.version_info < (3, 11) else 0)'
-	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet -c constraints.txt -e '.[$(EXTRAS)]'
-	touch $@ $(VENV)/installed
-
 demo: $(VENV)/installed
 	$(RUN) -m lightning_transfer fit +experiment=news_to_movies
 
