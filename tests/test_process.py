@@ -91,7 +91,7 @@ def test_a_rank_that_failed_or_hangs_ends_with_its_job_and_kills_nothing_else(mo
             subprocess.Popen(command)
             for command in ([sys.executable, "-c", "raise SystemExit(1)"], sleep)
         ]
-        observer = launcher._ChildProcessObserver(main.pid, ranks, sleep_period=2)
+        observer = launcher._ChildProcessObserver(main.pid, ranks, sleep_period=4)
         observer.start()
     assert [rank.returncode for rank in ranks] == [1, -9]
     until = time.monotonic() + 10
