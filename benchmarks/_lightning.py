@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 from transformers import AutoModel
 
-from lightning_transfer.training import run_trainer
+from lightning_transfer.experiments.training import run_trainer
 
 
 class Plain(pl.LightningModule):

@@ -19,16 +19,23 @@ from lightning.pytorch import Callback
 from torch import Tensor
 from transformers.utils import logging
 
-from lightning_transfer.backbone import Backbone
+from lightning_transfer.backbones import Backbone
 from lightning_transfer.callbacks import ActivationCache, AutoFreeze
-from lightning_transfer.data import LabelSpec, MovieSnippets, News, Splits, TextDataModule, Tokens
-from lightning_transfer.export import export
+from lightning_transfer.checkpoints.loading import load_tokenizer, read_weights
+from lightning_transfer.checkpoints.model_folder import export
+from lightning_transfer.data import (
+    LabelSpec,
+    MovieSnippets,
+    News,
+    Splits,
+    TextDataModule,
+    Tokens,
+)
+from lightning_transfer.experiments.training import make_trainer, run_trainer
 from lightning_transfer.heads import MLPHead
 from lightning_transfer.heads.mlp import Activation
-from lightning_transfer.loading import load_tokenizer, read_weights
 from lightning_transfer.optim import ParameterGroups, Recipe, linear_schedule
 from lightning_transfer.tasks import SequenceClassification, TransferModule
-from lightning_transfer.training import make_trainer, run_trainer
 
 BANDS = LabelSpec("bands", names=("negative", "neutral", "positive"), cutoffs=(-0.5, 0.5))
 """Ratings in [-4, 4] as three classes, so that every peer can learn them."""

@@ -21,9 +21,9 @@ from _settings import Work, parse, parser
 from _turns import Result, Side, best_size, in_turn, stopwatch
 from transformers import AutoConfig, pipeline
 
+from lightning_transfer.checkpoints.loading import load_tokenizer
 from lightning_transfer.data import MovieSnippets
-from lightning_transfer.loading import load_tokenizer
-from lightning_transfer.predict import Predictor
+from lightning_transfer.inference import Predictor
 
 SAMPLE = 640  # texts that the batch sizes are tried on
 

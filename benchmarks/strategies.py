@@ -22,7 +22,7 @@ from pathlib import Path
 
 from scipy import stats
 
-from lightning_transfer.checkpoint import read_checkpoint
+from lightning_transfer.checkpoints.checkpoint_io import read_checkpoint
 
 STRATEGIES = {
     "full": (3e-5, 1e-4),

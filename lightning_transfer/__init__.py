@@ -1,6 +1,6 @@
 """Transfer learning in NLP, as PyTorch Lightning parts.
 
-Public objects live in the subpackages: ``lightning_transfer.backbone``, ``.heads``, ``.tasks``,
+Public objects live in the subpackages: ``lightning_transfer.backbones``, ``.heads``, ``.tasks``,
 ``.callbacks``, ``.data``, ``.optim``. Importing this package imports neither torch nor
 transformers, so that the command line answers at once.
 """

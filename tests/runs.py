@@ -18,10 +18,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from transformers import BertModel
 
-from lightning_transfer import experiment as whole
-from lightning_transfer.checkpoint import read_checkpoint
-from lightning_transfer.curves import plot_curves
-from lightning_transfer.experiment import Experiment
+from lightning_transfer.checkpoints.checkpoint_io import read_checkpoint
+from lightning_transfer.experiments import experiment as whole
+from lightning_transfer.experiments.experiment import Experiment
+from lightning_transfer.experiments.report.curves import plot_curves
 from tests.conftest import make_rows, make_tokenizer, tiny_config
 
 _GROUPS = ("+experiment=", "backbone=", "logger=")

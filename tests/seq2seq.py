@@ -10,11 +10,11 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerFast
 
 from lightning_transfer.data import Tokens
-from lightning_transfer.handover import hand_over
 from lightning_transfer.heads import DecoderHead
-from lightning_transfer.heads.making import make_head
-from lightning_transfer.labels import Labels
+from lightning_transfer.heads.factory import make_head
 from lightning_transfer.tasks import SequenceToSequence
+from lightning_transfer.utils import Labels
+from lightning_transfer.weight_transfer import hand_over
 from tests.conftest import WORDS, make_tokenizer
 from tests.tiny_seq2seq import make_seq2seq
 

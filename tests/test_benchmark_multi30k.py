@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.data.test_parallel_files import write
+from tests.data.domains.test_parallel_files import write
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "multi30k.py"
 WORDS = {"en": ("dog", "runs", "red"), "fr": ("chien", "court", "rouge"), "de": ("Hund", "rennt")}

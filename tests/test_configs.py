@@ -16,17 +16,18 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from torch import nn
 
-from lightning_transfer import listing, slots, sweepers
-from lightning_transfer.arguments import parse
+from lightning_transfer.cli import help_text
+from lightning_transfer.cli.arguments import parse
 from lightning_transfer.data import RawText, TextToText
-from lightning_transfer.heads.making import make_head
-from lightning_transfer.labels import Labels
+from lightning_transfer.experiments.sweeps import sweepers
+from lightning_transfer.heads.factory import make_head
+from lightning_transfer.utils import Labels, allowed_targets
 from tests.tiny import OwnBackbone
 from tests.tiny_seq2seq import make_seq2seq
 
 pytestmark = pytest.mark.jobs
 
-CONF = listing.conf_folder()
+CONF = help_text.conf_folder()
 FILES = [path.relative_to(CONF) for path in sorted(CONF.rglob("*.yaml"))]
 COMMANDS = [path.stem for path in FILES if path.parent == Path()]
 EXPERIMENTS = [path.stem for path in FILES if path.parent == Path("experiment")]
@@ -101,10 +102,10 @@ def check(config):
     """Check every target against its slot; return the keys that were checked."""
     checked = {}
     for key, spec in targets(config):
-        slots.check(spec, slot_of(key), where=key)
+        allowed_targets.check(spec, slot_of(key), where=key)
         checked[key] = spec["_target_"]
     if "trainer" in config:
-        slots.check(config["trainer"], "trainer", where="trainer")
+        allowed_targets.check(config["trainer"], "trainer", where="trainer")
     return checked
 
 
@@ -146,7 +147,7 @@ def test_logging_composes_and_its_handlers_exist(path):
     config = compose("fit", overrides=[override], return_hydra_config=True)
     logging = OmegaConf.to_container(config.hydra[path.parent.name])
     for handler in logging["handlers"].values():
-        assert inspect.isclass(slots.locate(handler["class"]))
+        assert inspect.isclass(allowed_targets.locate(handler["class"]))
     assert logging["root"]["handlers"] == list(logging["handlers"])
 
 
@@ -158,7 +159,7 @@ def test_a_sweep_names_a_sweeper_that_takes_its_arguments(name):
     assert set(own) == set(inspect.signature(sweeper.__init__).parameters) - {"self"}
     for part in ("sampler", "pruner"):
         if own.get(part):
-            slots.check(own[part], part, where=part)
+            allowed_targets.check(own[part], part, where=part)
             hydra.utils.instantiate(own[part])
     assert plain(compose("fit", overrides=[f"sweep={name}"])) == plain(compose("fit"))
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from lightning_transfer.checkpoints.loading import load
 from lightning_transfer.cli import main
-from lightning_transfer.loading import load
 from tests.conftest import make_rows
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

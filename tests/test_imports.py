@@ -37,92 +37,124 @@ def imports(tree):
 
 
 def unit(name):
-    """The part of the package that a module belongs to: ``data`` for ``…data.files``."""
+    """Name of the folder below the package that holds a module, or of a module at its top."""
     return name.split(".")[1] if "." in name else name
 
 
 UNITS = {unit(name) for name in TREES}
+MODULES = {
+    name: {found for found in imports(tree) if found in TREES and found != name}
+    for name, tree in TREES.items()
+}
 GRAPH = {one: set() for one in UNITS}
 for module, tree in TREES.items():
     found = {unit(name) for name in imports(tree) if name.startswith(f"{PACKAGE}.")}
     GRAPH[unit(module)] |= (found & UNITS) - {unit(module)}
 
+LAYERS = (
+    *("__main__", "cli", "experiments", "inference", "config", "adaptation", "weight_transfer"),
+    *("checkpoints", "tasks", "callbacks", "objectives", "optim", "adapters", "heads", "backbones"),
+    *("data", "assets", "utils", PACKAGE),
+)
+SIBLINGS = ({"experiments", "inference"}, {"callbacks", "objectives", "optim"})
+TOP_LEVEL = 19  # seventeen folders, __init__ and __main__
+ARROWS = 90
+
+
+def test_each_folder_has_a_layer():
+    assert UNITS <= set(LAYERS)
+    assert (
+        len([path for path in ROOT.iterdir() if path.is_dir() or path.suffix == ".py"])
+        - (ROOT / "__pycache__").is_dir()
+        <= TOP_LEVEL
+    )
+
+
+def test_imports_point_from_the_top_layer_down():
+    upward = [
+        f"{above} imports {below}"
+        for above, all_below in GRAPH.items()
+        for below in all_below
+        if LAYERS.index(above) >= LAYERS.index(below)
+        or any({above, below} <= siblings for siblings in SIBLINGS)
+    ]
+    assert upward == []
+
+
+def test_few_folders_know_each_other():
+    assert sum(len(below) for below in GRAPH.values()) <= ARROWS
+
 
 def reached(start):
-    """Units that a unit imports, directly or not."""
-    seen, ahead = set(), set(GRAPH[start])
+    """Modules that the modules whose names begin with ``start`` import, directly or not."""
+    inside = {name for name in TREES if name == start or name.startswith(f"{start}.")}
+    seen, ahead = set(), set().union(*(MODULES[name] for name in inside))
     while ahead:
         one = ahead.pop()
         seen.add(one)
-        ahead |= GRAPH[one] - seen
-    return seen
+        ahead |= MODULES[one] - seen
+    return seen - inside
 
 
-CHAIN = [
-    {"cli"},
-    {"run"},
-    {"stages"},
-    {"tasks"},
-    {"heads", "objectives", "backbone", "optim"},
-    {"pooling"},
-]
+def test_no_two_modules_import_each_other():
+    assert [one for one in TREES if one in reached(one)] == []
 
 
-@pytest.mark.parametrize("level", range(len(CHAIN)))
-def test_imports_run_down_the_chain(level):
-    above = set().union(*CHAIN[: level + 1])
-    for one in CHAIN[level]:
-        assert reached(one) & above == set(), one
+def test_no_two_files_share_a_name():
+    names = [path.stem for path in ROOT.rglob("*.py") if path.stem != "__init__"]
+    assert [name for name in names if names.count(name) > 1] == []
 
 
-def test_no_two_parts_import_each_other():
-    assert [one for one in GRAPH if one in reached(one)] == []
-
-
-BACKBONE = {
-    *("backbone", "architectures", "kernels", "lm_head", "modes", "pretrained", "replay"),
-    *("masked_lm", "stack_model", "warm_start"),
-}
-MODEL = BACKBONE | {"heads", "tasks", "objectives", "optim", "pooling", "callbacks"}
+def test_no_two_classes_share_a_name():
+    names = [n.name for t in TREES.values() for n in ast.walk(t) if isinstance(n, ast.ClassDef)]
+    assert [name for name in names if names.count(name) > 1] == []
 
 
 @pytest.mark.parametrize(
-    ("part", "forbidden"),
+    ("part", "allowed"),
     [
-        ("data", MODEL | {"checkpoint", "loading", "export", "stages"}),
-        ("callbacks", BACKBONE | {"heads", "tasks", "objectives", "data", "stages"}),
-        ("results", UNITS - {"files"}),
-        ("curves", UNITS - {"files", "results"}),
-        ("size_curves", UNITS - {"files", "results"}),
-        ("jobs", UNITS - {"files", "results", "runfolder"}),
-        ("console", UNITS),
-        ("sweep_table", UNITS - {"console", "files", "results", "runfolder", "jobs"}),
-        ("slots", UNITS - {"hints"}),
-        ("activations", UNITS - {"files"}),
-        ("adapters", UNITS - {"hints", "kernels", "modes"}),
-        ("architectures", UNITS - {"replay"}),
-        ("lm_head", UNITS),
-        ("masked_lm", UNITS),
-        ("pretrained", UNITS - {"assets", "lm_head"}),
-        ("replay", UNITS),
-        ("assets", UNITS),
-        ("checkpoint", UNITS - BACKBONE - {"assets", "files", "labels"}),
-        ("files", UNITS),
-        ("kernels", UNITS - {"modes"}),
-        ("labels", UNITS),
-        ("modes", UNITS),
-        ("pooling", UNITS),
-        ("plan", UNITS),
+        ("experiments.results", {"utils.atomic_files"}),
+        ("experiments.plan", {"utils.suggestions"}),
+        ("experiments.report.curves", {"utils.atomic_files", "experiments.results"}),
+        ("experiments.report.console_tables", set()),
+        (
+            "experiments.sweeps.job_records",
+            {"utils.atomic_files", "experiments.results", "experiments.run_folder"},
+        ),
+        ("utils.allowed_targets", {"utils.suggestions"}),
+        ("callbacks", {"assets", "utils"}),
+        ("data", {"assets", "utils"}),
+        ("adapters", {"backbones", "utils", "assets"}),
+        ("backbones.layer_layout", {"backbones.partial_forward"}),
+        ("backbones.lm_heads", set()),
+        ("backbones.masked_lm", set()),
+        ("backbones.partial_forward", set()),
+        ("backbones.cpu", {"utils.modes"}),
+        ("assets", {"utils"}),
+        ("heads.pooling", set()),
+        ("utils", set()),
+        ("utils.atomic_files", set()),
+        ("utils.labels", set()),
+        ("utils.modes", set()),
     ],
 )
-def test_a_part_knows_no_more_than_it_has_to(part, forbidden):
-    assert reached(part) & (forbidden - {part}) == set()
+def test_a_part_knows_no_more_than_it_has_to(part, allowed):
+    ours = {name.removeprefix(f"{PACKAGE}.") for name in reached(f"{PACKAGE}.{part}")}
+    foreign = {
+        name
+        for name in ours
+        if not any(name == one or name.startswith(f"{one}.") for one in allowed)
+    }
+    assert foreign == set()
 
 
-KNOW_HYDRA = ("cli", "job", "parts", "run", "sweepers")
+KNOW_HYDRA = (
+    *("cli.command_line", "cli.job", "cli.commands"),
+    *("config.instantiate", "experiments.sweeps.sweepers"),
+)
 
 
-def test_only_the_command_line_its_jobs_sweepers_run_and_parts_know_hydra():
+def test_only_the_command_line_the_config_and_the_sweepers_know_hydra():
     users = {
         name
         for name, tree in TREES.items()
@@ -155,9 +187,11 @@ def test_an_import_does_nothing_but_import():
 
 
 LIGHT = (
-    *("cli", "listing", "hints", "mistakes", "process", "arguments"),
-    *("job", "jobs", "sweep_table", "sweepers"),
-    *("labels", "plan", "files", "results", "slots", "assets", "runfolder", "logs"),
+    *("cli.command_line", "cli.help_text", "cli.error_messages", "cli.process", "cli.arguments"),
+    *("cli.job", "cli.console_handler", "experiments.sweeps.job_records"),
+    *("experiments.sweeps.sweep_table", "experiments.sweeps.sweepers", "experiments.plan"),
+    *("experiments.results", "experiments.run_folder", "utils.labels", "utils.atomic_files"),
+    *("utils.allowed_targets", "utils.suggestions", "assets"),
 )
 HEAVY = {"torch", "lightning", "transformers", "torchmetrics", "datasets"}
 
@@ -165,7 +199,10 @@ HEAVY = {"torch", "lightning", "transformers", "torchmetrics", "datasets"}
 @pytest.mark.parametrize(
     ("modules", "forbidden"),
     [
-        (("lightning_transfer", "lightning_transfer.cli"), HEAVY | {"hydra", "omegaconf"}),
+        (
+            ("lightning_transfer", "lightning_transfer.cli.command_line"),
+            HEAVY | {"hydra", "omegaconf"},
+        ),
         (tuple(f"{PACKAGE}.{name}" for name in LIGHT), HEAVY),
     ],
 )
@@ -187,7 +224,7 @@ LATE = {
 def test_what_is_slow_to_import_is_imported_where_it_is_used():
     """And not on the top level: every run would wait for it, needed or not."""
     found = []
-    own = {f"{PACKAGE}.trials"}  # which is itself imported where there is a study
+    own = {f"{PACKAGE}.experiments.sweeps.study"}  # which is itself imported where there is a study
     for name, tree in TREES.items():
         top = ast.Module([node for node in tree.body if not isinstance(node, ast.If)], [])
         inner = [node for node in ast.walk(top) if isinstance(node, ast.FunctionDef)]

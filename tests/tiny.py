@@ -6,7 +6,7 @@ import transformers
 from torch import nn
 from torch.utils.data import DataLoader
 
-from lightning_transfer.backbone import Backbone
+from lightning_transfer.backbones import Backbone
 
 VOCABULARY, HIDDEN = 33, 16
 _SIZES = {

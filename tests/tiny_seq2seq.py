@@ -6,7 +6,7 @@ import functools
 import torch
 import transformers
 
-from lightning_transfer.backbone import Backbone
+from lightning_transfer.backbones import Backbone
 from tests.tiny import CONFIGS, HIDDEN, VOCABULARY, make_backbone, make_inputs
 
 _IDS = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "decoder_start_token_id": 0}

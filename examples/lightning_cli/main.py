@@ -5,12 +5,12 @@ from collections.abc import Callable
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, OptimizerCallable
 from torch import nn
 
-from lightning_transfer.backbone import Backbone
+from lightning_transfer.backbones import Backbone
+from lightning_transfer.checkpoints.loading import load_tokenizer
 from lightning_transfer.data import TextDataModule
-from lightning_transfer.labels import Labels
-from lightning_transfer.loading import load_tokenizer
 from lightning_transfer.optim import Recipe
 from lightning_transfer.tasks import SequenceRegression
+from lightning_transfer.utils import Labels
 
 
 def rating_task(

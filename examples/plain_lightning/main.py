@@ -2,10 +2,10 @@
 
 from lightning.pytorch import Trainer, seed_everything
 
-from lightning_transfer.backbone import Backbone
+from lightning_transfer.backbones import Backbone
+from lightning_transfer.checkpoints.loading import load_tokenizer
 from lightning_transfer.data import MovieSnippets, Splits
 from lightning_transfer.heads import LinearHead
-from lightning_transfer.loading import load_tokenizer
 from lightning_transfer.tasks import SequenceRegression
 
 

@@ -1,6 +1,6 @@
 """Adapters: a few new weights inside a frozen backbone, which train in its stead."""
 
-from lightning_transfer.adapters.base import Adapter, merge
+from lightning_transfer.adapters.adapter import Adapter, merge
 from lightning_transfer.adapters.bottleneck import Bottleneck
 from lightning_transfer.adapters.ia3 import IA3
 from lightning_transfer.adapters.lora import LoRA

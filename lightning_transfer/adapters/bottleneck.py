@@ -5,8 +5,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from lightning_transfer.adapters.base import Adapter
-from lightning_transfer.adapters.targets import Names, plain_names, resolve, root_of
+from lightning_transfer.adapters.adapter import Adapter
+from lightning_transfer.adapters.target_modules import Names, plain_names, resolve, root_of
 
 _ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU, "tanh": nn.Tanh}
 _BERT = ("attention.output.dense", "output.dense")

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 from torch import nn
 
 from lightning_transfer.adapters import peft_layers
-from lightning_transfer.adapters.base import Adapter
-from lightning_transfer.adapters.targets import Names, plain_names, resolve
+from lightning_transfer.adapters.adapter import Adapter
+from lightning_transfer.adapters.target_modules import Names, plain_names, resolve
 
 _BERT = ("key", "value", "output.dense")
 # Targets, and those of them that are scaled at their input, where peft has no entry of its own.

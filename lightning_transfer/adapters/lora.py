@@ -7,8 +7,8 @@ from typing import Any, ClassVar, cast
 from torch import nn
 
 from lightning_transfer.adapters import peft_layers
-from lightning_transfer.adapters.base import Adapter
-from lightning_transfer.adapters.targets import Names, plain_names, resolve
+from lightning_transfer.adapters.adapter import Adapter
+from lightning_transfer.adapters.target_modules import Names, plain_names, resolve
 
 # Query and value, where peft has no entry of its own.
 _QUERY_VALUE = {

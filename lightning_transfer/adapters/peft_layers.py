@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lightning_transfer.adapters.targets import root_of
+from lightning_transfer.adapters.target_modules import root_of
 
 # peft keeps several adapters side by side; ours is the only one.
 _ADAPTER = "default"

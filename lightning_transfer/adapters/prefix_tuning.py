@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from lightning_transfer.adapters.base import Adapter
-from lightning_transfer.adapters.targets import root_of
-from lightning_transfer.kernels import goes_through_the_interface
+from lightning_transfer.adapters.adapter import Adapter
+from lightning_transfer.adapters.target_modules import root_of
+from lightning_transfer.backbones.cpu import goes_through_the_interface
 
 _IMPLEMENTATION = "lightning_transfer_prefix"
 _KNOWN = ("sdpa", "eager")  # whose masks are tensors that end with the keys

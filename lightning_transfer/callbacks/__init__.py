@@ -1,17 +1,16 @@
 """Callbacks for any LightningModule: freezing, activations kept, averages, resume, progress."""
 
-from lightning_transfer.callbacks.activation_cache import ActivationCache
+from lightning_transfer.callbacks.activation_cache.callback import ActivationCache
 from lightning_transfer.callbacks.auto_freeze import AutoFreeze
 from lightning_transfer.callbacks.averaging import ema_averaging
 from lightning_transfer.callbacks.compiled import Compiled
-from lightning_transfer.callbacks.freezer import Freezer
 from lightning_transfer.callbacks.freezing import Freezing
 from lightning_transfer.callbacks.gradual_unfreezing import GradualUnfreezing
 from lightning_transfer.callbacks.mixout import Mixout
-from lightning_transfer.callbacks.phase import Phase, Plateau
+from lightning_transfer.callbacks.phases import Phase, Plateau
 from lightning_transfer.callbacks.progress import StageProgress, StageProgressBar
-from lightning_transfer.callbacks.pruning import Pruning
 from lightning_transfer.callbacks.resume_point import ResumePoint
+from lightning_transfer.callbacks.trainable_set import Freezer
 
 __all__ = [
     "ActivationCache",
@@ -23,7 +22,6 @@ __all__ = [
     "Mixout",
     "Phase",
     "Plateau",
-    "Pruning",
     "ResumePoint",
     "StageProgress",
     "StageProgressBar",

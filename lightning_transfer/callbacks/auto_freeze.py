@@ -10,17 +10,17 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn, ones
 from torch.optim import Optimizer
 
-from lightning_transfer.callbacks._gradient_sums import GradientSums, changes, resting, threshold
-from lightning_transfer.callbacks._layers import Layers, find_layers, name_depths
-from lightning_transfer.callbacks._trainable import (
+from lightning_transfer.callbacks.gradient_sums import GradientSums, changes, resting, threshold
+from lightning_transfer.callbacks.gradual_unfreezing import check_optimizers
+from lightning_transfer.callbacks.layer_lookup import Layers, find_layers, name_depths
+from lightning_transfer.callbacks.trainable_set import (
+    Freezer,
     TrainableSet,
     check_strategy,
     count_line,
     thaw,
     wrap_again,
 )
-from lightning_transfer.callbacks.freezer import Freezer
-from lightning_transfer.callbacks.gradual_unfreezing import check_optimizers
 
 log = logging.getLogger(__name__)
 

@@ -6,9 +6,8 @@ from collections.abc import Callable, Sequence
 from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 
-from lightning_transfer.callbacks._layers import find_layers, matching
-from lightning_transfer.callbacks._trainable import TrainableSet, count_line, thaw
-from lightning_transfer.callbacks.freezer import Freezer
+from lightning_transfer.callbacks.layer_lookup import find_layers, matching
+from lightning_transfer.callbacks.trainable_set import Freezer, TrainableSet, count_line, thaw
 
 log = logging.getLogger(__name__)
 

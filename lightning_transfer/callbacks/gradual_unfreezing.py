@@ -8,17 +8,17 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from torch.optim import Optimizer
 
-from lightning_transfer.callbacks._layers import Layers, find_layers, name_depths
-from lightning_transfer.callbacks._rewarm import Rewarm
-from lightning_transfer.callbacks._trainable import (
+from lightning_transfer.callbacks.layer_lookup import Layers, find_layers, name_depths
+from lightning_transfer.callbacks.phases import Phase, Plateau, parse_phases
+from lightning_transfer.callbacks.rewarm import Rewarm
+from lightning_transfer.callbacks.trainable_set import (
+    Freezer,
     TrainableSet,
     check_strategy,
     count_line,
     thaw,
     wrap_again,
 )
-from lightning_transfer.callbacks.freezer import Freezer
-from lightning_transfer.callbacks.phase import Phase, Plateau, parse_phases
 
 log = logging.getLogger(__name__)
 

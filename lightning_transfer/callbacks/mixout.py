@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightning_transfer.source_weights import SourceWeights
+from lightning_transfer.utils.initial_parameters import SourceWeights
 
 
 class Mixout(Callback):

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from lightning_transfer.data.subset import check_train_size
+from lightning_transfer.data.splits.subset import check_train_size
 
 
 def check_arguments(

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lightning_transfer.labels import Labels
+from lightning_transfer.utils import Labels
 
 KINDS = ("rating", "bands", "names", "multi")
 

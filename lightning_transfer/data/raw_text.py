@@ -10,29 +10,30 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from transformers import PreTrainedTokenizerBase
 
-from lightning_transfer.data.batching import LengthBatchSampler
-from lightning_transfer.data.block_spec import BlockSpec
-from lightning_transfer.data.blocks import Blocks
-from lightning_transfer.data.dealt_loaders import DealtLoaders
-from lightning_transfer.data.document_index import DocumentIndex, cached_index
-from lightning_transfer.data.document_tokens import DocumentTokens, cached_documents
-from lightning_transfer.data.documents import Documents
-from lightning_transfer.data.frame import Frame
-from lightning_transfer.data.loader import check_ranks_have_rows, deal_to_ranks
-from lightning_transfer.data.masking import Masker, Masking
-from lightning_transfer.data.next_token import NextTokens
-from lightning_transfer.data.pretraining_split import (
+from lightning_transfer.data.batching.blocks import Blocks, BlockSpec
+from lightning_transfer.data.batching.length_batch_sampler import LengthBatchSampler
+from lightning_transfer.data.batching.loaders import (
+    DealtLoaders,
+    check_ranks_have_rows,
+    deal_to_ranks,
+)
+from lightning_transfer.data.batching.masking import Masker, Masking, NextTokens
+from lightning_transfer.data.batching.pretraining_split import (
     Guessing,
     PretrainingCollate,
     PretrainingSplit,
     RowSource,
 )
-from lightning_transfer.data.sentence_pairs import NEXT, SentencePairs
-from lightning_transfer.data.splits import Splits, check_size, count_of
-from lightning_transfer.data.splitter import SPLITS, check_split_name
-from lightning_transfer.data.token_table import need_tokenizer
-from lightning_transfer.data.tokens import Tokens
-from lightning_transfer.labels import Labels
+from lightning_transfer.data.batching.sentence_pairs import NEXT, SentencePairs
+from lightning_transfer.data.readers.documents import Documents
+from lightning_transfer.data.splits.document_index import DocumentIndex, cached_index
+from lightning_transfer.data.splits.split_spec import Splits, check_size, count_of
+from lightning_transfer.data.splits.splitter import SPLITS, check_split_name
+from lightning_transfer.data.tokenization.document_tokens import DocumentTokens, cached_documents
+from lightning_transfer.data.tokenization.row_frame import Frame
+from lightning_transfer.data.tokenization.token_table import need_tokenizer
+from lightning_transfer.data.tokenization.tokens import Tokens
+from lightning_transfer.utils import Labels
 
 log = logging.getLogger(__name__)
 

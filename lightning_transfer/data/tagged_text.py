@@ -5,17 +5,17 @@ from typing import Any, ClassVar
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from lightning_transfer.data.batching.masking import IGNORED
+from lightning_transfer.data.batching.tokenized_split import Collate, TokenizedSplit
 from lightning_transfer.data.columns import Columns
-from lightning_transfer.data.masking import IGNORED
-from lightning_transfer.data.rows import Rows, Table
+from lightning_transfer.data.readers.rows import Rows, Table
+from lightning_transfer.data.readers.tagged_rows import TaggedRows, check_tagged_rows
 from lightning_transfer.data.tag_spec import TagSpec, inside_of
-from lightning_transfer.data.tagged_rows import TaggedRows, check_tagged_rows
 from lightning_transfer.data.text_data_module import TextDataModule
-from lightning_transfer.data.token_cache import cached_words
-from lightning_transfer.data.token_table import TokenTable
-from lightning_transfer.data.tokenized_split import Collate, TokenizedSplit
-from lightning_transfer.data.tokens import Tokens
-from lightning_transfer.data.word_tokens import word_targets
+from lightning_transfer.data.tokenization.token_cache import cached_words
+from lightning_transfer.data.tokenization.token_table import TokenTable
+from lightning_transfer.data.tokenization.tokens import Tokens
+from lightning_transfer.data.tokenization.word_tokens import word_targets
 
 
 class TaggedSplit(TokenizedSplit):

@@ -10,23 +10,27 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
-from lightning_transfer.data.batching import LengthBatchSampler
+from lightning_transfer.data.batching.length_batch_sampler import LengthBatchSampler
+from lightning_transfer.data.batching.loaders import (
+    DealtLoaders,
+    check_ranks_have_rows,
+    deal_to_ranks,
+    prediction_loader,
+)
+from lightning_transfer.data.batching.tokenized_split import Collate, TokenizedSplit, mark_full
 from lightning_transfer.data.columns import Columns
-from lightning_transfer.data.corpus import Corpus
-from lightning_transfer.data.dealt_loaders import DealtLoaders
 from lightning_transfer.data.domain_arguments import check_arguments, one_path
 from lightning_transfer.data.label_spec import LabelSpec
-from lightning_transfer.data.loader import check_ranks_have_rows, deal_to_ranks, prediction_loader
-from lightning_transfer.data.rows import Rows, Table, check_rows
-from lightning_transfer.data.splits import Splits
-from lightning_transfer.data.splitter import SPLITS, check_split_name
-from lightning_transfer.data.subset import check_train_size
-from lightning_transfer.data.token_cache import cached_tokens
-from lightning_transfer.data.token_checks import check_not_empty, say_cut
-from lightning_transfer.data.token_table import TokenTable, need_tokenizer
-from lightning_transfer.data.tokenized_split import Collate, TokenizedSplit, mark_full
-from lightning_transfer.data.tokens import Tokens
-from lightning_transfer.labels import Labels
+from lightning_transfer.data.readers.rows import Rows, Table, check_rows
+from lightning_transfer.data.splits.corpus import Corpus
+from lightning_transfer.data.splits.split_spec import Splits
+from lightning_transfer.data.splits.splitter import SPLITS, check_split_name
+from lightning_transfer.data.splits.subset import check_train_size
+from lightning_transfer.data.tokenization.token_cache import cached_tokens
+from lightning_transfer.data.tokenization.token_checks import check_not_empty, say_cut
+from lightning_transfer.data.tokenization.token_table import TokenTable, need_tokenizer
+from lightning_transfer.data.tokenization.tokens import Tokens
+from lightning_transfer.utils import Labels
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_transfer.backbones.lm_heads import HeadForm
 from lightning_transfer.heads.mlp import ACTIVATIONS
-from lightning_transfer.lm_head import HeadForm
 
 
 class DecoderHead(nn.Module):

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_transfer.backbones.masked_lm import MaskedLM
 from lightning_transfer.heads.mlp import ACTIVATIONS, Activation
-from lightning_transfer.masked_lm import MaskedLM
-from lightning_transfer.pooling import PoolingMode
+from lightning_transfer.heads.pooling import PoolingMode
 
 
 class LanguageModelHead(nn.Module):

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lightning_transfer.pooling import PoolingMode, check_pooling, pool
+from lightning_transfer.heads.pooling import PoolingMode, check_pooling, pool
 
 
 class LinearHead(nn.Module):

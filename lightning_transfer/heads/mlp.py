@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from lightning_transfer.pooling import PoolingMode, check_pooling, pool
+from lightning_transfer.heads.pooling import PoolingMode, check_pooling, pool
 
 Activation = Literal["tanh", "relu", "gelu"]
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "gelu": nn.GELU}

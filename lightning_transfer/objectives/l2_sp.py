@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightning_transfer.source_weights import SourceWeights
+from lightning_transfer.utils.initial_parameters import SourceWeights
 
 
 class L2SP(nn.Module):

@@ -1,12 +1,12 @@
 """How the parameters move: groups, discriminative learning rates, schedules."""
 
-from lightning_transfer.optim.groups import (
+from lightning_transfer.optim.parameter_groups import (
     Layered,
     ParameterGroups,
     depth_of_parameters,
     layers_of,
 )
-from lightning_transfer.optim.ratios import RatioScheduler
+from lightning_transfer.optim.ratio_scheduler import RatioScheduler
 from lightning_transfer.optim.recipe import Recipe, check_recipe
 from lightning_transfer.optim.schedules import (
     constant_schedule,

@@ -18,8 +18,8 @@ from torch.optim.lr_scheduler import (
     ReduceLROnPlateau,
 )
 
-from lightning_transfer.optim.groups import ParameterGroups
-from lightning_transfer.optim.ratios import RatioScheduler
+from lightning_transfer.optim.parameter_groups import ParameterGroups
+from lightning_transfer.optim.ratio_scheduler import RatioScheduler
 
 OptimizerFactory = Callable[[list[dict[str, Any]]], Optimizer]
 SchedulerFactory = Callable[..., LRScheduler]

@@ -6,8 +6,8 @@ from typing import Any
 
 from transformers import GenerationConfig
 
-from lightning_transfer.hints import closest, did_you_mean
-from lightning_transfer.tasks.text_scores import SCORES
+from lightning_transfer.tasks.metrics.text_scores import SCORES
+from lightning_transfer.utils.suggestions import closest, did_you_mean
 
 # What a model may come with and is ours to say; all else, such as forced tokens, stays.
 _LENGTHS = ("max_length", "min_length", "min_new_tokens")

@@ -6,13 +6,13 @@ from typing import Any
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
-from lightning_transfer.labels import Labels
+from lightning_transfer.data.tokenization.sentences import first_sentences
 from lightning_transfer.objectives import Weighted
 from lightning_transfer.optim import Recipe
-from lightning_transfer.sentences import first_sentences
-from lightning_transfer.tasks.base import Batch, TransferModule
+from lightning_transfer.tasks.metrics.text_scores import SCORES, make_score
 from lightning_transfer.tasks.row_texts import RowTexts
-from lightning_transfer.tasks.text_scores import SCORES, make_score
+from lightning_transfer.tasks.transfer_module import Batch, TransferModule
+from lightning_transfer.utils import Labels
 
 
 class LeadText(TransferModule):

@@ -9,11 +9,15 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric, MetricCollection
 
 from lightning_transfer.heads import LanguageModelHead
-from lightning_transfer.labels import Labels
 from lightning_transfer.objectives import Weighted
 from lightning_transfer.optim import Recipe
-from lightning_transfer.tasks.base import Batch, TransferModule
-from lightning_transfer.tasks.token_metrics import IGNORED, token_metrics, update_token_metrics
+from lightning_transfer.tasks.metrics.token_metrics import (
+    IGNORED,
+    token_metrics,
+    update_token_metrics,
+)
+from lightning_transfer.tasks.transfer_module import Batch, TransferModule
+from lightning_transfer.utils import Labels
 
 
 @dataclass(frozen=True)

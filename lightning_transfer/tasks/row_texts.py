@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from lightning_transfer.tasks.base import Batch
+from lightning_transfer.tasks.transfer_module import Batch
 
 _SPLITS = {"val": "validation"}  # phase of a Trainer -> split, where the names differ
 

@@ -2,12 +2,13 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 from torchmetrics.classification import BinaryAveragePrecision
 
-from lightning_transfer.tasks.base import Batch, TransferModule
-from lightning_transfer.tasks.summary_metrics import HasExtraction, SummaryRouge
+from lightning_transfer.tasks.metrics.summary_metrics import HasExtraction, SummaryRouge
+from lightning_transfer.tasks.transfer_module import Batch, TransferModule
 
 
 class SentenceExtraction(TransferModule):
@@ -72,3 +73,16 @@ class SentenceExtraction(TransferModule):
         # Each metric takes from these what it asks for.
         given: dict[str, Any] = {"scores": scores, "rows": batch["row"]}
         metrics.update(**given, preds=scores, target=batch["labels"])
+
+
+class LeadSentences(SentenceExtraction):
+    """Score sentences by their place: a summary is a document's beginning.
+
+    Nothing is read and nothing is learned; train it for no step (``trainer.max_steps=0``).
+    """
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Return outputs, float (batch, 2), that fall with ``position``, int64 (batch,)."""
+        place = batch["position"].float()  # (batch,)
+        # Small, so that no two of them become equal as probabilities.
+        return torch.stack([place / 1000, -place / 1000], dim=1)  # (batch, 2)

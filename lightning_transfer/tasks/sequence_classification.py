@@ -14,10 +14,10 @@ from torchmetrics.classification import (
     MultilabelMatthewsCorrCoef,
 )
 
-from lightning_transfer.labels import Labels
 from lightning_transfer.objectives import Weighted
 from lightning_transfer.optim import Recipe
-from lightning_transfer.tasks.base import TransferModule
+from lightning_transfer.tasks.transfer_module import TransferModule
+from lightning_transfer.utils import Labels
 
 
 class SequenceClassification(TransferModule):

@@ -8,7 +8,7 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 from torchmetrics.regression import PearsonCorrCoef, R2Score, SpearmanCorrCoef
 
-from lightning_transfer.tasks.base import TransferModule
+from lightning_transfer.tasks.transfer_module import TransferModule
 
 
 class SequenceRegression(TransferModule):
@@ -29,7 +29,7 @@ class SequenceRegression(TransferModule):
 
     Example:
         >>> from lightning_transfer.heads import LinearHead
-        >>> from lightning_transfer.labels import Labels
+        >>> from lightning_transfer.utils import Labels
         >>> task = SequenceRegression(nn.Identity(), LinearHead(4, 1), labels=Labels("rating"))
         >>> task.loss(torch.tensor([[1.0], [2.0]]), torch.tensor([1.0, 4.0])).item()
         2.0

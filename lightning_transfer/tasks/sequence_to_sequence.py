@@ -10,18 +10,18 @@ from torchmetrics import MeanMetric, MetricCollection
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutput
 
-from lightning_transfer.backbone import Backbone
+from lightning_transfer.backbones import Backbone
+from lightning_transfer.backbones.lm_heads import assemble, kept_generation, put_head
 from lightning_transfer.heads import DecoderHead
-from lightning_transfer.labels import Labels
-from lightning_transfer.lm_head import assemble, kept_generation, put_head
 from lightning_transfer.objectives import Weighted
 from lightning_transfer.optim import Recipe
-from lightning_transfer.tasks.base import Batch, TransferModule
 from lightning_transfer.tasks.generation import Generation
+from lightning_transfer.tasks.metrics.text_scores import make_score
+from lightning_transfer.tasks.metrics.token_metrics import Perplexity
 from lightning_transfer.tasks.row_texts import RowTexts
 from lightning_transfer.tasks.special_tokens import adopt_special_tokens, special_tokens
-from lightning_transfer.tasks.text_scores import make_score
-from lightning_transfer.tasks.token_metrics import Perplexity
+from lightning_transfer.tasks.transfer_module import Batch, TransferModule
+from lightning_transfer.utils import Labels
 
 _IGNORED = -100  # padding of targets
 

@@ -5,8 +5,8 @@ from typing import Any
 
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-from lightning_transfer.languages import target_mark
-from lightning_transfer.lm_head import GENERATION, kept_generation
+from lightning_transfer.backbones.lm_heads import GENERATION, kept_generation
+from lightning_transfer.data.tokenization.languages import target_mark
 
 _NAMES = ("decoder_start_token_id", "eos_token_id", "pad_token_id")
 

@@ -4,8 +4,8 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
-from lightning_transfer.tasks.base import Batch, TransferModule
-from lightning_transfer.tasks.entity_metrics import IGNORED, EntityScore
+from lightning_transfer.tasks.metrics.entity_metrics import IGNORED, EntityScore
+from lightning_transfer.tasks.transfer_module import Batch, TransferModule
 
 
 class TokenClassification(TransferModule):
@@ -28,7 +28,7 @@ class TokenClassification(TransferModule):
     Example:
         >>> import torch
         >>> from lightning_transfer.heads import TokenHead
-        >>> from lightning_transfer.labels import Labels
+        >>> from lightning_transfer.utils import Labels
         >>> labels = Labels("tags", ("O", "B-PER"))
         >>> task = TokenClassification(nn.Identity(), TokenHead(4, 2), labels=labels)
         >>> logits = torch.tensor([[[9.0, 0.0], [0.0, 9.0]]])

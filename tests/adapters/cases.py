@@ -4,8 +4,8 @@ import torch
 
 from lightning_transfer.adapters import IA3, Bottleneck, LoRA, PrefixTuning
 from lightning_transfer.heads import MLPHead
-from lightning_transfer.labels import Labels
 from lightning_transfer.tasks import SequenceClassification
+from lightning_transfer.utils import Labels
 from tests.tiny import HIDDEN, make_backbone
 
 SINGLE = Labels("single", ("negative", "neutral", "positive"))

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from lightning_transfer.adapters import IA3, Bottleneck, LoRA, PrefixTuning, merge
-from lightning_transfer.adapters.base import applied
+from lightning_transfer.adapters.adapter import applied
 from lightning_transfer.callbacks import Freezing, GradualUnfreezing
 from lightning_transfer.optim import ParameterGroups, Recipe, depth_of_parameters
 from tests.adapters.cases import (

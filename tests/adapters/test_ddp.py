@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from tests.experiments.test_ddp import SGD, STILL, launch
 from tests.runs import Runs, still_model, transfer, weights
-from tests.test_ddp import SGD, STILL, launch
 
 STRATEGIES = ("lora", "ia3", "prefix", "bottleneck", "bitfit")
 

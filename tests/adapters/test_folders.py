@@ -11,12 +11,12 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModel, AutoModelForSequenceClassification
 
-from lightning_transfer.adapted import stored_adapter
 from lightning_transfer.adapters import Adapter, LoRA, merge
-from lightning_transfer.adapters.base import applied
-from lightning_transfer.export import DESCRIPTION, export
+from lightning_transfer.adapters.adapter import applied
+from lightning_transfer.checkpoints.adapter_files import stored_adapter
+from lightning_transfer.checkpoints.loading import load
+from lightning_transfer.checkpoints.model_folder import DESCRIPTION, export
 from lightning_transfer.heads import LinearHead
-from lightning_transfer.loading import load
 from lightning_transfer.tasks import SequenceClassification
 from tests.adapters.cases import ADAPTERS, CASES, MERGEABLE, SINGLE, make_task, move
 from tests.tiny import HIDDEN, OwnBackbone, make_backbone, make_inputs, make_loader, make_trainer

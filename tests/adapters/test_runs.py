@@ -10,11 +10,11 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification
 
 from lightning_transfer.adapters import Adapter, LoRA
-from lightning_transfer.adapters.base import applied
+from lightning_transfer.adapters.adapter import applied
 from lightning_transfer.adapters.peft_layers import base_name
-from lightning_transfer.checkpoint import read_checkpoint
+from lightning_transfer.checkpoints.checkpoint_io import read_checkpoint
+from lightning_transfer.checkpoints.loading import load
 from lightning_transfer.cli import main
-from lightning_transfer.loading import load
 from tests.runs import Stop, Watch, transfer, weights, without_seconds
 
 pytestmark = pytest.mark.slow  # whole runs

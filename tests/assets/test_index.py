@@ -8,8 +8,7 @@ import sys
 import pytest
 
 from lightning_transfer.assets import fetch
-from lightning_transfer.assets.index import _session
-from lightning_transfer.assets.pip_options import pip_option
+from lightning_transfer.assets.index import _session, pip_option
 
 
 def test_a_download_that_breaks_off_is_begun_again(index, wheel, caplog):

@@ -12,7 +12,7 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import nn
 
 from lightning_transfer.callbacks import AutoFreeze, ResumePoint
-from lightning_transfer.callbacks._gradient_sums import GradientSums, changes, resting
+from lightning_transfer.callbacks.gradient_sums import GradientSums, changes, resting
 from tests.callbacks.test_gradual_unfreezing import SCHEDULERS, Plain, Rates, Watch, loader
 from tests.tiny import make_trainer
 

@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from lightning_transfer.callbacks import AutoFreeze
-from lightning_transfer.callbacks._gradient_sums import changes
+from lightning_transfer.callbacks.gradient_sums import changes
 from tests.callbacks.test_unfreezing_minilm import Clock, make_task
 from tests.tiny import make_trainer
 

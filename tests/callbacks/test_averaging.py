@@ -16,11 +16,11 @@ from lightning.pytorch.callbacks import (
 )
 
 from lightning_transfer.callbacks import Freezing, ema_averaging
+from lightning_transfer.checkpoints.loading import load
 from lightning_transfer.heads import LinearHead
-from lightning_transfer.labels import Labels
-from lightning_transfer.loading import load
 from lightning_transfer.optim import ParameterGroups, Recipe, linear_schedule
 from lightning_transfer.tasks import SequenceClassification, SequenceRegression
+from lightning_transfer.utils import Labels
 from tests.runs import Stop, Watch, stage, transfer, weights
 from tests.tiny import HIDDEN, OwnBackbone, make_loader, make_trainer
 

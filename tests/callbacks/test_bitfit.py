@@ -8,9 +8,9 @@ import torch
 
 from lightning_transfer.callbacks import Freezing
 from lightning_transfer.heads import MLPHead
-from lightning_transfer.labels import Labels
 from lightning_transfer.optim import Recipe
 from lightning_transfer.tasks import SequenceRegression
+from lightning_transfer.utils import Labels
 from tests.tiny import HIDDEN, make_backbone, make_loader, make_trainer
 
 BITFIT = [r"^backbone\.(?!.*bias$)"]

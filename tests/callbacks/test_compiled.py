@@ -5,8 +5,8 @@ import torch
 
 from lightning_transfer.callbacks import Compiled
 from lightning_transfer.heads import MLPHead
-from lightning_transfer.labels import Labels
 from lightning_transfer.tasks import SequenceRegression
+from lightning_transfer.utils import Labels
 from tests.tiny import HIDDEN, OwnBackbone, make_backbone, make_loader, make_trainer
 
 

@@ -7,8 +7,8 @@ from torch.nn import functional
 
 from lightning_transfer.callbacks import Freezing, Mixout
 from lightning_transfer.heads import LinearHead
-from lightning_transfer.labels import Labels
 from lightning_transfer.tasks import SequenceRegression
+from lightning_transfer.utils import Labels
 from tests.runs import Stop, stage
 from tests.tiny import HIDDEN, OwnBackbone, make_backbone, make_batch, make_loader, make_trainer
 

@@ -7,9 +7,9 @@ import torch
 
 from lightning_transfer.callbacks import StageProgress, StageProgressBar
 from lightning_transfer.heads import LinearHead
-from lightning_transfer.labels import Labels
 from lightning_transfer.optim import Recipe
 from lightning_transfer.tasks import SequenceRegression
+from lightning_transfer.utils import Labels
 from tests.tiny import HIDDEN, OwnBackbone, make_loader, make_trainer
 
 TITLE = "target after source · seed 0"

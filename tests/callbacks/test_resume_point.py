@@ -8,9 +8,9 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from transformers import BertModel
 
-from lightning_transfer.backbone import Backbone
+from lightning_transfer.backbones import Backbone
 from lightning_transfer.callbacks import GradualUnfreezing, ResumePoint
-from lightning_transfer.checkpoint import AtomicCheckpointIO, read_checkpoint
+from lightning_transfer.checkpoints.checkpoint_io import AtomicCheckpointIO, read_checkpoint
 from lightning_transfer.data import Columns, Files, LabelSpec, Splits
 from lightning_transfer.heads import MLPHead
 from lightning_transfer.optim import ParameterGroups, Recipe, linear_schedule

@@ -7,11 +7,11 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from lightning_transfer.callbacks import Freezing
-from lightning_transfer.callbacks._rewarm import Rewarm
+from lightning_transfer.callbacks.rewarm import Rewarm
 from lightning_transfer.heads import LinearHead
-from lightning_transfer.labels import Labels
 from lightning_transfer.optim import ParameterGroups, Recipe
 from lightning_transfer.tasks import SequenceRegression
+from lightning_transfer.utils import Labels
 from tests.tiny import HIDDEN, OwnBackbone, make_loader, make_trainer
 
 OPTIMIZERS = {

@@ -6,12 +6,12 @@ import lightning.pytorch as pl
 import pytest
 import torch
 
-from lightning_transfer.backbone import Backbone
+from lightning_transfer.backbones import Backbone
 from lightning_transfer.callbacks import GradualUnfreezing
 from lightning_transfer.heads import MLPHead
-from lightning_transfer.labels import Labels
 from lightning_transfer.optim import ParameterGroups, Recipe
 from lightning_transfer.tasks import SequenceRegression
+from lightning_transfer.utils import Labels
 from tests.tiny import make_loader, make_trainer
 
 pytestmark = [pytest.mark.slow, pytest.mark.network]

@@ -3,7 +3,7 @@ import math
 import pytest
 
 from lightning_transfer.data import LabelSpec
-from lightning_transfer.labels import Labels
+from lightning_transfer.utils import Labels
 
 BANDS = LabelSpec("bands", names=["negative", "neutral", "positive"], cutoffs=[-0.5, 0.5])
 

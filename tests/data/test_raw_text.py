@@ -6,15 +6,15 @@ import pytest
 import torch
 
 from lightning_transfer.data import BlockSpec, Masking, RawText, Splits
-from lightning_transfer.data.blocks import Blocks
-from lightning_transfer.data.document_index import cached_index
-from lightning_transfer.data.document_tokens import cached_documents
-from lightning_transfer.data.frame import Frame
-from lightning_transfer.data.masking import Masker
-from lightning_transfer.data.sentence_pairs import SentencePairs
-from lightning_transfer.labels import Labels
+from lightning_transfer.data.batching.blocks import Blocks
+from lightning_transfer.data.batching.masking import Masker
+from lightning_transfer.data.batching.sentence_pairs import SentencePairs
+from lightning_transfer.data.splits.document_index import cached_index
+from lightning_transfer.data.tokenization.document_tokens import cached_documents
+from lightning_transfer.data.tokenization.row_frame import Frame
+from lightning_transfer.utils import Labels
 from tests.conftest import WORDS
-from tests.data.test_documents import Listed, stories
+from tests.data.readers.test_documents import Listed, stories
 
 CLS, SEP, MASK = 2, 3, 4
 
@@ -139,7 +139,7 @@ NOTHING = "\u200b \u200b\n\u200b"  # a text, and no token
 def test_documents_without_a_token_are_as_if_they_were_not_there(
     tokenizer, packing, batch, monkeypatch
 ):
-    monkeypatch.setattr("lightning_transfer.data.document_tokens._DOCUMENTS", batch)
+    monkeypatch.setattr("lightning_transfer.data.tokenization.document_tokens._DOCUMENTS", batch)
     texts = stories(8)
     empty = [NOTHING + "\u200b" * number for number in range(4)]
     assert not tokenizer(empty[0], add_special_tokens=False)["input_ids"]

@@ -15,8 +15,8 @@ from lightning_transfer.data import (
     TaggedText,
     TagSpec,
     Tokens,
-    token_cache,
 )
+from lightning_transfer.data.tokenization import token_cache
 from tests.conftest import WORDS
 
 NEWS = """-DOCSTART- -X- O

@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.data import extract_batch_size
 
 from lightning_transfer.data import Columns, LabelSpec, Splits, TextDataModule, Tokens
-from lightning_transfer.labels import Labels
+from lightning_transfer.utils import Labels
 
 MOODS = ["negative", "neutral", "positive"]
 BANDS = LabelSpec("rating", names=MOODS, cutoffs=[-0.5, 0.5])

@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from tokenizers import AddedToken
 
 from lightning_transfer.data import Splits, TargetColumns, TextToText, Tokens
-from lightning_transfer.labels import Labels
+from lightning_transfer.utils import Labels
 from tests.conftest import WORDS
 
 SEP, IGNORED = 3, -100
@@ -188,8 +188,8 @@ def test_the_second_run_does_not_tokenize(pairs, tokenizer, monkeypatch):
         return [b["labels"].tolist() for b in ready(pairs, tokenizer).train_dataloader()]
 
     first = batches()
-    monkeypatch.setattr("lightning_transfer.data.token_cache.tokenize", None)
-    monkeypatch.setattr("lightning_transfer.data.token_cache.tokenize_targets", None)
+    monkeypatch.setattr("lightning_transfer.data.tokenization.token_cache.tokenize", None)
+    monkeypatch.setattr("lightning_transfer.data.tokenization.token_cache.tokenize_targets", None)
     assert batches() == first
 
 

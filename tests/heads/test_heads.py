@@ -4,7 +4,7 @@ from torch import nn
 from transformers import BertForSequenceClassification, RobertaForSequenceClassification
 
 from lightning_transfer.heads import LinearHead, MLPHead
-from lightning_transfer.pooling import pool
+from lightning_transfer.heads.pooling import pool
 from tests.tiny import CONFIGS, HIDDEN, make_inputs
 
 HEADS = [LinearHead, MLPHead]

@@ -2,11 +2,11 @@ import pytest
 import torch
 
 from lightning_transfer.callbacks import Freezing
-from lightning_transfer.checkpoint import read_checkpoint
+from lightning_transfer.checkpoints.checkpoint_io import read_checkpoint
 from lightning_transfer.heads import LinearHead
-from lightning_transfer.labels import Labels
 from lightning_transfer.objectives import L2SP, Weighted
 from lightning_transfer.tasks import SequenceRegression
+from lightning_transfer.utils import Labels
 from tests.runs import Watch, stage
 from tests.tiny import HIDDEN, OwnBackbone, make_loader, make_trainer
 

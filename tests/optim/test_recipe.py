@@ -21,13 +21,9 @@ from torch.optim.lr_scheduler import (
 )
 
 from lightning_transfer.heads import MLPHead
-from lightning_transfer.labels import Labels
-from lightning_transfer.optim import (
-    ParameterGroups,
-    Recipe,
-    linear_schedule,
-)
+from lightning_transfer.optim import ParameterGroups, Recipe, linear_schedule
 from lightning_transfer.tasks import SequenceRegression
+from lightning_transfer.utils import Labels
 from tests.tiny import HIDDEN, make_backbone, make_loader, make_trainer
 
 UNIT = 1e-3  # a rate at which nothing runs away; rates are noted in units of it

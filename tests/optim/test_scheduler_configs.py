@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lightning_transfer.listing import conf_folder
+from lightning_transfer.cli.help_text import conf_folder
 from tests.runs import stage
 
 NAMES = sorted(path.stem for path in (conf_folder() / "scheduler").glob("*.yaml"))

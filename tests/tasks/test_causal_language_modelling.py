@@ -6,19 +6,19 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPT2LMHeadModel
 
+from lightning_transfer.checkpoints.loading import load, read_weights
+from lightning_transfer.checkpoints.model_folder import export
 from lightning_transfer.data import BlockSpec, RawText, Splits
-from lightning_transfer.data.next_token import NextTokens
-from lightning_transfer.export import export
-from lightning_transfer.handover import hand_over
+from lightning_transfer.data.batching.masking import NextTokens
 from lightning_transfer.heads import LinearHead, NextTokenHead
-from lightning_transfer.heads.making import make_head
-from lightning_transfer.labels import Labels, match_outputs
-from lightning_transfer.loading import load, read_weights
+from lightning_transfer.heads.factory import make_head
+from lightning_transfer.inference import Predictor
 from lightning_transfer.optim import ParameterGroups, Recipe
-from lightning_transfer.predict import Predictor
 from lightning_transfer.tasks import CausalLanguageModelling
+from lightning_transfer.utils.labels import Labels, match_outputs
+from lightning_transfer.weight_transfer import hand_over
 from tests.conftest import WORDS, make_tokenizer
-from tests.data.test_documents import Listed, stories
+from tests.data.readers.test_documents import Listed, stories
 from tests.tiny import HIDDEN, VOCABULARY, OwnBackbone, make_backbone, make_inputs, make_trainer
 from tests.tiny_seq2seq import make_seq2seq
 

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from lightning_transfer.heads import LinearHead, MLPHead
-from lightning_transfer.labels import Labels
 from lightning_transfer.tasks import SequenceRegression
+from lightning_transfer.utils import Labels
 from tests.tiny import HIDDEN, OwnBackbone, OwnHead, make_backbone, make_batch
 
 RATING = Labels("rating")

@@ -1,12 +1,12 @@
 import pytest
 from torchmetrics.functional.text import rouge_score, sacre_bleu_score
 
+from lightning_transfer.checkpoints.loading import load
 from lightning_transfer.data import Splits, TextToText
 from lightning_transfer.heads import DecoderHead
-from lightning_transfer.heads.making import make_head
-from lightning_transfer.labels import Labels
-from lightning_transfer.loading import load
+from lightning_transfer.heads.factory import make_head
 from lightning_transfer.tasks import LeadText
+from lightning_transfer.utils import Labels
 from tests.seq2seq import TEXT
 from tests.tiny import OwnBackbone, OwnHead, make_trainer
 from tests.tiny_seq2seq import make_seq2seq

@@ -6,8 +6,8 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch.utils.data import DataLoader
 
 from lightning_transfer.heads import MLPHead
-from lightning_transfer.labels import Labels
 from lightning_transfer.tasks import SequenceClassification
+from lightning_transfer.utils import Labels
 from tests.tiny import HIDDEN, make_backbone, make_loader, make_trainer
 
 LABELS = Labels("single", ("a", "b"))

@@ -6,19 +6,19 @@ import torch
 from torch import nn
 from transformers import AutoModelForMaskedLM, AutoModelForPreTraining, BertForPreTraining
 
-from lightning_transfer.backbone import Backbone
+from lightning_transfer.backbones import Backbone
+from lightning_transfer.checkpoints.loading import check_vocabulary, load, read_weights
+from lightning_transfer.checkpoints.model_folder import export
 from lightning_transfer.data import BlockSpec, RawText, Splits
-from lightning_transfer.export import export
-from lightning_transfer.handover import hand_over
 from lightning_transfer.heads import LanguageModelHead, LinearHead
-from lightning_transfer.heads.making import make_head
-from lightning_transfer.labels import Labels, match_outputs
-from lightning_transfer.loading import check_vocabulary, load, read_weights
+from lightning_transfer.heads.factory import make_head
+from lightning_transfer.inference import Predictor
 from lightning_transfer.optim import ParameterGroups, Recipe
-from lightning_transfer.predict import Predictor
 from lightning_transfer.tasks import MaskedLanguageModelling
+from lightning_transfer.utils.labels import Labels, match_outputs
+from lightning_transfer.weight_transfer import hand_over
 from tests.conftest import WORDS, make_tokenizer
-from tests.data.test_documents import Listed, stories
+from tests.data.readers.test_documents import Listed, stories
 from tests.tiny import HIDDEN, VOCABULARY, OwnBackbone, make_backbone, make_inputs, make_trainer
 
 TOKENS = Labels("tokens")

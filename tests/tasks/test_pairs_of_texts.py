@@ -9,7 +9,7 @@ import torch
 from lightning_transfer.callbacks import ActivationCache, Freezing
 from lightning_transfer.data import Splits
 from lightning_transfer.optim import Recipe
-from tests.callbacks.test_activation_cache import Watch
+from tests.callbacks.activation_cache.test_callback import Watch
 from tests.conftest import WORDS, make_tokenizer
 from tests.data.test_text_to_text import domain
 from tests.seq2seq import make_small, make_task

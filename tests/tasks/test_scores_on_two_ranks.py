@@ -7,7 +7,7 @@ import pytest
 from lightning.pytorch.strategies import DDPStrategy
 
 from lightning_transfer.tasks import LeadSentences
-from tests.data.test_highlighted_sentences import folder, make_data
+from tests.data.domains.test_highlighted_sentences import folder, make_data
 from tests.tasks.test_sentence_extraction import make_task as make_extraction
 from tests.tasks.test_token_classification import make_task as make_tagging
 from tests.tasks.test_token_classification import tagged

@@ -5,14 +5,14 @@ import torch
 from torch import nn
 from torchmetrics.functional.text import rouge_score
 
+from lightning_transfer.checkpoints.loading import load
 from lightning_transfer.data import Extract
 from lightning_transfer.heads import MLPHead
-from lightning_transfer.labels import Labels
-from lightning_transfer.loading import load
 from lightning_transfer.optim import ParameterGroups, Recipe
 from lightning_transfer.tasks import LeadSentences, SentenceExtraction
-from lightning_transfer.tasks.summary_metrics import SummaryRouge
-from tests.data.test_highlighted_sentences import folder, make_data
+from lightning_transfer.tasks.metrics.summary_metrics import SummaryRouge
+from lightning_transfer.utils import Labels
+from tests.data.domains.test_highlighted_sentences import folder, make_data
 from tests.tiny import HIDDEN, make_backbone, make_inputs, make_trainer
 
 __all__ = ["folder"]  # a fixture

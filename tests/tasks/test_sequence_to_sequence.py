@@ -8,16 +8,16 @@ from torch import nn
 from torchmetrics.functional.text import chrf_score, rouge_score, sacre_bleu_score
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-from lightning_transfer.backbone import Backbone
+from lightning_transfer.backbones import Backbone
 from lightning_transfer.callbacks import ActivationCache, Freezing
-from lightning_transfer.export import export
-from lightning_transfer.handover import align_outputs, hand_over
+from lightning_transfer.checkpoints.loading import load, read_weights
+from lightning_transfer.checkpoints.model_folder import export
 from lightning_transfer.heads import DecoderHead, LinearHead
-from lightning_transfer.heads.making import make_head
-from lightning_transfer.labels import Labels
-from lightning_transfer.loading import load, read_weights
+from lightning_transfer.heads.factory import make_head
 from lightning_transfer.optim import Recipe
 from lightning_transfer.tasks import Generation, SequenceToSequence
+from lightning_transfer.utils import Labels
+from lightning_transfer.weight_transfer import align_outputs, hand_over
 from tests.conftest import WORDS, make_tokenizer
 from tests.seq2seq import FAMILIES, IDS, SHORT, TEXT, Pairs, make_batch, make_small, make_task
 from tests.tiny import HIDDEN, make_backbone, make_trainer

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from lightning_transfer.heads import LinearHead, MLPHead
-from lightning_transfer.labels import Labels
 from lightning_transfer.objectives import Weighted
 from lightning_transfer.tasks import SequenceClassification, SequenceRegression
+from lightning_transfer.utils import Labels
 from tests.tiny import (
     HIDDEN,
     OwnBackbone,

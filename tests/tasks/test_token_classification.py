@@ -7,15 +7,15 @@ from torch import nn
 from transformers import AutoModelForTokenClassification
 
 from lightning_transfer.callbacks import ActivationCache, Freezing
+from lightning_transfer.checkpoints.loading import load, read_labels, read_weights
+from lightning_transfer.checkpoints.model_folder import export
 from lightning_transfer.data import Splits
-from lightning_transfer.export import export
-from lightning_transfer.handover import align_outputs, hand_over
 from lightning_transfer.heads import LinearHead, TokenHead
-from lightning_transfer.labels import Labels
-from lightning_transfer.loading import load, read_labels, read_weights
 from lightning_transfer.optim import ParameterGroups, Recipe
 from lightning_transfer.tasks import SequenceClassification, TokenClassification
-from lightning_transfer.tasks.entity_metrics import EntityScore
+from lightning_transfer.tasks.metrics.entity_metrics import EntityScore
+from lightning_transfer.utils import Labels
+from lightning_transfer.weight_transfer import align_outputs, hand_over
 from tests.data.test_tagged_text import Tags
 from tests.tiny import HIDDEN, OwnBackbone, make_backbone, make_inputs, make_trainer
 

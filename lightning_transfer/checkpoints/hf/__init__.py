@@ -1,0 +1,1 @@
+"""State-dict layouts of the model classes of transformers."""

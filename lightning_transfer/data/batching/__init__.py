@@ -1,0 +1,1 @@
+"""Batching: rows of a split as padded batches of similar length."""

@@ -1,0 +1,1 @@
+"""Domains: one DataModule for each corpus or kind of file."""

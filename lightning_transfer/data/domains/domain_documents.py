@@ -1,0 +1,62 @@
+"""The texts of a domain, without its labels."""
+
+import hashlib
+from collections.abc import Iterator
+
+from lightning_transfer.data.readers.documents import Document
+from lightning_transfer.data.readers.rows import read_columns, text_fault
+from lightning_transfer.data.text_data_module import TextDataModule
+
+
+class DomainDocuments:
+    """Each row of a domain as a document; its labels are never looked at.
+
+    Rows whose text is empty or no text are left out.
+
+    Args:
+        domain: Any domain, such as ``Imdb()``.
+
+    Example:
+        >>> class Weather(TextDataModule):
+        ...     def load_rows(self):
+        ...         return {"text": ["dry", "", "wet"], "label": [1, 2, 3]}
+        >>> from lightning_transfer.data import LabelSpec
+        >>> [document.text for document in DomainDocuments(Weather(label=LabelSpec()))]
+        ['dry', 'wet']
+    """
+
+    def __init__(self, domain: TextDataModule) -> None:
+        """See the class."""
+        self.domain = domain
+        self._documents: list[Document] | None = None
+
+    @property
+    def where(self) -> str:
+        """Name of the domain in messages."""
+        return self.domain.where
+
+    def digest(self) -> str:
+        """Return a hash of the texts and their groups."""
+        state = hashlib.sha256(b"domain")
+        for document in self._load():
+            for part in (document.text, document.group or ""):
+                content = part.encode()
+                state.update(len(content).to_bytes(8, "little"))
+                state.update(content)
+        return state.hexdigest()
+
+    def __iter__(self) -> Iterator[Document]:
+        """Yield the rows of the domain."""
+        return iter(self._load())
+
+    def _load(self) -> list[Document]:
+        if self._documents is None:
+            columns = read_columns(self.domain.load_rows(), self.domain.where)
+            texts = columns["text"]
+            groups = columns.get("group") or [None] * len(texts)
+            self._documents = [
+                Document(text, str(group) if group not in (None, "") else None)
+                for text, group in zip(texts, groups, strict=True)
+                if text_fault(text) is None
+            ]
+        return self._documents

@@ -1,0 +1,1 @@
+"""Splits: training, validation and test rows, drawn by a hash."""

@@ -1,0 +1,1 @@
+"""Tokenization: token tables, their cache, trained tokenizers."""

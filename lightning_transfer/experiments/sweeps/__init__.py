@@ -1,0 +1,1 @@
+"""Sweeps: sweepers for Hydra, records of jobs, the table of a sweep."""

@@ -1,0 +1,1 @@
+"""Metrics of generated text, entities, tokens and extractive summaries."""

@@ -1,0 +1,150 @@
+import io
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from lightning_transfer.cli import process as process_module
+from lightning_transfer.cli.process import (
+    WithoutHydra,
+    as_this_program,
+    full_errors,
+    hydra_process,
+    is_main_process,
+    process,
+    ranks_of_one_job,
+)
+
+
+def test_words_path_and_stream_are_put_back(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["program", "a"])
+    monkeypatch.setattr(sys, "path", ["/somewhere"])
+    error = sys.stderr
+
+    def fail():
+        with process(["fit", "b=1"]):
+            assert sys.argv == ["program", "fit", "b=1"]
+            assert sys.path == [str(tmp_path), "/somewhere"]
+            sys.stderr = io.StringIO()
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert sys.argv == ["program", "a"]
+    assert sys.path == ["/somewhere"]
+    assert sys.stderr is error
+
+
+def test_working_directory_is_on_the_path_once(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for path in (["", "x"], [str(tmp_path), "x"]):
+        monkeypatch.setattr(sys, "path", path)
+        with process([]):
+            assert sys.path == path
+
+
+@pytest.mark.parametrize("before", [None, "0"])
+def test_hydra_raises_inside_only(monkeypatch, before):
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    if before:
+        monkeypatch.setenv("HYDRA_FULL_ERROR", before)
+    with hydra_process([]):
+        assert os.environ["HYDRA_FULL_ERROR"] == "1"
+    assert os.environ.get("HYDRA_FULL_ERROR") == before
+
+
+def test_ranks_of_a_job_do_not_reach_the_next(monkeypatch):
+    monkeypatch.setenv("MASTER_PORT", "1")
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    with ranks_of_one_job():
+        os.environ.update(MASTER_PORT="2", LOCAL_RANK="0")
+    assert os.environ["MASTER_PORT"] == "1"
+    assert "LOCAL_RANK" not in os.environ
+
+
+def test_nothing_of_a_jobs_environment_reaches_the_next(monkeypatch):
+    monkeypatch.setenv("KEPT", "1")
+    before = dict(os.environ)
+
+    def job():
+        with ranks_of_one_job():
+            del os.environ["KEPT"]
+            os.environ.update(PL_GLOBAL_SEED="3", MASTER_ADDR="here")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        job()
+    assert os.environ == before
+
+
+def test_a_rank_that_failed_or_hangs_ends_with_its_job_and_kills_nothing_else(monkeypatch):
+    """Lightning's observer would kill this very process, some seconds after a rank has failed."""
+    launcher = pytest.importorskip("lightning.fabric.strategies.launchers.subprocess_script")
+    monkeypatch.setattr(process_module, "PATIENCE", 0.5)
+    sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
+    main = subprocess.Popen(sleep)  # stands for this process
+    with ranks_of_one_job():
+        ranks = [
+            subprocess.Popen(command)
+            for command in ([sys.executable, "-c", "raise SystemExit(1)"], sleep)
+        ]
+        observer = launcher._ChildProcessObserver(main.pid, ranks, sleep_period=4)
+        observer.start()
+    assert [rank.returncode for rank in ranks] == [1, -9]
+    until = time.monotonic() + 10
+    while observer.is_alive() and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not observer.is_alive()
+    assert main.poll() is None
+    main.kill()
+    main.wait()
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_a_job_does_not_inherit_what_hydra_was_told(monkeypatch, wanted):
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    with hydra_process([]):
+        with full_errors(wanted):
+            assert os.environ.get("HYDRA_FULL_ERROR") == ("1" if wanted else None)
+        assert os.environ["HYDRA_FULL_ERROR"] == "1"
+    assert "HYDRA_FULL_ERROR" not in os.environ
+
+
+def test_a_worker_process_starts_ranks_of_this_program():
+    before = sys.modules["__main__"]
+    with as_this_program():
+        import __main__
+
+        assert __main__.__spec__.name == "lightning_transfer.__main__"
+    assert sys.modules["__main__"] is before
+
+
+def test_only_hydras_own_line_is_left_out():
+    below = io.StringIO()
+    stream = WithoutHydra(below)
+    stream.write("Error executing job with overrides: ['a=1']\n")
+    print("error: mine", file=stream, flush=True)
+    assert below.getvalue() == "error: mine\n"
+    assert stream.isatty() is False
+
+
+@pytest.mark.parametrize(
+    ("variables", "main"),
+    [
+        ({}, True),
+        ({"LOCAL_RANK": "1"}, False),
+        ({"RANK": "0", "LOCAL_RANK": "0"}, True),
+        ({"RANK": "2", "LOCAL_RANK": "0"}, False),  # the first process of the second node
+        ({"NODE_RANK": "1", "LOCAL_RANK": "0"}, False),
+        ({"SLURM_PROCID": "3"}, False),
+    ],
+)
+def test_only_global_rank_0_is_the_main_process(monkeypatch, variables, main):
+    for name in ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert is_main_process() is main

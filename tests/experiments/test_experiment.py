@@ -1,0 +1,360 @@
+"""What an experiment writes down is what it did."""
+
+import json
+import logging
+import math
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from lightning_transfer.checkpoints.loading import load
+from lightning_transfer.data import Columns, Files, LabelSpec, Splits
+from lightning_transfer.experiments.experiment import Experiment
+from tests.runs import Watch, results, rows_of, stage, transfer, weights, without_seconds
+
+pytestmark = pytest.mark.jobs
+
+METRICS = ["pearson", "spearman", "r2"]
+
+
+@pytest.fixture(scope="module")
+def whole(runs, tmp_path_factory):
+    """A transfer with both controls, two seeds, and a source stage trained once."""
+    folder = tmp_path_factory.mktemp("whole")
+    Watch.reset()
+    runs.fit(folder, *transfer(runs.news, runs.movies), "seeds=[0,1]", "stages.source.seed=5")
+    return folder, Watch.titles()
+
+
+def check_form(found, *, seeds, controls):
+    """The form that the issue prescribes, key by key."""
+    assert list(found) == ["experiment", "seeds", "rows", "gain", "handed_on"]
+    assert isinstance(found["experiment"], str)
+    assert found["seeds"] == seeds
+    for row in found["rows"]:
+        assert list(row) == ["name", "stage", "n_train", "n_test", "seconds", "metrics"]
+        assert isinstance(row["n_train"], int)
+        assert isinstance(row["n_test"], int)
+        assert row["n_test"] > 0
+        assert isinstance(row["seconds"], float)
+        assert row["seconds"] > 0
+        for metric in row["metrics"].values():
+            assert list(metric) == ["mean", "ci95", "values"]
+            assert all(isinstance(value, float) for value in metric["values"])
+            assert metric["mean"] == pytest.approx(np.mean(metric["values"]))
+            assert len(metric["ci95"]) == 2
+    if not controls:
+        assert found["gain"] is None
+        return
+    gain = found["gain"]
+    assert list(gain) == ["metric", "over", "value", "ci95", "verdict"]
+    assert gain["verdict"] in ("positive", "not significant", "negative")
+
+
+def test_one_stage_gives_one_row(runs, tmp_path):
+    found = runs.target(tmp_path, curves=True)
+    check_form(found, seeds=[0], controls=False)
+    assert [row["name"] for row in found["rows"]] == ["target"]
+    assert found["rows"][0]["metrics"]["pearson"]["ci95"] == [None, None]
+    for name in ("results.md", "learning_curves.png", "model/model.safetensors"):
+        assert (tmp_path / name).stat().st_size
+    assert "one seed" in (tmp_path / "results.md").read_text()
+
+
+def test_transfer_with_controls_gives_all_rows(whole):
+    found = results(whole[0])
+    check_form(found, seeds=[0, 1], controls=True)
+    rows = rows_of(found)
+    assert list(rows) == ["source", "zero_shot", "no_source", "transfer"]
+    assert [row["stage"] for row in found["rows"]] == ["source", "target", "target", "target"]
+    assert [row["n_train"] for row in found["rows"]] == [32, 0, 32, 32]
+    assert [row["n_test"] for row in found["rows"]] == [40] * 4
+    counts = [len(row["metrics"]["pearson"]["values"]) for row in found["rows"]]
+    assert counts == [1, 1, 2, 2]  # what is trained once is one value
+    for row in found["rows"]:
+        assert list(row["metrics"]) == METRICS
+
+
+def test_gain_is_the_mean_difference_over_the_seeds(whole):
+    found = results(whole[0])
+    rows = rows_of(found)
+    ours, theirs = (rows[n]["metrics"]["pearson"]["values"] for n in ("transfer", "no_source"))
+    differences = np.subtract(ours, theirs)
+    gain = found["gain"]
+    assert gain["metric"] == "pearson"
+    assert gain["over"] == "no_source"
+    assert gain["value"] == pytest.approx(differences.mean())
+    half = 12.706204736 * differences.std(ddof=1) / math.sqrt(2)  # t with one degree of freedom
+    assert gain["ci95"] == pytest.approx([differences.mean() - half, differences.mean() + half])
+
+
+def test_stage_with_its_own_seed_is_trained_once(whole):
+    assert sorted(whole[1]) == [
+        "source-seed5",
+        "source-seed5/target-seed0",
+        "source-seed5/target-seed1",
+        "target-seed0",
+        "target-seed1",
+    ]
+
+
+def test_without_its_own_seed_the_source_is_repeated(runs, tmp_path):
+    found = runs.fit(tmp_path, *transfer(runs.news, runs.movies, controls=False), "seeds=[3,1]")
+    assert Watch.titles() == [
+        "source-seed3",
+        "source-seed3/target-seed3",
+        "source-seed1",
+        "source-seed1/target-seed1",
+    ]
+    assert found["seeds"] == [3, 1]
+    assert len(set(rows_of(found)["source"]["metrics"]["pearson"]["values"])) == 2
+
+
+def test_seconds_add_up_the_chain(whole):
+    rows = rows_of(results(whole[0]))
+    assert rows["transfer"]["seconds"] > rows["source"]["seconds"] * 0.5
+    assert rows["zero_shot"]["seconds"] < rows["transfer"]["seconds"]
+
+
+@pytest.mark.parametrize(
+    ("row", "checkpoint", "file"),
+    [
+        ("source", "source-seed5", "news"),
+        ("zero_shot", "source-seed5", "movies"),
+        ("no_source", "target-seed1", "movies"),
+        ("transfer", "source-seed5/target-seed1", "movies"),
+    ],
+)
+def test_row_is_the_score_of_its_checkpoint(whole, runs, row, checkpoint, file):
+    loaded = load(whole[0] / "stages" / checkpoint / "final.ckpt")
+    data = Files(
+        str(getattr(runs, file)),
+        columns=Columns(label="rating"),
+        label=LabelSpec("rating"),
+        splits=Splits(val=16, test=40),
+    )
+    data.setup("test")
+    texts = data.rows("test")["text"]
+    truth = np.array(data.rows("test")["label"])
+    with torch.no_grad():
+        batch = loaded.tokenizer(list(texts), padding=True, return_tensors="pt")
+        found = loaded.task(batch)[:, 0].numpy()
+    reported = rows_of(results(whole[0]))[row]["metrics"]
+    assert reported["pearson"]["values"][-1] == pytest.approx(
+        np.corrcoef(found, truth)[0, 1],
+        abs=1e-3,  # the predictions differ by 1e-4 only, so that their rounding shows
+    )
+    r2 = 1 - ((found - truth) ** 2).sum() / ((truth - truth.mean()) ** 2).sum()
+    assert reported["r2"]["values"][-1] == pytest.approx(r2, abs=1e-5)
+
+
+def test_target_starts_from_the_weights_of_the_source(runs, tmp_path):
+    runs.fit(tmp_path, *transfer(runs.news, runs.movies, controls=False))
+    handed = weights(tmp_path / "stages/source-seed0/final.ckpt")
+    title, start = Watch.started[1]
+    assert title == "source-seed0/target-seed0"
+    assert any(name.startswith("head.") for name in handed)
+    for name, value in handed.items():
+        assert torch.equal(start[name], value), name
+
+
+def test_model_folder_is_the_seed_that_validated_best(whole):
+    import json
+
+    folder = whole[0] / "stages/source-seed5"
+    best = {
+        seed: json.loads((folder / f"target-seed{seed}/fit.json").read_text())["best"]
+        for seed in (0, 1)
+    }
+    chosen = max(best, key=best.get)
+    exported = load(whole[0]).task.state_dict()
+    kept = load(folder / f"target-seed{chosen}/final.ckpt").task.state_dict()
+    assert exported.keys() == kept.keys()
+    assert all(torch.equal(exported[name], kept[name]) for name in kept)
+
+
+def test_same_run_twice_gives_the_same_numbers(runs, whole, tmp_path):
+    again = runs.fit(
+        tmp_path, *transfer(runs.news, runs.movies), "seeds=[0,1]", "stages.source.seed=5"
+    )
+    assert without_seconds(again) == without_seconds(results(whole[0]))
+
+
+def test_skipped_source_leaves_the_target_alone(runs, whole, tmp_path):
+    skipped = runs.fit(
+        tmp_path,
+        *transfer(runs.news, runs.movies),
+        "seeds=[0,1]",
+        "stages.source.seed=5",
+        "stages.source.skip=true",
+    )
+    assert Watch.titles() == ["target-seed0", "target-seed1"]
+    assert [row["name"] for row in skipped["rows"]] == ["target"]
+    assert skipped["gain"] is None
+    alone = rows_of(results(whole[0]))["no_source"]
+    assert rows_of(skipped)["target"]["metrics"] == alone["metrics"]
+
+
+def test_skipped_target_leaves_the_source_and_no_row_on_the_target(runs, tmp_path):
+    found = runs.fit(tmp_path, *transfer(runs.news, runs.movies), "stages.target.skip=true")
+    assert [row["name"] for row in found["rows"]] == ["source"]
+    assert Watch.titles() == ["source-seed0"]
+
+
+def test_third_stage_starts_from_the_second(runs, tmp_path):
+    found = runs.fit(
+        tmp_path,
+        *stage("a", runs.news, epochs=1),
+        *stage("b", runs.movies, epochs=1),
+        *stage("target", runs.movies, epochs=1),
+        "order=[a,b,target]",
+    )
+    assert Watch.titles() == ["a-seed0", "a-seed0/b-seed0", "a-seed0/b-seed0/target-seed0"]
+    assert [row["name"] for row in found["rows"]] == ["a", "b", "transfer"]
+
+
+def test_gain_in_another_metric(runs, tmp_path):
+    found = runs.fit(
+        tmp_path,
+        *transfer(runs.news, runs.movies, "gain.metric=r2"),
+        "stages.source.epochs=1",
+        "stages.target.epochs=1",
+    )
+    assert found["gain"]["metric"] == "r2"
+    assert found["gain"]["ci95"] == [None, None]
+    assert found["gain"]["verdict"] == "not significant"
+
+
+def test_gain_of_another_row(runs, tmp_path):
+    short = [f"stages.{name}.epochs=1" for name in ("source", "target")]
+    words = [*transfer(runs.news, runs.movies, "gain.of=zero_shot"), *short]
+    rows = rows_of(found := runs.fit(tmp_path / "whole", *words))
+    ours, theirs = (rows[name]["metrics"]["pearson"] for name in ("zero_shot", "no_source"))
+    assert found["gain"]["value"] == pytest.approx(ours["mean"] - theirs["mean"])
+    assert (found["gain"]["of"], found["gain"]["over"]) == ("zero_shot", "no_source")
+    found = runs.fit(tmp_path / "skipped", *words, "stages.source.skip=true")
+    assert found["gain"] is None
+
+
+WRONG = [
+    ("seeds=[]", r"seeds must be a list of numbers such as \[0,1,2\], got \[\]"),
+    ("seeds=[0,-1]", r"seeds must be whole numbers >= 0, got \[0, -1\]"),
+    ("seeds=[0,0]", r"seeds must differ, got \[0, 0\]"),
+    ("seeds=[a]", r"seeds must be whole numbers >= 0, got \['a'\]"),
+    ("order=[sauce,target]", r"order names the stage 'sauce'.*did you mean 'source'"),
+    ("order=[target,target]", r"order names a stage twice"),
+    ("order=[]", r"order must be a list of stage names, got \[\]"),
+    ("controls.no_source.order=[taget]", r"controls.no_source.order names the stage 'taget'"),
+    ("controls.zero_shot.test=taget", r"controls.zero_shot.test names the stage 'taget'"),
+    ("+controls.no_source.tests=target", r"controls.no_source has the keys order and test"),
+    ("+controls.source.order=[target]", r"controls.source has the name of another row"),
+    ("gain.over=no_sauce", r"gain.over='no_sauce' is no control; controls: zero_shot, no_source"),
+    ("gain.of=no_sauce", r"gain.of='no_sauce' is no control; controls: zero_shot, no_source"),
+    ("gain.metric=accuracy", r"gain.metric='accuracy'.*pearson, r2, spearman"),
+    ("gain.metric=loss", r"gain.metric='loss'"),
+    ("stages.target.monitor=val/persian", r"stages.target.monitor='val/persian'.*val/pearson"),
+    ("stages.target.keep=worst", r"stages.target.keep must be best or last, got 'worst'"),
+    ("stages.target.patience=0", r"stages.target.patience must be .*>= 1.*got 0"),
+    ("stages.target.patience=soon", r"stages.target.patience must be .*got 'soon'"),
+    ("stages.target.epochs=0", r"stages.target.epochs must be .*>= 1.*got 0"),
+    ("stages.target.epochs=-3", r"stages.target.epochs must be .*>= 1.*got -3"),
+    ("stages.target.epochs=1.5", r"stages.target.epochs must be .*>= 1.*got 1.5"),
+    ("stages.target.epochs=null", r"stages.target.epochs must be .*>= 1.*got None"),
+    ("stages.target.seed=-1", r"stages.target.seed must be .*got -1"),
+    ("+callbacks.mine=3", r"callbacks is no key of a run.*did you mean stages.target.callbacks"),
+    ("+stages.target.epoch=3", r"stages.target.epoch is no setting of a stage.*mean epochs"),
+    ("+stages.target.trainer.max_epoch=3", r"stages.target.trainer.max_epoch.*'max_epochs'"),
+    ("+trainer.max_epoch=3", r"trainer.max_epoch is no argument.*'max_epochs'"),
+    ("stages.target.init_from=nowhere.ckpt", r"no checkpoint at .*nowhere.ckpt"),
+    ("stages.target.data.source=nowhere.csv", r"nowhere.csv"),
+    ("stages.target.data.columns.label=stars", r"'stars'"),
+    ("stages.target.data.train_size=5000", r"5,?000"),
+    ("stages.target.data.batch_size=0", r"batch_size must be >= 1, got 0"),
+    ("resume_every=0", r"resume_every must be .*>= 1.*got 0"),
+    ("stages.target.label_map={x:y}", r"label_map"),
+    ("stages.target.optimizer._target_=os.system", r"os.system"),
+    ("stages.target.callbacks.watch._target_=shutil.rmtree", r"shutil.rmtree"),
+    ("stages.target.head.activation=softplus2", r"softplus2"),
+    ("stages.target.head.pooling=middle", r"mean.*middle"),
+    ("stages.target.head.dropout=1.5", r"dropout.*1.5"),
+    ("stages.target.data.train_size=0", r"no train rows; change train_size"),
+    ("stages.target.data.splits.test=1000", r"stages.target.data: .*1000"),
+    ("stages.target.data.tokens.truncation=middle", r"truncation.*head.*middle"),
+    ("stages.target.data.label.kind=stars", r"rating.*stars"),
+    ("stages.target.optimizer._target_=torch.load", r"torch.load"),
+    ("stages.target.optimizer.lr=-1", r"stages.target.optimizer: .*-1"),
+    (
+        "stages.target.strategy.scheduler.warmup=2",
+        r"stages.target.strategy.scheduler: .*warmup.* 2",
+    ),
+    (
+        "+stages.target.callbacks={a: {_target_: lightning_transfer.callbacks.Freezing, below: 9}}",
+        r"stages.target: below=9 is no depth of the backbone: they are 0..2",
+    ),
+    ("stages.target.strategy.groups.layer_decay=0", r"layer_decay.* 0"),
+    (
+        "stages.target.strategy.groups.layer_ratios=[1,2]",
+        r"stages.target.strategy.groups: layer_ratios has 2 values and the backbone \d depths",
+    ),
+    ("+stages.target.task.label_smoothing=0.1", r"label_smoothing"),
+    ("task@stages.target.task=sequence_classification", r"rating"),
+    ("backbone.name=asset:maxilm", r"maxilm.*minilm"),
+    ("trainer.accelerator=abacus", r"abacus"),
+    ("trainer.limit_test_batches=0", r"trainer.limit_test_batches=0 would leave nothing"),
+    ("trainer.devices=0", r"0"),
+    ("trainer.strategy=dpp", r"dpp"),
+]
+
+
+MISTAKES = (ValueError, OSError, ImportError, MisconfigurationException)
+
+
+@pytest.mark.parametrize(("override", "message"), WRONG)
+def test_mistake_is_told_before_anything_is_trained(runs, tmp_path, override, message):
+    with pytest.raises(MISTAKES, match=message):
+        runs.fit(tmp_path / "run", *transfer(runs.news, runs.movies), override)
+    assert Watch.started == []
+
+
+@pytest.mark.parametrize("off", ["data.splits.val=0", "+trainer.limit_val_batches=0"])
+def test_patience_without_validation_is_told(runs, tmp_path, off):
+    with pytest.raises(ValueError, match=r"stages.target.patience needs validation"):
+        runs.target(tmp_path, "patience=2", off)
+    assert Watch.started == []
+
+
+def test_a_plateau_without_validation_rows_is_told(runs, tmp_path):
+    plateau = "scheduler@stages.target.scheduler=plateau"
+    with pytest.raises(ValueError, match=r"stages.target.scheduler needs validation rows"):
+        runs.target(tmp_path, "data.splits.val=0", overrides=[plateau])
+    assert Watch.started == []
+
+
+def test_a_stage_in_no_chain_is_told(runs, tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        runs.fit(tmp_path, *stage("source", runs.news), *stage("target", runs.movies, epochs=1))
+    assert "source" in caplog.text
+    assert Watch.titles() == ["target-seed0"]
+
+
+def test_runs_are_ranked_by_the_validation_scores_of_the_weights_that_were_kept(runs, tmp_path):
+    own = stage("target", runs.movies, epochs=1)
+    experiment = Experiment(
+        runs.config(*own, "seeds=[0,1]", "logger=none"), tmp_path / "a", resume=False
+    )
+    experiment.run()
+    metric, mode, score = experiment.ranking()
+    assert (metric, mode) == ("val/pearson", "max")
+    fits = [tmp_path / f"a/stages/target-seed{seed}/fit.json" for seed in (0, 1)]
+    assert score.values == tuple(json.loads(fit.read_text())["best"] for fit in fits)
+
+
+def test_without_validation_runs_are_ranked_by_their_test_scores(runs, tmp_path):
+    own = [*stage("target", runs.movies, "keep=last", epochs=1), "logger=none"]
+    experiment = Experiment(runs.config(*own), tmp_path, resume=False)
+    experiment.run()
+    metric, mode, score = experiment.ranking()
+    assert (metric, mode) == ("pearson", "max")
+    assert score.mean == rows_of(results(tmp_path))["target"]["metrics"]["pearson"]["mean"]

@@ -1,0 +1,82 @@
+"""Each family of models, through a step of training, a checkpoint and a model folder."""
+
+import pytest
+import torch
+
+from lightning_transfer.checkpoints.loading import load
+from lightning_transfer.checkpoints.model_folder import export
+from lightning_transfer.heads import LinearHead, MLPHead
+from lightning_transfer.tasks import SequenceClassification, SequenceRegression
+from lightning_transfer.utils import Labels
+from tests.tiny import HIDDEN, make_backbone, make_batch, make_loader, make_trainer
+from tests.tiny_seq2seq import SEQ2SEQ, make_seq2seq
+
+SINGLE = Labels("single", ("negative", "neutral", "positive"))
+READERS = ("bert", "roberta", "distilbert", "deberta-v2", "gpt2")
+
+
+def make_task(name, head_class=MLPHead, labels=SINGLE):
+    causal = name == "gpt2"
+    backbone = make_seq2seq(name) if causal else make_backbone(name)
+    pooling = "last" if causal else "cls"
+    task_class = SequenceRegression if labels.kind == "rating" else SequenceClassification
+    head = head_class(HIDDEN, labels.num_outputs, pooling=pooling)
+    return task_class(backbone, head, labels=labels)
+
+
+def outputs(task, batch):
+    with torch.no_grad():
+        return task.eval()(batch)
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_model_that_reads_learns_is_saved_and_says_the_same(name, tokenizer, tmp_path):
+    task = make_task(name)
+    before = {k: v.clone() for k, v in task.state_dict().items()}
+    trainer = make_trainer(max_steps=1)
+    loader = make_loader("single", outputs=3)
+    trainer.fit(task, loader, loader)
+    after = task.state_dict()
+    still = {k for k in before if torch.equal(before[k], after[k])}
+    assert not {k for k in still if "query" in k or "c_attn" in k or "q_lin" in k}
+    assert not {k for k in still if k.startswith("head.out")}
+    trainer.save_checkpoint(tmp_path / "one.ckpt")
+    export(task, tokenizer, tmp_path / "model")
+    batch = make_batch("single", outputs=3, seed=5)
+    expected = outputs(task, batch)
+    assert expected.std(0).min() > 0
+    for path in ("one.ckpt", "model"):
+        assert torch.equal(outputs(load(tmp_path / path).task, batch), expected)
+
+
+@pytest.mark.parametrize("head_class", [MLPHead, LinearHead])
+@pytest.mark.parametrize("labels", [SINGLE, Labels("rating")])
+def test_a_causal_model_is_read_at_its_last_token(head_class, labels):
+    task = make_task("gpt2", head_class, labels)
+    batch = make_batch()
+    before = outputs(task, batch)
+    padded = {**batch, "input_ids": batch["input_ids"].masked_fill(batch["attention_mask"] == 0, 9)}
+    torch.testing.assert_close(outputs(task, padded), before)
+    changed = batch["input_ids"].clone()
+    changed[:, 1] = 11
+    assert (outputs(task, {**batch, "input_ids": changed}) - before).abs().min() > 0
+
+
+@pytest.mark.parametrize(("head_class", "name"), [(MLPHead, "MLPHead"), (LinearHead, "LinearHead")])
+def test_a_causal_model_is_not_read_at_its_first_token(head_class, name):
+    with pytest.raises(
+        ValueError, match=rf"GPT2Model reads from left to right, .* {name} pools cls; set head.pool"
+    ):
+        SequenceClassification(
+            make_seq2seq("gpt2"), head_class(HIDDEN, 3, pooling="cls"), labels=SINGLE
+        )
+
+
+@pytest.mark.parametrize("name", ["t5", "bart", "marian", "bert2bert"])
+@pytest.mark.parametrize("labels", [SINGLE, Labels("rating")])
+def test_an_encoder_decoder_is_refused_where_there_are_no_targets(name, labels):
+    task_class = SequenceRegression if labels.kind == "rating" else SequenceClassification
+    kind = type(make_seq2seq(name).model).__name__
+    with pytest.raises(ValueError, match=rf"{kind} is an encoder-decoder, .* take=\[encoder\]"):
+        task_class(make_seq2seq(name), LinearHead(HIDDEN, labels.num_outputs), labels=labels)
+    assert name in SEQ2SEQ

@@ -1,0 +1,182 @@
+"""Whole runs of tasks that write text: tokenizers, stages, model folder, prediction."""
+
+import csv
+import json
+import random
+
+import pytest
+from hydra import compose, initialize_config_module
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+from lightning_transfer.checkpoints.loading import load
+from lightning_transfer.cli import commands
+from lightning_transfer.inference import Writer
+from tests.conftest import WORDS
+from tests.weight_transfer.test_embedding_tables import make_other
+
+pytestmark = pytest.mark.jobs
+
+PIECES = "{_target_:lightning_transfer.data.TokenizerTrainer,vocab_size:120,min_frequency:1}"
+SIZES = "{model_type:marian,vocab_size:120,d_model:16,encoder_layers:1,"
+SIZES += "decoder_layers:1,encoder_ffn_dim:16,decoder_ffn_dim:16,encoder_attention_heads:2,"
+SIZES += "decoder_attention_heads:2,max_position_embeddings:40,pad_token_id:0,eos_token_id:3,"
+SIZES += "bos_token_id:2,decoder_start_token_id:2,forced_eos_token_id:null}"
+FRESH = "{model_type:bert,vocab_size:120,hidden_size:16,num_hidden_layers:1,num_attention_heads:2,"
+FRESH += "intermediate_size:16,max_position_embeddings:40}"
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    """Texts, and the same with other endings in the other order."""
+    rng = random.Random(0)
+    path = tmp_path_factory.mktemp("pairs") / "pairs.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "target"])
+        for row in range(80):
+            words = rng.choices(WORDS, k=4 + row % 5)
+            writer.writerow([" ".join(words), " ".join(f"{w}é" for w in reversed(words))])
+    return path
+
+
+def stage(name, source):
+    return [
+        *([] if name == "target" else [f"+stage@stages.{name}=default"]),
+        f"data@stages.{name}.data=parallel_files",
+        f"task@stages.{name}.task=sequence_to_sequence",
+        f"head@stages.{name}.head=decoder",
+        f"stages.{name}.data.source={source}",
+        f"stages.{name}.data.splits.val=8",
+        f"stages.{name}.data.splits.test=12",
+        f"stages.{name}.task.generation.max_new_tokens=12",
+        f"stages.{name}.epochs=2",
+    ]
+
+
+@pytest.fixture
+def alone(runs):
+    """Runs whose backbone has no name."""
+    words, runs.words = runs.words, ["trainer.accelerator=cpu"]
+    yield runs
+    runs.words = words
+
+
+def _check_command(folder, writer, capsys):
+    """The command prints what the writer writes, beams as asked for."""
+    overrides = [f"ckpt={folder}", "text=[good film,the story]", "generation={num_beams:3}"]
+    with initialize_config_module("lightning_transfer.conf", version_base="1.3"):
+        config = compose("predict", overrides=overrides)
+    capsys.readouterr()
+    commands.predict(config)
+    writer.generate_with({"num_beams": 3})
+    assert capsys.readouterr().out.splitlines() == writer.predict(["good film", "the story"])
+
+
+def test_two_stages_from_nothing_with_a_joint_tokenizer(alone, pairs, tmp_path, capsys):
+    words = ["backbone=scratch_seq2seq", f"backbone.config={SIZES}", f"tokenizer={PIECES}"]
+    words += ["order=[source,target]", *stage("source", pairs), *stage("target", pairs)]
+    words += ["stages.target.monitor=val/chrf", "stages.target.task.generation.num_beams=2"]
+    found = alone.fit(tmp_path, *words)
+    metrics = found["rows"][-1]["metrics"]
+    assert {"perplexity", "bleu", "chrf", "rouge1", "rouge2", "rougeL"} <= set(metrics)
+    loaded = load(tmp_path)
+    assert loaded.target_tokenizer is None
+    assert loaded.task.generation.num_beams == 2
+    writer = Writer.from_path(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    model = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "model").eval()
+    inputs = tokenizer("good film the", return_tensors="pt")
+    theirs = tokenizer.decode(model.generate(**inputs)[0], skip_special_tokens=True).strip()
+    assert writer.predict(["good film the"]) == [theirs]
+    _check_command(tmp_path, writer, capsys)
+    record = tmp_path / "stages/source-seed0/target-seed0/fit.json"
+    handed = json.loads(record.read_text())["handed_on"]
+    assert {row["became"] for row in handed} == {"taken"}
+    assert {"encoder", "decoder"} <= {row["part"] for row in handed}
+
+
+def test_each_size_of_a_curve_reads_with_the_tokenizer_of_its_own_pairs(alone, pairs, tmp_path):
+    words = ["backbone=scratch_seq2seq", f"backbone.config={SIZES}", f"tokenizer={PIECES}"]
+    words += [*stage("target", pairs), "stages.target.epochs=1", "curve.train_size=[4,30]"]
+    alone.fit(tmp_path, *words)
+    runs = [tmp_path / f"stages/target-{size}-seed0/final.ckpt" for size in (4, 30)]
+    few, many = (load(commands).tokenizer.get_vocab() for commands in runs)
+    assert len(few) < len(many)
+    assert (tmp_path / "train_sizes.png").is_file()  # of what the task is judged by
+
+
+def test_a_warm_start_writes_with_a_tokenizer_of_its_own(alone, pairs, tiny_folder, tmp_path):
+    target = PIECES.replace("}", ",lowercase:false}")
+    words = ["backbone=warm_start", f"backbone.encoder={tiny_folder}", f"backbone.decoder={FRESH}"]
+    words += [f"target_tokenizer={target}", *stage("target", pairs)]
+    alone.fit(tmp_path, *words)
+    loaded = load(tmp_path)
+    accents = loaded.target_tokenizer("goodé", add_special_tokens=False)["input_ids"]
+    assert loaded.target_tokenizer.unk_token_id not in accents
+    assert "é" in loaded.target_tokenizer.decode(accents)
+    assert loaded.tokenizer.get_vocab() != loaded.target_tokenizer.get_vocab()
+    assert (tmp_path / "model/target_tokenizer").is_dir()
+    assert len(Writer.from_path(tmp_path).predict(["good film", "bad"])) == 2
+
+
+@pytest.fixture
+def second(tmp_path):
+    """A folder with a tokenizer of other ids, which lacks no token of the pairs."""
+    words = [f"{word}é" for word in WORDS]
+    other = make_other([*reversed(words), *reversed(WORDS)])
+    other.save_pretrained(tmp_path / "second")
+    return other, tmp_path / "second"
+
+
+def test_a_stage_with_one_tokenizer_of_its_own_goes_on_from_one_that_had_two(
+    alone, pairs, second, tmp_path
+):
+    tokenizer, folder = second
+    words = ["backbone=scratch_seq2seq", f"backbone.config={SIZES}", f"tokenizer={PIECES}"]
+    apart = ["+backbone.config.decoder_vocab_size=120"]
+    apart += ["+backbone.config.share_encoder_decoder_embeddings=false"]
+    writes = PIECES.replace("}", ",lowercase:false}")
+    first = alone.fit(
+        tmp_path / "a", *words, *apart, f"target_tokenizer={writes}", *stage("target", pairs)
+    )
+    assert first["rows"]
+    found = alone.fit(
+        tmp_path / "b",
+        *words,
+        *apart,
+        *stage("target", pairs),
+        f"stages.target.init_from={tmp_path / 'a'}",
+        f"stages.target.tokenizer={folder}",
+    )
+    old, new = load(tmp_path / "a"), load(tmp_path / "b")
+    assert new.target_tokenizer is None
+    config = new.task.backbone.config
+    assert config.eos_token_id == tokenizer.sep_token_id
+    assert config.pad_token_id == tokenizer.pad_token_id
+    assert new.task.head.bias.shape == (1, len(tokenizer))
+    assert old.task.backbone.target_embeddings.num_embeddings == 120
+    [run_] = found["handed_on"]
+    told = {part["part"]: part["became"] for part in run_["parts"]}
+    assert told["decoder token embeddings"] == told["head"] == "resized"
+
+
+def test_mistakes_are_told_before_the_first_step(alone, pairs, tiny_folder, tmp_path):
+    words = ["backbone=warm_start", f"backbone.encoder={tiny_folder}", *stage("target", pairs)]
+    small = FRESH.replace("vocab_size:120", "vocab_size:20")
+    with pytest.raises(ValueError, match=r"the target_tokenizer has \d+ tokens and the decoder"):
+        alone.fit(tmp_path, *words, f"backbone.decoder={small}", f"target_tokenizer={PIECES}")
+    with pytest.raises(ValueError, match=r"val/blue.* is no validation metric .*val/bleu"):
+        alone.fit(
+            tmp_path, *words, f"backbone.decoder={tiny_folder}", "stages.target.monitor=val/blue"
+        )
+    small = FRESH.replace("vocab_size:120", "vocab_size:99")
+    other = make_other(WORDS)
+    other.pad_token = None
+    other.save_pretrained(tmp_path / "without")
+    with pytest.raises(ValueError, match="has no pad_token for the texts that are to be written"):
+        alone.fit(
+            tmp_path,
+            *words,
+            f"backbone.decoder={small}",
+            f"target_tokenizer={tmp_path / 'without'}",
+        )

@@ -1,0 +1,185 @@
+"""Weights whose names and shapes fit, and whose function is another."""
+
+import pytest
+import torch
+
+from lightning_transfer.heads import DecoderHead, LanguageModelHead, MLPHead
+from lightning_transfer.heads.factory import make_head
+from lightning_transfer.utils import Labels
+from lightning_transfer.utils.checkpoint_format import config_to_dict
+from lightning_transfer.weight_transfer import hand_over
+from lightning_transfer.weight_transfer.config_differences import compute_alike
+from tests.tiny import CONFIGS, HIDDEN
+from tests.tiny_seq2seq import CAUSAL, SEQ2SEQ
+from tests.weight_transfer.weights import hand, make, pair, rows, state, weights_of
+
+UNLIKE = [
+    ("bert", {"hidden_act": "relu"}, "hidden_act is 'gelu' in them and 'relu' here"),
+    ("bert", {"num_attention_heads": 4}, "num_attention_heads is 2 in them and 4 here"),
+    ("bert", {"layer_norm_eps": 1e-3}, "layer_norm_eps is 1e-12 in them and 0.001 here"),
+    ("distilbert", {"sinusoidal_pos_embds": True}, "sinusoidal_pos_embds is False in them and T"),
+    ("deberta-v2", {"position_buckets": 4}, "position_buckets is 8 in them and 4 here"),
+    ("gpt2", {"scale_attn_weights": False}, "scale_attn_weights is True in them and False here"),
+    ("t5", {"relative_attention_max_distance": 9}, "relative_attention_max_distance is 128 in t"),
+    ("bart", {"activation_function": "relu"}, "activation_function is 'gelu' in them and 'relu'"),
+    ("marian", {"scale_embedding": True}, "scale_embedding is False in them and True here"),
+    ("mbart", {"decoder_attention_heads": 4}, "decoder_attention_heads is 2 in them and 4 here"),
+]
+
+
+@pytest.mark.parametrize(("name", "changes", "message"), UNLIKE)
+def test_layers_that_compute_something_else_are_no_silent_guest(name, changes, message):
+    old = make(name)
+    with pytest.raises(ValueError, match=f"compute something else: .*{message}.*on_mismatch=new"):
+        hand(old, make(name, seed=9, **changes))
+
+
+def test_such_layers_stay_as_they_are_built_where_that_is_asked_for():
+    old, new = make("bert"), make("bert", seed=9, hidden_act="relu", num_attention_heads=4)
+    before = state(new, "encoder")
+    handed = hand(old, new, on_mismatch="new")
+    after = state(new, "encoder")
+    table = "embeddings.word_embeddings.weight"
+    assert all(torch.equal(before[name], after[name]) for name in before if name != table)
+    assert torch.equal(after[table], old.token_embeddings.weight)
+    assert rows(handed) == [
+        ("token embeddings", "taken"),
+        ("positions", "made anew"),
+        ("encoder", "made anew"),
+        ("encoder", "skipped"),
+    ]
+    [why] = {part.why for part in handed.parts if part.became == "made anew"}
+    assert "hidden_act is 'gelu'" in why
+    assert "num_attention_heads is 2" in why
+
+
+def test_the_other_side_may_compute_what_it_likes():
+    old, new = make("bart"), make("bart", seed=9, decoder_attention_heads=4)
+    handed = hand(old, new, ["encoder"])
+    assert ("encoder", "taken") in rows(handed)
+    with pytest.raises(ValueError, match="decoder_attention_heads is 2 in them and 4 here"):
+        hand(old, new, ["decoder"])
+
+
+def test_a_decoder_is_held_against_the_encoder_that_it_takes_from():
+    sizes = {"encoder_attention_heads": 4, "decoder_layers": 3}
+    old = make("bart", **sizes)
+    like = make("bart", seed=9, **sizes, decoder_attention_heads=4)
+    assert ("decoder", "taken") in rows(hand(old, like, {"decoder": "encoder"}))
+    with pytest.raises(ValueError, match="decoder_attention_heads is 4 in them and 2 here"):
+        hand(old, make("bart", seed=9, **sizes), {"decoder": "encoder"})
+
+
+def test_a_table_that_is_scaled_otherwise_is_not_taken():
+    old, new = make("bart"), make("bart", seed=9, scale_embedding=True)
+    before = new.model.shared.weight.detach().clone()
+    with pytest.raises(ValueError, match="token embeddings are read in another way: scale_embedd"):
+        hand(old, new, ["embeddings"])
+    assert torch.equal(new.model.shared.weight, before)
+
+
+@pytest.mark.parametrize("name", [*CONFIGS, *CAUSAL, *SEQ2SEQ])
+def test_sizes_names_and_dropout_are_no_other_function(name):
+    config = config_to_dict(make(name).config)
+    other = {
+        **config,
+        "dropout": 0.7,
+        "hidden_dropout_prob": 0.7,
+        "resid_pdrop": 0.7,
+        "num_hidden_layers": 9,
+        "vocab_size": 99,
+        "eos_token_id": 5,
+        "initializer_range": 0.5,
+        "id2label": {"0": "a"},
+        "_name_or_path": "elsewhere",
+        "use_cache": False,
+    }
+    assert compute_alike(config, other)
+
+
+HEADS = [
+    ({"activation": "relu"}, "activation is 'tanh' in the weights and 'relu' here"),
+    ({"pooling": "mean"}, "pooling is 'cls' in the weights and 'mean' here"),
+    ({"dropout": 0.5}, None),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), HEADS)
+def test_a_head_that_computes_something_else_starts_anew(changes, message):
+    old = weights_of(make("bert"), head=MLPHead(HIDDEN, 1))
+    head = MLPHead(HIDDEN, 1, **changes)
+    handed = hand(old, make("bert", seed=9), head=head)
+    part = handed.parts[-1]
+    assert part.became == ("taken" if message is None else "made anew")
+    assert message is None or message in part.why
+
+
+def test_a_language_models_head_with_another_norm_starts_anew():
+    labels, old, new = Labels("tokens"), make("bert"), make("bert", seed=9)
+    start = weights_of(old, head=make_head(LanguageModelHead, old, 0), labels=labels)
+    size = tuple(old.token_embeddings.weight.shape)
+    head = LanguageModelHead(HIDDEN, 0, vocabulary=size, norm_eps=1e-5)
+    assert "norm_eps is 1e-12" in hand_over(start, new, head, labels).parts[-1].why
+
+
+def test_a_decoders_head_with_another_scale_starts_anew():
+    labels = Labels("text")
+    old, new = make("t5"), make("t5", seed=9, scale_decoder_outputs=False)
+    start = weights_of(old, head=make_head(DecoderHead, old, 0), labels=labels)
+    told = hand_over(start, new, make_head(DecoderHead, new, 0), labels).parts[-1]
+    assert told.became == "made anew"
+    assert "scale is 0.25 in the weights and 1.0 here" in told.why
+
+
+# What the layers of a decoder have beside those of an encoder, in all families.
+CROSS = {
+    "t5": (".1.EncDecAttention", ".1.layer_norm"),
+    "mt5": (".1.EncDecAttention", ".1.layer_norm"),
+    "umt5": (".1.EncDecAttention", ".1.layer_norm"),
+    "bart": ("encoder_attn",),
+    "mbart": ("encoder_attn",),
+    "marian": ("encoder_attn",),
+    "pegasus": ("encoder_attn",),
+    "bert2bert": ("crossattention",),
+    "roberta": ("crossattention",),
+}
+
+
+@pytest.mark.parametrize("name", CROSS)
+def test_a_decoder_begins_as_the_encoder_but_for_its_cross_attention(name):
+    if name in ("bert2bert", "roberta"):
+        kind = {"bert2bert": "bert"}.get(name, name)
+        old, new = pair(kind, kind), pair(kind, kind, seed=9)
+    else:
+        depth = "num_decoder_layers" if "t5" in name else "decoder_layers"
+        old, new = make(name, **{depth: 3}), make(name, seed=9, **{depth: 3})
+    before = state(new, "decoder")
+    handed = hand(old, new, {"decoder": "encoder"})
+    one, after = state(old, "encoder"), state(new, "decoder")
+    cross = {n for n in after if any(part in n for part in CROSS[name])}
+    one_way = {n for n in after if "relative_attention_bias" in n}
+    assert len(cross) >= 3 * 5
+    assert bool(one_way) == ("t5" in name)
+    for key, value in after.items():
+        plain = key.removeprefix("bert.")
+        if key in cross | one_way:
+            assert torch.equal(value, before[key]), key
+        else:
+            source = plain.replace(".layer.2.", ".layer.1.") if "t5" in name else plain
+            assert torch.equal(value, one[source]), key
+    told = {p.why: p.became for p in handed.parts if p.part == "decoder" and p.became != "skipped"}
+    expected = {
+        "from the encoder of the weights": "taken",
+        "cross-attention: none in the weights": "made anew",
+    }
+    if one_way:
+        expected["distances: the encoder of the weights looks both ways"] = "made anew"
+    assert told == expected
+
+
+@pytest.mark.parametrize("name", ["t5", "umt5", "bart", "bert2bert"])
+def test_a_decoder_of_the_same_kind_is_taken_with_its_cross_attention(name):
+    old, new = make(name), make(name, seed=9)
+    hand(old, new, ["decoder"])
+    one, after = state(old, "decoder"), state(new, "decoder")
+    assert all(torch.equal(one[key], after[key]) for key in one)

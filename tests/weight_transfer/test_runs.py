@@ -1,0 +1,208 @@
+"""What a stage of a run takes of the one before it: as told, reported, and checked beforehand."""
+
+import json
+import logging
+
+import pytest
+import torch
+from transformers import AutoTokenizer, BertModel
+
+from lightning_transfer.checkpoints.loading import load
+from lightning_transfer.experiments.results import Results
+from tests.conftest import WORDS, tiny_config
+from tests.runs import Stop, Watch, stage, transfer, weights
+from tests.weight_transfer.test_embedding_tables import make_other
+
+pytestmark = pytest.mark.jobs
+
+SOURCE, TARGET = "source-seed0", "source-seed0/target-seed0"
+ONCE = ["stages.source.epochs=1", "stages.target.epochs=1"]
+
+
+@pytest.fixture(autouse=True)
+def _reset():
+    Watch.reset()
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Folders of other pretrained models: of three layers, wider, and with another tokenizer."""
+    root = tmp_path_factory.mktemp("others")
+    other = make_other(["zebra", *reversed(WORDS[2:])])
+    changes = {
+        "deeper": {"num_hidden_layers": 3},
+        "wider": {"hidden_size": 24},
+        "worded": {"vocab_size": len(other), "pad_token_id": other.pad_token_id},
+    }
+    for name, values in changes.items():
+        torch.manual_seed(7)
+        BertModel(tiny_config(**values)).save_pretrained(root / name)
+        other.save_pretrained(root / name)
+    return root
+
+
+def final(folder, name):
+    return weights(folder / "stages" / name / "final.ckpt")
+
+
+def parts_of(found, name):
+    """Part and what became of it, of a stage run in the results."""
+    [run] = [run for run in found["handed_on"] if run["run"] == f"stages/{name}"]
+    return {part["part"]: part["became"] for part in run["parts"]}
+
+
+def both(runs, *options):
+    return [*transfer(runs.news, runs.movies, controls=False), *ONCE, *options]
+
+
+def own_backbone(folder, *options):
+    return [
+        "backbone@stages.target.backbone=hub",
+        f"stages.target.backbone.name={folder}",
+        *options,
+    ]
+
+
+def test_by_default_everything_is_taken_and_the_results_say_so(runs, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    found = runs.fit(tmp_path, *both(runs))
+    assert [(run["run"], run["from"]) for run in found["handed_on"]] == [
+        (f"stages/{SOURCE}", None),
+        (f"stages/{TARGET}", f"stages/{SOURCE}"),
+    ]
+    assert set(parts_of(found, SOURCE).values()) == {"kept", "made anew"}
+    assert parts_of(found, TARGET) == {
+        "token embeddings": "taken",
+        "positions": "taken",
+        "encoder": "taken",
+        "head": "taken",
+    }
+    assert "taken from stage source" in caplog.text
+    assert "token embeddings" in caplog.text
+    assert Results.read(tmp_path).to_dict() == found
+    sizes = [part["parameters"] for part in found["handed_on"][1]["parts"]]
+    assert sum(sizes) == sum(p.numel() for p in load(tmp_path).task.parameters())
+
+
+def test_the_head_is_left_where_the_backbone_alone_is_asked_for(runs, tmp_path):
+    found = runs.fit(tmp_path, *both(runs, "stages.target.take=[backbone]"))
+    old, start = final(tmp_path, SOURCE), dict(Watch.started)[TARGET]
+    same = {name: torch.equal(old[name], start[name]) for name in old}
+    assert all(same[name] for name in old if name.startswith("backbone."))
+    assert not same["head.out.weight"]
+    assert parts_of(found, TARGET)["head"] == "made anew"
+
+
+def test_the_backbone_is_the_pretrained_one_where_it_is_not_asked_for(runs, tmp_path):
+    found = runs.fit(tmp_path, *both(runs, "stages.target.take={backbone: false}"))
+    first, start = Watch.started[0][1], dict(Watch.started)[TARGET]
+    assert all(torch.equal(first[k], start[k]) for k in first if k.startswith("backbone."))
+    assert torch.equal(start["head.out.weight"], final(tmp_path, SOURCE)["head.out.weight"])
+    assert parts_of(found, TARGET)["backbone of the weights"] == "skipped"
+
+
+def test_labels_that_agree_in_part_do_not_matter_to_a_head_that_is_not_taken(runs, tmp_path):
+    classes = {"label": "mood", "kind": "names"}
+    words = [
+        *stage("source", runs.news, **classes, epochs=1),
+        *stage("target", runs.movies, "data.label.names=[negative,positive]", **classes, epochs=1),
+        "order=[source,target]",
+        "stages.target.data.on_bad_row=skip",
+    ]
+    with pytest.raises(ValueError, match="agree only in part"):
+        runs.fit(tmp_path / "a", *words)
+    assert Watch.started == []
+    found = runs.fit(tmp_path / "b", *words, "stages.target.take={head: false}")
+    assert parts_of(found, TARGET)["head"] == "made anew"
+
+
+def test_a_stage_with_a_backbone_of_its_own_takes_what_fits_by_string_and_name(
+    runs, folders, tmp_path
+):
+    words = own_backbone(folders / "deeper", "stages.target.on_mismatch=new")
+    found = runs.fit(tmp_path, *both(runs, *words))
+    old, start = final(tmp_path, SOURCE), dict(Watch.started)[TARGET]
+    own = BertModel.from_pretrained(folders / "deeper").state_dict()
+    for name, value in start.items():
+        plain = name.removeprefix("backbone.model.")
+        if "layer.2." in name:
+            assert torch.equal(value, own[plain]), name
+        elif "encoder.layer" in name:
+            assert torch.equal(value, old[name]), name
+    table = "backbone.model.embeddings.word_embeddings.weight"
+    there, here = (AutoTokenizer.from_pretrained(f).get_vocab() for f in _tokenizers(runs, folders))
+    assert torch.equal(start[table][here["film"]], old[table][there["film"]])
+    assert parts_of(found, TARGET)["token embeddings"] == "resized"
+    loaded = load(tmp_path)
+    assert loaded.tokenizer.get_vocab() == here
+    assert len(loaded.task.backbone.layers) == 4
+
+
+def _tokenizers(runs, folders):
+    [name] = [w.partition("=")[2] for w in runs.words if w.startswith("backbone.name=")]
+    return name, folders / "deeper"
+
+
+def test_a_tokenizer_of_its_own_gives_the_backbone_another_table(runs, folders, tmp_path):
+    found = runs.fit(tmp_path, *both(runs, f"stages.target.tokenizer={folders / 'worded'}"))
+    old, start = final(tmp_path, SOURCE), dict(Watch.started)[TARGET]
+    table = "backbone.model.embeddings.word_embeddings.weight"
+    for name in old:
+        if name.startswith("backbone.") and name != table:
+            assert torch.equal(start[name], old[name]), name
+    there, here = (AutoTokenizer.from_pretrained(f).get_vocab() for f in _tokenizers(runs, folders))
+    for word in set(there) & set(here):
+        assert torch.equal(start[table][here[word]], old[table][there[word]])
+    assert len(start[table]) == len(here) != len(there)
+    assert parts_of(found, TARGET) == {
+        "token embeddings": "resized",
+        "positions": "taken",
+        "encoder": "taken",
+        "head": "taken",
+    }
+
+
+def test_the_next_stage_goes_on_with_the_backbone_of_the_one_before(runs, folders, tmp_path):
+    words = own_backbone(folders / "wider", "stages.target.take=[]")
+    third = stage("third", runs.movies, epochs=1)
+    found = runs.fit(tmp_path, *both(runs, *words), *third, "order=[source,target,third]")
+    last = f"{TARGET}/third-seed0"
+    assert set(parts_of(found, last).values()) == {"taken"}
+    assert parts_of(found, TARGET)["encoder"] == "kept"
+    old, start = final(tmp_path, TARGET), dict(Watch.started)[last]
+    assert start["head.out.weight"].shape == (1, 24)
+    assert all(torch.equal(old[name], start[name]) for name in old)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["deeper"], "the weights in stage source do not fit .* layer 3, and they have 2 layers"),
+        (["wider"], "the token embeddings are 16 wide in the weights and 24 here"),
+        (["wider", "stages.target.take=[encodr]"], "stages.target: take names 'encodr'.*encoder?"),
+        (["wider", "stages.target.on_mismatch=no"], "stages.target: on_mismatch must be error or"),
+        (["wider", "stages.target.take=[decoder]"], "nothing of them has a place in it"),
+        (["wider", "+stages.target.takes=[]"], "stages.target.takes is no setting .*take?"),
+    ],
+)
+def test_what_does_not_fit_is_found_before_the_first_step(
+    runs, folders, tmp_path, options, message
+):
+    name, *more = options
+    with pytest.raises(ValueError, match=message):
+        runs.fit(tmp_path, *both(runs, *own_backbone(folders / name, *more)))
+    assert Watch.started == []
+
+
+def test_a_run_that_was_cut_off_still_knows_what_was_handed_on(runs, tmp_path):
+    words = [*both(runs), "resume_every=1"]
+    whole = runs.fit(tmp_path / "whole", *words)
+    Watch.reset()
+    Watch.stop = (TARGET, "batch", 2)
+    with pytest.raises(Stop):
+        runs.fit(tmp_path / "cut", *words)
+    Watch.reset()
+    found = runs.fit(tmp_path / "cut", *words, resume=True)
+    assert found["handed_on"] == whole["handed_on"]
+    record = json.loads((tmp_path / "cut/stages" / TARGET / "fit.json").read_text())
+    assert record["handed_on"] == found["handed_on"][1]["parts"]

@@ -1,0 +1,199 @@
+import pytest
+import torch
+from torch import nn
+from transformers import BertModel
+
+from lightning_transfer.backbones import Backbone
+from lightning_transfer.checkpoints.loading import Weights
+from lightning_transfer.heads import LinearHead, MLPHead
+from lightning_transfer.tasks import SequenceClassification, SequenceRegression
+from lightning_transfer.utils import Labels
+from lightning_transfer.utils.checkpoint_format import describe_task
+from lightning_transfer.weight_transfer import align_outputs, hand_over
+from tests.tiny import CONFIGS, HIDDEN, OwnBackbone, OwnHead, make_backbone, make_batch
+
+BATCH = make_batch()
+RATING = Labels("rating")
+
+
+def single(*names):
+    return Labels("single", names)
+
+
+def make_task(labels, head_class=MLPHead, backbone=None, **arguments):
+    task_class = SequenceRegression if labels.kind == "rating" else SequenceClassification
+    head = head_class(HIDDEN, labels.num_outputs, **arguments)
+    return task_class(backbone or make_backbone(), head, labels=labels).eval()
+
+
+def weights_of(task):
+    described = describe_task(task, tokenizer=None, tokens=None)
+    return Weights(described, task.state_dict(), None, "a.ckpt")
+
+
+def hand(old, labels, head_class=MLPHead, label_map=None, **arguments):
+    """A new task that starts from the weights of an old one, and the line about it."""
+    new = make_task(labels, head_class, make_backbone(seed=9), **arguments)
+    line = str(hand_over(weights_of(old), new.backbone, new.head, labels, label_map=label_map))
+    for name, value in old.backbone.state_dict().items():
+        assert torch.equal(new.backbone.state_dict()[name], value)
+    return new, line
+
+
+def test_a_pretrained_pooler_goes_to_an_mlp_head_over_the_first_token():
+    torch.manual_seed(3)
+    model = BertModel(CONFIGS["bert"])
+    pooler = model.pooler.dense.weight.detach().clone()
+    backbone, head = Backbone(model), MLPHead(HIDDEN, 1)
+    assert str(hand_over(None, backbone, head, RATING)) == "new head"
+    assert torch.equal(head.dense.weight, pooler)
+    assert torch.equal(head.dense.bias, backbone.pooler_state["bias"])
+
+
+@pytest.mark.parametrize(
+    "head", [MLPHead(HIDDEN, 1, pooling="mean"), LinearHead(HIDDEN, 1), OwnHead(HIDDEN, 1)]
+)
+def test_other_heads_start_anew(head):
+    before = {name: value.clone() for name, value in head.state_dict().items()}
+    assert str(hand_over(None, make_backbone(), head, RATING)) == "new head"
+    assert all(torch.equal(value, before[name]) for name, value in head.state_dict().items())
+
+
+def test_without_a_pooler_the_head_starts_anew():
+    for backbone in (make_backbone("distilbert"), OwnBackbone()):
+        assert str(hand_over(None, backbone, MLPHead(HIDDEN, 1), RATING)) == "new head"
+
+
+@pytest.mark.parametrize("head_class", [MLPHead, LinearHead, OwnHead])
+def test_same_labels_keep_the_head(head_class):
+    old = make_task(single("neg", "neu", "pos"), head_class)
+    new, line = hand(old, single("neg", "neu", "pos"), head_class)
+    assert line == "head kept: labels neg, neu, pos"
+    assert torch.equal(new(BATCH), old(BATCH))
+
+
+@pytest.mark.parametrize("head_class", [MLPHead, LinearHead, OwnHead])
+@pytest.mark.parametrize("kind", ["single", "multi"])
+def test_same_labels_in_another_order_permute_the_logits(head_class, kind):
+    names, order = ("neg", "neu", "pos"), ("pos", "neg", "neu")
+    old = make_task(Labels(kind, names), head_class)
+    new, line = hand(old, Labels(kind, order), head_class)
+    assert line == "head kept by label name: neg, neu, pos become pos, neg, neu"
+    before, after = old(BATCH), new(BATCH)
+    for position, name in enumerate(order):
+        assert torch.equal(after[:, position], before[:, names.index(name)])
+
+
+def test_weights_of_another_backbone_are_refused():
+    start = weights_of(make_task(RATING))
+    with pytest.raises(ValueError, match=r"a.ckpt do not fit the backbone, a OwnBackbone: .*Unexp"):
+        hand_over(start, OwnBackbone(), MLPHead(HIDDEN, 1), RATING)
+
+
+def test_labels_that_agree_in_part_are_an_error():
+    old = make_task(single("neg", "pos"))
+    with pytest.raises(ValueError, match=r"only in part: the weights know \['neg', 'pos'\], the d"):
+        hand(old, single("neg", "neu", "pos"))
+
+
+def test_a_label_map_carries_rows_and_leaves_the_others_new():
+    old = make_task(single("neg", "pos"))
+    head = MLPHead(HIDDEN, 3).eval()
+    fresh = head.out.weight.detach().clone()
+    backbone = make_backbone()
+    labels = single("mixed", "good", "bad")
+    label_map = {"neg": "bad", "pos": "good"}
+    line = str(hand_over(weights_of(old), backbone, head, labels, label_map=label_map))
+    assert line == "head kept by label name: neg, pos become mixed, good, bad"
+    new = SequenceClassification(backbone, head, labels=labels).eval()
+    assert torch.equal(new(BATCH)[:, [2, 1]], old(BATCH))
+    assert torch.equal(head.out.weight[0], fresh[0])
+
+
+def test_a_label_map_may_leave_an_old_label_behind():
+    old = make_task(single("neg", "neu", "pos"))
+    new, _ = hand(old, single("neg", "pos"), label_map={"neg": "neg", "pos": "pos"})
+    assert torch.equal(new(BATCH), old(BATCH)[:, [0, 2]])
+
+
+@pytest.mark.parametrize(
+    ("labels", "line"),
+    [
+        (single("tech", "politics"), "new head: the labels neg, pos become tech, politics"),
+        (Labels("multi", ("neg", "pos")), "new head: the labels neg, pos become neg, pos"),
+        (RATING, "new head: the labels neg, pos become rating"),
+    ],
+)
+def test_other_labels_start_a_new_head(labels, line):
+    old = make_task(single("neg", "pos"))
+    torch.manual_seed(5)
+    head = MLPHead(HIDDEN, labels.num_outputs)
+    before = {name: value.clone() for name, value in head.state_dict().items()}
+    assert str(hand_over(weights_of(old), make_backbone(), head, labels)) == line
+    assert all(torch.equal(value, before[name]) for name, value in head.state_dict().items())
+
+
+@pytest.mark.parametrize(("kind", "told"), [("tokens", "tokens"), ("next_tokens", "next tokens")])
+def test_labels_without_names_are_told_by_their_kind(kind, told):
+    start = weights_of(make_task(single("neg", "pos")))
+    start.described["labels"] = Labels(kind).to_dict()
+    handed = hand_over(start, make_backbone(), MLPHead(HIDDEN, 1), RATING)
+    assert str(handed) == f"new head: the labels {told} become rating"
+
+
+def test_a_rating_keeps_its_head_whatever_its_bands():
+    old = make_task(Labels("rating", ("a", "b"), (0,)))
+    new, line = hand(old, Labels("rating", ("c", "d", "e"), (-1, 1)))
+    assert line == "head kept: labels rating"
+    assert torch.equal(new(BATCH), old(BATCH))
+
+
+@pytest.mark.parametrize(("head_class", "name"), [(LinearHead, "LinearHead"), (OwnHead, "OwnHead")])
+def test_a_head_of_another_form_starts_anew(head_class, name):
+    _, line = hand(make_task(RATING), RATING, head_class)
+    assert line == f"new head: the config asks for another form ({name})"
+
+
+class Unnamed(nn.Module):
+    """A head whose last layer cannot be found."""
+
+    def __init__(self, hidden_size, num_outputs):
+        super().__init__()
+        self.last = nn.Linear(hidden_size, num_outputs)
+
+    def forward(self, hidden, attention_mask=None):
+        return self.last(hidden[:, 0])
+
+
+def test_rows_of_an_unnamed_layer_cannot_be_matched():
+    old = make_task(single("neg", "pos"), Unnamed)
+    new, line = hand(old, single("neg", "pos"), Unnamed)
+    assert line == "head kept: labels neg, pos"
+    assert torch.equal(new(BATCH), old(BATCH))
+    with pytest.raises(ValueError, match=r"Unnamed shows no nn.Linear called `out`; name its last"):
+        hand(old, single("pos", "neg"), Unnamed)
+
+
+def test_a_trained_task_answers_in_the_order_of_the_data():
+    names, order = ("neg", "neu", "pos"), ("neu", "pos", "neg")
+    task = make_task(single(*names)).train()
+    before = task.eval()(BATCH)
+    aligned = align_outputs(task.train(), single(*order))
+    assert not aligned.training
+    assert aligned.labels.names == order
+    after = aligned(BATCH)
+    for position, name in enumerate(order):
+        assert torch.equal(after[:, position], before[:, names.index(name)])
+
+
+def test_a_rating_is_scored_in_the_bands_of_the_data():
+    bands = Labels("rating", ("low", "high"), (0,))
+    aligned = align_outputs(make_task(RATING), bands)
+    assert aligned.labels == bands
+    assert "test/accuracy" in aligned.test_metrics.keys()
+
+
+@pytest.mark.parametrize("labels", [RATING, single("a", "b"), Labels("multi", ("neg", "pos"))])
+def test_a_task_is_not_scored_on_labels_it_never_learned(labels):
+    with pytest.raises(ValueError, match="the model answers neg, pos and the data ask for"):
+        align_outputs(make_task(single("neg", "pos")), labels)

@@ -1,0 +1,61 @@
+"""Weights of tiny backbones to hand over, and what is looked at afterwards."""
+
+import copy
+from dataclasses import replace
+
+import torch
+from torch import nn
+from transformers import EncoderDecoderConfig
+
+from lightning_transfer.backbones import Backbone
+from lightning_transfer.checkpoints.loading import Weights
+from lightning_transfer.heads import LinearHead
+from lightning_transfer.utils import Labels
+from lightning_transfer.weight_transfer import Take, hand_over
+from lightning_transfer.weight_transfer.stack_weights import sides_of
+from tests.tiny import CONFIGS, make_backbone
+from tests.tiny_seq2seq import CAUSAL, make_seq2seq
+
+RATING = Labels("rating")
+
+
+def make(name, *, seed=0, **changes):
+    make_any = make_backbone if name in CONFIGS else make_seq2seq
+    return make_any(name, seed=seed, **changes)
+
+
+def pair(name="bert", decoder="bert", *, seed=0, layers=3):
+    """An encoder-decoder of two models of one size, of any kinds."""
+    configs = [copy.deepcopy({**CONFIGS, **CAUSAL}[one]) for one in (name, decoder)]
+    if layers != 3:
+        configs[1].num_hidden_layers = layers
+    config = EncoderDecoderConfig.from_encoder_decoder_configs(*configs)
+    torch.manual_seed(seed)
+    return Backbone.from_config(config)
+
+
+def weights_of(backbone, *, head=None, labels=RATING, tokenizer=None, target=None):
+    task = nn.Module()
+    task.backbone = backbone
+    task.head = head or LinearHead(backbone.hidden_size, labels.num_outputs)
+    task.labels = labels
+    start = Weights.of(task, tokenizer=tokenizer, where="a.ckpt")
+    return replace(start, target_tokenizer=target)
+
+
+def hand(old, new, parts=None, *, on_mismatch="error", tokenizers=(None, None), **more):
+    """Hand the weights of one backbone to another, and return what became of them."""
+    start = old if isinstance(old, Weights) else weights_of(old, tokenizer=tokenizers[0])
+    take = Take.of(parts, on_mismatch=on_mismatch)
+    head = more.pop("head", None) or LinearHead(new.hidden_size, 1)
+    return hand_over(start, new, head, RATING, take=take, tokenizer=tokenizers[1], **more)
+
+
+def rows(handed):
+    """Part and what became of it, without sizes; the head aside."""
+    return [(p.part, p.became) for p in handed.parts if p.part != "head"]
+
+
+def state(backbone, side):
+    """The weights of a side by name, as they are now."""
+    return {k: v.detach().clone() for k, v in sides_of(backbone)[side].module.state_dict().items()}
