@@ -11,7 +11,7 @@ from pathlib import Path
 folder = Path(sys.argv[1])
 results = json.loads((folder / "results.json").read_text())
 rows = {row["name"]: row["metrics"]["pearson"] for row in results["rows"]}
-gain = results["gain"]
+comparison = results["comparison"]
 bars = {
     "zero-shot r >= 0.65": rows["zero_shot"]["mean"] >= 0.65,
     "128 labels r >= 0.70": rows["transfer"]["mean"] >= 0.70,
@@ -19,8 +19,8 @@ bars = {
 floors = {
     "zero-shot r >= 0.62": rows["zero_shot"]["mean"] >= 0.62,
     "128 labels r >= 0.66": rows["transfer"]["mean"] >= 0.66,
-    "above the control by more than the interval": gain["ci95"][0] > 0,
-    "verdict": gain["verdict"] == "positive",
+    "above the baseline by more than the interval": comparison["ci95"][0] > 0,
+    "verdict": comparison["verdict"] == "positive",
     **{
         name: (folder / name).exists()
         for name in ("results.md", "config.yaml", "fit.log", "learning_curves.png", "model")
@@ -30,5 +30,5 @@ for name, holds in bars.items():
     print(f"{'reached' if holds else 'missed'}: {name}")
 for name, holds in floors.items():
     print(f"{'holds' if holds else 'FAILS'}: {name}")
-print(json.dumps({name: row["values"] for name, row in rows.items()}), json.dumps(gain))
+print(json.dumps({name: row["values"] for name, row in rows.items()}), json.dumps(comparison))
 sys.exit(0 if all(floors.values()) else 1)

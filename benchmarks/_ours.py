@@ -37,7 +37,7 @@ from lightning_transfer.heads.mlp import Activation
 from lightning_transfer.optim import ParameterGroups, Recipe, linear_schedule
 from lightning_transfer.tasks import SequenceClassification, TransferModule
 
-BANDS = LabelSpec("bands", names=("negative", "neutral", "positive"), cutoffs=(-0.5, 0.5))
+BANDS = LabelSpec("binned", names=("negative", "neutral", "positive"), cutoffs=(-0.5, 0.5))
 """Ratings in [-4, 4] as three classes, so that every peer can learn them."""
 
 

@@ -110,7 +110,7 @@ def _stage(name: str, language: str, options: argparse.Namespace) -> list[str]:
         f"{where}.task.generation.scores=[{','.join(SCORES)}]",
         f"{where}.optimizer.lr=1e-3",
         f"{where}.epochs={options.epochs or PARENT}",
-        f"{where}.strategy.groups.head_ratio=1.0",
+        f"{where}.finetuning.groups.head_ratio=1.0",
     ]
 
 

@@ -123,9 +123,9 @@ def write_csv(path: Path, rows):
     return path
 
 
-def stage(name, source, *options, label="rating", kind="rating", epochs=2, lr=1e-2):
+def stage(name, source, *options, label="rating", kind="regression", epochs=2, lr=1e-2):
     """Return the overrides that make a stage of a csv file; ``options`` are below the stage."""
-    task = "sequence_regression" if kind == "rating" else "sequence_classification"
+    task = "sequence_regression" if kind == "regression" else "sequence_classification"
     return [
         *([] if name == "target" else [f"+stage@stages.{name}=default"]),
         f"data@stages.{name}.data=files",
@@ -146,14 +146,14 @@ def _below(place, option):
     return f"{option[: len(option) - len(key)]}{place}.{key}"
 
 
-def transfer(source, target, *overrides, controls=True):
-    """Return the overrides of a transfer with its controls."""
+def transfer(source, target, *overrides, baselines=True):
+    """Return the overrides of a transfer with its baselines."""
     both = "{zero_shot: {order: [source], test: target}, no_source: {order: [target]}}"
     return [
         "order=[source,target]",
         *stage("source", source),
         *stage("target", target),
-        *([f"+controls={both}", "gain.over=no_source"] if controls else []),
+        *([f"+baselines={both}", "comparison.baseline=no_source"] if baselines else []),
         *overrides,
     ]
 

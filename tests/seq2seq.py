@@ -14,7 +14,7 @@ from lightning_transfer.heads import DecoderHead
 from lightning_transfer.heads.factory import make_head
 from lightning_transfer.tasks import SequenceToSequence
 from lightning_transfer.utils import Labels
-from lightning_transfer.weight_transfer import hand_over
+from lightning_transfer.weight_transfer import transfer_weights
 from tests.conftest import WORDS, make_tokenizer
 from tests.tiny_seq2seq import make_seq2seq
 
@@ -31,7 +31,7 @@ def make_task(name="bart", *, seed=0, backbone=None, **arguments):
     for key, value in IDS.items():
         setattr(backbone.config, key, value)
     head = make_head(DecoderHead, backbone, 0)
-    hand_over(None, backbone, head, TEXT)
+    transfer_weights(None, backbone, head, TEXT)
     torch.manual_seed(seed)
     with torch.no_grad():
         for tensor in head.state_dict().values():

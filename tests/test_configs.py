@@ -49,13 +49,13 @@ SLOT_OF_KEY = {
     r"tokenizer": "tokenizer",
     r"optimizer": "optimizer",
     r"scheduler": "scheduler",
-    r"strategy\.groups": "groups",
-    r"strategy\.scheduler": "scheduler",
-    r"strategy\.callbacks\.\w+": "callback",
-    r"strategy\.adapter": "adapter",
-    r"activations": "callback",
+    r"finetuning\.groups": "groups",
+    r"finetuning\.scheduler": "scheduler",
+    r"finetuning\.callbacks\.\w+": "callback",
+    r"finetuning\.adapter": "adapter",
+    r"activation_cache": "callback",
     r"callbacks\.\w+": "callback",
-    r"strategy\.objectives\.\w+": "objective",
+    r"finetuning\.objectives\.\w+": "objective",
     r"objectives\.\w+": "objective",
 }
 
@@ -136,7 +136,14 @@ def test_an_experiment_composes_whole(name):
     assert set(config["order"]) <= set(config["stages"])
     checked = check(config)
     for stage in config["stages"]:
-        for part in ("data", "task", "head", "optimizer", "strategy.scheduler", "strategy.groups"):
+        for part in (
+            "data",
+            "task",
+            "head",
+            "optimizer",
+            "finetuning.scheduler",
+            "finetuning.groups",
+        ):
             assert f"stages.{stage}.{part}" in checked
     assert "backbone" in checked
 
@@ -283,28 +290,28 @@ TASKS = [(task, head) for task in names("task") for head in HEADS.get(task, SHAR
 def combinations():
     """Every task and head with every strategy, and each of these with every schedule."""
     schedulers = names("scheduler")
-    assert min(len(TASKS), len(names("strategy"))) >= len(schedulers)
+    assert min(len(TASKS), len(names("finetuning"))) >= len(schedulers)
     return [
-        (task, head, strategy, schedulers[(row + column) % len(schedulers)])
+        (task, head, finetuning, schedulers[(row + column) % len(schedulers)])
         for row, (task, head) in enumerate(TASKS)
-        for column, strategy in enumerate(names("strategy"))
+        for column, finetuning in enumerate(names("finetuning"))
     ]
 
 
-@pytest.mark.parametrize(("task", "head", "strategy", "scheduler"), combinations())
-def test_parts_go_together_whichever_are_chosen(task, head, strategy, scheduler):
+@pytest.mark.parametrize(("task", "head", "finetuning", "scheduler"), combinations())
+def test_parts_go_together_whichever_are_chosen(task, head, finetuning, scheduler):
     def build(group, name):
         return hydra.utils.instantiate(alone(group, name)[group], _convert_="all")
 
     labels = {
-        "sequence_regression": Labels("rating"),
-        "masked_language_modelling": Labels("tokens", ("next", "other")),
+        "sequence_regression": Labels("regression"),
+        "masked_language_modelling": Labels("masked_tokens", ("next", "other")),
         "causal_language_modelling": Labels("next_tokens"),
         "lead_text": Labels("text"),
         "sequence_to_sequence": Labels("text"),
         "token_classification": Labels("tags", ("O", "B-PER")),
-    }.get(task, Labels("single", ("a", "b")))
-    parts = build("strategy", strategy)
+    }.get(task, Labels("single_label", ("a", "b")))
+    parts = build("finetuning", finetuning)
     backbone = make_seq2seq("t5") if head == "decoder" else OwnBackbone()
     if head in ("language_model", "next_token"):
         backbone.token_embeddings, backbone.is_causal = backbone.table, True

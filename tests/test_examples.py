@@ -116,7 +116,7 @@ def test_own_domain_is_the_target_of_a_transfer(example, tiny_folder, snippets, 
     assert list(rows) == ["source", "zero_shot", "no_source", "transfer"]
     assert rows["transfer"]["n_train"] == 30
     assert rows["transfer"]["n_test"] == 60
-    assert results["gain"]["over"] == "no_source"
+    assert results["comparison"]["baseline"] == "no_source"
     capsys.readouterr()
     assert main(["test", "--config-dir", "my_conf", "ckpt=run", "data=cafe"]) == 0
     assert "test · CafeComments · 60 rows" in " ".join(capsys.readouterr().out.split())

@@ -79,20 +79,20 @@ def make_inputs(*, seed=1, lengths=(7, 4, 6)):
     return ids.masked_fill(mask == 0, 0), mask
 
 
-def make_batch(kind="rating", *, outputs=2, **inputs):
+def make_batch(kind="regression", *, outputs=2, **inputs):
     ids, mask = make_inputs(**inputs)
     generator = torch.Generator().manual_seed(2)
     size = len(ids)
     labels = {
-        "rating": torch.randn(size, generator=generator),
-        "single": torch.arange(size) % outputs,
-        "multi": torch.randint(0, 2, (size, outputs), generator=generator).float(),
+        "regression": torch.randn(size, generator=generator),
+        "single_label": torch.arange(size) % outputs,
+        "multi_label": torch.randint(0, 2, (size, outputs), generator=generator).float(),
     }[kind]
     index = torch.arange(size)
     return {"input_ids": ids, "attention_mask": mask, "labels": labels, "index": index}
 
 
-def make_loader(kind="rating", *, rows=12, batch_size=4, outputs=2):
+def make_loader(kind="regression", *, rows=12, batch_size=4, outputs=2):
     batch = make_batch(kind, outputs=outputs, lengths=tuple(5 + i % 3 for i in range(rows)))
     samples = [{name: value[i] for name, value in batch.items()} for i in range(rows)]
     return DataLoader(samples, batch_size=batch_size)

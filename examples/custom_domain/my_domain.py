@@ -17,7 +17,7 @@ class CafeComments(TextDataModule):
 
     default_columns = Columns(text="comment", label="stars", group="visit")
     default_label = LabelSpec(
-        "rating", names=("negative", "neutral", "positive"), cutoffs=(-0.5, 0.5)
+        "regression", names=("negative", "neutral", "positive"), cutoffs=(-0.5, 0.5)
     )
 
     def load_rows(self) -> Dataset:

@@ -83,21 +83,21 @@ class Bottleneck(Adapter):
         """Check the values."""
         if isinstance(self.size, bool) or not isinstance(self.size, int) or self.size < 1:
             raise ValueError(
-                f"size must be a whole number >= 1, got {self.size!r}; set strategy.adapter.size"
+                f"size must be a whole number >= 1, got {self.size!r}; set finetuning.adapter.size"
             )
         if self.placement not in ("attention+ffn", "ffn"):
             raise ValueError(
                 f"placement must be attention+ffn or ffn, got {self.placement!r}; "
-                "set strategy.adapter.placement"
+                "set finetuning.adapter.placement"
             )
         if self.activation not in _ACTIVATIONS:
             raise ValueError(
                 f"activation must be one of {', '.join(_ACTIVATIONS)}, got {self.activation!r}; "
-                "set strategy.adapter.activation"
+                "set finetuning.adapter.activation"
             )
         if not 0 <= self.dropout < 1:
             raise ValueError(
-                f"dropout must be in [0, 1), got {self.dropout}; set strategy.adapter.dropout"
+                f"dropout must be in [0, 1), got {self.dropout}; set finetuning.adapter.dropout"
             )
         object.__setattr__(self, "target_modules", plain_names(self.target_modules))
 

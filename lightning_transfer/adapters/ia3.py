@@ -82,7 +82,7 @@ class IA3(Adapter):
         if not set(scaled) <= set(paths):
             raise ValueError(
                 f"feedforward_modules must be among target_modules, got {list(names or ())} and "
-                f"{list(self.target_modules or ())}; set strategy.adapter.target_modules"
+                f"{list(self.target_modules or ())}; set finetuning.adapter.target_modules"
             )
         return {path: path in scaled for path in paths}
 

@@ -48,7 +48,7 @@ class LoRA(Adapter):
         >>> LoRA(r=0)
         Traceback (most recent call last):
         ...
-        ValueError: r must be a whole number >= 1, got 0; set strategy.adapter.r
+        ValueError: r must be a whole number >= 1, got 0; set finetuning.adapter.r
     """
 
     r: int = 8
@@ -64,13 +64,13 @@ class LoRA(Adapter):
         """Check the ranges."""
         if isinstance(self.r, bool) or not isinstance(self.r, int) or self.r < 1:
             raise ValueError(
-                f"r must be a whole number >= 1, got {self.r!r}; set strategy.adapter.r"
+                f"r must be a whole number >= 1, got {self.r!r}; set finetuning.adapter.r"
             )
         if not self.alpha > 0:
-            raise ValueError(f"alpha must be > 0, got {self.alpha}; set strategy.adapter.alpha")
+            raise ValueError(f"alpha must be > 0, got {self.alpha}; set finetuning.adapter.alpha")
         if not 0 <= self.dropout < 1:
             raise ValueError(
-                f"dropout must be in [0, 1), got {self.dropout}; set strategy.adapter.dropout"
+                f"dropout must be in [0, 1), got {self.dropout}; set finetuning.adapter.dropout"
             )
         object.__setattr__(self, "target_modules", plain_names(self.target_modules))
 

@@ -81,7 +81,7 @@ class PrefixTuning(Adapter):
         if isinstance(self.length, bool) or not isinstance(self.length, int) or self.length < 1:
             raise ValueError(
                 f"length must be a whole number >= 1, got {self.length!r}; "
-                "set strategy.adapter.length"
+                "set finetuning.adapter.length"
             )
 
     def inject(self, backbone: nn.Module) -> None:

@@ -32,7 +32,7 @@ def plain_names(names: Names, argument: str = "target_modules") -> str | tuple[s
     if isinstance(names, str) or not isinstance(names, Sequence) or not names:
         raise ValueError(
             f"{argument} must be null, {ALL} or a list such as [query, value], got {names!r}; "
-            f"set strategy.adapter.{argument}"
+            f"set finetuning.adapter.{argument}"
         )
     return tuple(str(name) for name in names)
 
@@ -60,14 +60,14 @@ def resolve(backbone: nn.Module, names: Names, known: Mapping[str, Sequence[str]
         if kind not in known:
             raise ValueError(
                 f"no target modules are known for {kind}: set "
-                "strategy.adapter.target_modules to some of its linear layers, which are called "
+                "finetuning.adapter.target_modules to some of its linear layers, which are called "
                 f"{', '.join(called) or '(there are none)'}"
             )
         names = known[kind]
     for name in names:
         if not any(_ends(path, name) for path in paths):
             raise ValueError(
-                "strategy.adapter.target_modules: no linear layer of the backbone is called "
+                "finetuning.adapter.target_modules: no linear layer of the backbone is called "
                 f"{name!r}{did_you_mean(closest(name, called))} They are called "
                 f"{', '.join(called) or '(there are none)'}"
             )

@@ -64,7 +64,7 @@ def stored_adapter(
         ) from error
 
 
-def check_handing_on(old: Adapter | None, new: Adapter | None) -> None:
+def check_adapter_transfer(old: Adapter | None, new: Adapter | None) -> None:
     """Raise if a stage with adapter ``new`` cannot go on from weights with adapter ``old``.
 
     One that merges is merged, whatever comes next. Any other lives on in the next stage only if
@@ -78,7 +78,7 @@ def check_handing_on(old: Adapter | None, new: Adapter | None) -> None:
     ask = "no adapter" if new is None else f"{name_of(new)} {new.args}"
     raise ValueError(
         f"the stage before trained {name_of(old)} {old.args}, which cannot be merged into the base "
-        f"weights, and this stage asks for {ask}: give both stages the same strategy.adapter, or "
+        f"weights, and this stage asks for {ask}: give both stages the same finetuning.adapter, or "
         "use lora or ia3 in the stage before"
     )
 

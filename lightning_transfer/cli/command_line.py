@@ -96,7 +96,7 @@ def _help() -> str:
     return "\n".join(
         [
             f"usage: {_program()} COMMAND [key=value ...] [flags]",
-            "\nTransfer learning in NLP, proven against its controls.\n\nCommands:",
+            "\nTransfer learning in NLP, proven against its baselines.\n\nCommands:",
             *what,
             f"\n{FLAGS_HELP}\n\nExample: {example}",
         ]

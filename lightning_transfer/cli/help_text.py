@@ -21,7 +21,7 @@ TITLES: Mapping[str, str] = {
     "task": "tasks",
     "head": "heads",
     "backbone": "backbones",
-    "strategy": "strategies",
+    "finetuning": "fine-tuning methods",
 }
 """Groups that are shown unless others are asked for, and what a reader calls them."""
 

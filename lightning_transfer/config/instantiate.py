@@ -41,7 +41,7 @@ def build(spec: Any, slot: str, where: str, **extra: Any) -> Any:
 
 def scheduler_key(settings: Mapping[str, Any]) -> str:
     """Return where a stage's schedule stands: one of its own is stronger than its strategy's."""
-    return "scheduler" if settings.get("scheduler") else "strategy.scheduler"
+    return "scheduler" if settings.get("scheduler") else "finetuning.scheduler"
 
 
 def build_recipe(settings: Mapping[str, Any], where: str, *, monitor: str, mode: str) -> Recipe:
@@ -53,12 +53,12 @@ def build_recipe(settings: Mapping[str, Any], where: str, *, monitor: str, mode:
         monitor: The validation metric for schedules that watch one.
         mode: ``max`` or ``min``: which way that metric is better.
     """
-    strategy = settings["strategy"]
-    scheduler = settings.get("scheduler") or strategy.get("scheduler")
+    finetuning = settings["finetuning"]
+    scheduler = settings.get("scheduler") or finetuning.get("scheduler")
     return Recipe(
         build(settings["optimizer"], "optimizer", f"{where}.optimizer"),
         build(scheduler, "scheduler", f"{where}.{scheduler_key(settings)}"),
-        build(strategy["groups"], "groups", f"{where}.strategy.groups"),
+        build(finetuning["groups"], "groups", f"{where}.finetuning.groups"),
         monitor=monitor,
         mode=mode,
     )
@@ -66,7 +66,7 @@ def build_recipe(settings: Mapping[str, Any], where: str, *, monitor: str, mode:
 
 def build_callbacks(settings: Mapping[str, Any], where: str) -> list[Callback]:
     """Build the callbacks of a stage's strategy, then those of the stage."""
-    places = {f"{where}.strategy": settings["strategy"], where: settings}
+    places = {f"{where}.finetuning": settings["finetuning"], where: settings}
     return [
         build(spec, "callback", f"{place}.callbacks.{name}")
         for place, group in places.items()
@@ -76,13 +76,13 @@ def build_callbacks(settings: Mapping[str, Any], where: str) -> list[Callback]:
 
 def build_adapter(config: Mapping[str, Any], stage: str) -> Adapter | None:
     """Build the adapter of a stage's strategy, if it has one."""
-    spec = config["stages"][stage]["strategy"].get("adapter")
-    return build(spec, "adapter", f"stages.{stage}.strategy.adapter") if spec else None
+    spec = config["stages"][stage]["finetuning"].get("adapter")
+    return build(spec, "adapter", f"stages.{stage}.finetuning.adapter") if spec else None
 
 
 def build_objectives(settings: Mapping[str, Any], where: str) -> dict[str, Weighted]:
     """Build the extra losses of a stage's strategy and of the stage, which is stronger."""
-    places = {f"{where}.strategy": settings["strategy"], where: settings}
+    places = {f"{where}.finetuning": settings["finetuning"], where: settings}
     return {
         name: _objective(spec, f"{place}.objectives.{name}")
         for place, group in places.items()
@@ -116,7 +116,7 @@ def own_parts(config: Mapping[str, Any], stage: str) -> dict[str, Any]:
     backbone, where = backbone_spec(config, stage)
     if not str(backbone["_target_"]).startswith("lightning_transfer.backbones."):
         parts["backbone"] = build(backbone, "backbone", where)
-    adapter = config["stages"][stage]["strategy"].get("adapter")
+    adapter = config["stages"][stage]["finetuning"].get("adapter")
     if adapter and not str(adapter["_target_"]).startswith("lightning_transfer."):
         parts["adapter"] = build_adapter(config, stage)
     return parts

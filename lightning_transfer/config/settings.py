@@ -6,15 +6,40 @@ from typing import Any
 from lightning_transfer.utils.suggestions import closest, did_you_mean
 
 SETTINGS = (
-    *("data", "task", "head", "strategy", "optimizer", "scheduler", "objectives", "callbacks"),
+    *("data", "task", "head", "finetuning", "optimizer", "scheduler", "objectives", "callbacks"),
     *("epochs", "seed", "skip", "init_from", "label_map", "monitor", "patience", "keep", "trainer"),
-    *("take", "on_mismatch", "backbone", "tokenizer", "source_language", "target_language"),
+    *(
+        "weight_transfer",
+        "on_mismatch",
+        "backbone",
+        "tokenizer",
+        "source_language",
+        "target_language",
+    ),
 )
 """What a stage can be told."""
 
 KEYS = (
-    *("name", "order", "controls", "curve", "gain", "seed", "seeds", "resume", "resume_every"),
-    *("backbone", "tokenizer", "target_tokenizer", "trainer", "logger", "activations", "stages"),
+    *(
+        "name",
+        "order",
+        "baselines",
+        "curve",
+        "comparison",
+        "seed",
+        "seeds",
+        "resume",
+        "resume_every",
+    ),
+    *(
+        "backbone",
+        "tokenizer",
+        "target_tokenizer",
+        "trainer",
+        "logger",
+        "activation_cache",
+        "stages",
+    ),
 )
 """What a run can be told; :data:`SETTINGS` stand below each stage."""
 
@@ -44,7 +69,7 @@ def check_settings(config: Mapping[str, Any]) -> None:
             if name not in SETTINGS:
                 near = did_you_mean(closest(str(name), SETTINGS))
                 raise ValueError(f"{where}.{name} is no setting of a stage{near}")
-        missing = [name for name in ("data", "task", "head", "strategy") if name not in settings]
+        missing = [name for name in ("data", "task", "head", "finetuning") if name not in settings]
         if missing:
             raise ValueError(
                 f"{where} lacks {', '.join(missing)}; add the stage by +stage@{where}=default"

@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning_transfer.utils import Labels
 
-KINDS = ("rating", "bands", "names", "multi")
+KINDS = ("regression", "binned", "single_label", "multi_label")
 
 
 def _key(raw: object) -> str:
@@ -46,12 +46,12 @@ class LabelSpec:
         ValueError: If the kind is unknown, or names and cut-offs do not fit it.
 
     Example:
-        >>> spec = LabelSpec("bands", names=["negative", "positive"], cutoffs=[0.0])
+        >>> spec = LabelSpec("binned", names=["negative", "positive"], cutoffs=[0.0])
         >>> spec.parse("-1.5", spec.stated()), spec.parse(2, spec.stated())
         (0, 1)
     """
 
-    kind: str = "rating"
+    kind: str = "regression"
     names: Sequence[str] | None = None
     cutoffs: Sequence[float] = ()
     values: Mapping[Any, Any] | None = None
@@ -66,26 +66,28 @@ class LabelSpec:
         object.__setattr__(self, "cutoffs", tuple(float(cut) for cut in self.cutoffs or ()))
         values = {_key(raw): value for raw, value in (self.values or {}).items()}
         object.__setattr__(self, "values", values)
-        if self.kind in ("names", "multi") and self.cutoffs:
+        if self.kind in ("single_label", "multi_label") and self.cutoffs:
             raise ValueError(
                 f"label.cutoffs cut numbers, got {list(self.cutoffs)} for label.kind={self.kind}; "
-                "use label.kind=bands or drop the cut-offs"
+                "use label.kind=binned or drop the cut-offs"
             )
         self.stated()
 
     def stated(self) -> Labels | None:
         """Return the label contract if the spec alone fixes it, else ``None``."""
         names = self.names or ()
-        if self.kind == "rating":
-            return Labels("rating", tuple(names), tuple(self.cutoffs))
-        if self.kind == "bands":
-            Labels("rating", tuple(names), tuple(self.cutoffs))  # names must fit the cut-offs
-            return Labels("single", tuple(names))
+        if self.kind == "regression":
+            return Labels("regression", tuple(names), tuple(self.cutoffs))
+        if self.kind == "binned":
+            Labels("regression", tuple(names), tuple(self.cutoffs))  # names must fit the cut-offs
+            return Labels("single_label", tuple(names))
         if not names and self.values:
             names = tuple(dict.fromkeys(str(name) for name in self.values.values()))
         if not names:
             return None
-        return Labels("single" if self.kind == "names" else "multi", tuple(names))
+        return Labels(
+            "single_label" if self.kind == "single_label" else "multi_label", tuple(names)
+        )
 
     def found(self, raws: Iterable[object]) -> Labels:
         """Return the label contract, with the names read from the data if the spec has none.
@@ -100,11 +102,13 @@ class LabelSpec:
         if stated is not None:
             return stated
         names = sorted({name for raw in raws for name in self._names(raw)})
-        if len(names) < (2 if self.kind == "names" else 1):
+        if len(names) < (2 if self.kind == "single_label" else 1):
             raise ValueError(
                 f"label.kind={self.kind} needs at least 2 classes, the data hold {names}"
             )
-        return Labels("single" if self.kind == "names" else "multi", tuple(names))
+        return Labels(
+            "single_label" if self.kind == "single_label" else "multi_label", tuple(names)
+        )
 
     def parse(self, raw: object, labels: Labels | None) -> float | int | list[int]:
         """Return the target of one cell.
@@ -121,16 +125,16 @@ class LabelSpec:
             ValueError: If the cell is empty, not a finite number, or no known label.
         """
         assert labels is not None
-        if self.kind == "multi":
+        if self.kind == "multi_label":
             return sorted({self._position(name, labels) for name in self._names(raw)})
         if _is_empty(raw):
             raise ValueError("no label")
-        if self.kind == "names":
+        if self.kind == "single_label":
             return self._position(self._names(raw)[0], labels)
         rating = self._number(raw)
-        if self.kind == "rating":
+        if self.kind == "regression":
             return rating
-        return Labels("rating", labels.names, tuple(self.cutoffs)).band_index(rating)
+        return Labels("regression", labels.names, tuple(self.cutoffs)).band_index(rating)
 
     def _number(self, raw: object) -> float:
         assert self.values is not None
@@ -149,11 +153,11 @@ class LabelSpec:
         if _is_empty(raw):
             return []
         cells = [raw]
-        if self.kind == "multi" and isinstance(raw, str):
+        if self.kind == "multi_label" and isinstance(raw, str):
             cells = list(raw.split(self.separator))
         elif isinstance(raw, Sequence | Mapping) and not isinstance(raw, str):
-            if self.kind != "multi" or isinstance(raw, Mapping):
-                raise ValueError(f"{raw!r} is not one label; label.kind=multi takes lists")
+            if self.kind != "multi_label" or isinstance(raw, Mapping):
+                raise ValueError(f"{raw!r} is not one label; label.kind=multi_label takes lists")
             cells = list(raw)
         keys = [_key(cell) for cell in cells]
         return [str(self.values.get(key, key)) for key in keys if key]

@@ -116,7 +116,7 @@ class RawText(DealtLoaders, LightningDataModule):
         """The label contract: no label but what the second part of a pair is to the first."""
         if self.guess == "next":
             return Labels("next_tokens")
-        return Labels("tokens", NEXT if self.blocks.packing == "pairs" else ())
+        return Labels("masked_tokens", NEXT if self.blocks.packing == "pairs" else ())
 
     @property
     def n_train(self) -> int:

@@ -72,7 +72,7 @@ class TextDataModule(DealtLoaders, LightningDataModule):
 
     Example:
         >>> class Weather(TextDataModule):
-        ...     default_label = LabelSpec("names", names=["dry", "wet"])
+        ...     default_label = LabelSpec("single_label", names=["dry", "wet"])
         ...
         ...     def load_rows(self):
         ...         days = [f"day {day}" for day in range(10)]
@@ -292,7 +292,7 @@ class TextDataModule(DealtLoaders, LightningDataModule):
             raise ValueError(
                 f"{self.where}: no {split} rows; change train_size, splits.val or splits.test"
             )
-        if split == "train" and self.labels.kind in ("single", "tags"):
+        if split == "train" and self.labels.kind in ("single_label", "tags"):
             there = [name for name, count in self.label_counts.items() if count]
             if len(there) < 2:
                 raise ValueError(

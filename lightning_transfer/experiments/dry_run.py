@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 from lightning_transfer.adapters.adapter import applied
-from lightning_transfer.checkpoints.adapter_files import check_handing_on
+from lightning_transfer.checkpoints.adapter_files import check_adapter_transfer
 from lightning_transfer.experiments.plan import PlannedRow
 from lightning_transfer.experiments.results import LOWER_IS_BETTER
 from lightning_transfer.experiments.stage_runner import Rehearsed, StageRunner
@@ -138,11 +138,11 @@ class Preflight:
                 continue  # checked with the weights themselves; or nothing is to live on
             held = [applied(self._rehearsed[stage].task.backbone) for stage in (before, after)]
             try:
-                check_handing_on(*held)
+                check_adapter_transfer(*held)
             except ValueError as error:
-                raise ValueError(f"stages.{after}.strategy.adapter: {error}") from error
+                raise ValueError(f"stages.{after}.finetuning.adapter: {error}") from error
 
-    def check_gain(self, metric: str, compared: Collection[str]) -> None:
+    def check_comparison(self, metric: str, compared: Collection[str]) -> None:
         """Raise if the rows that are compared do not have a metric to be compared in.
 
         Args:
@@ -154,7 +154,7 @@ class Preflight:
         """
         if metric in LOWER_IS_BETTER:
             raise ValueError(
-                f"gain.metric={metric!r}: a lower value of it is better; choose another"
+                f"comparison.metric={metric!r}: a lower value of it is better; choose another"
             )
         for row in self.rows:
             if row.base in compared:
@@ -163,6 +163,6 @@ class Preflight:
                 if metric not in known:
                     near = did_you_mean(closest(metric, known))
                     raise ValueError(
-                        f"gain.metric={metric!r} is no metric of row {row.name!r}: "
+                        f"comparison.metric={metric!r} is no metric of row {row.name!r}: "
                         f"{', '.join(known)}{near}"
                     )

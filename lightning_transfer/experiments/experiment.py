@@ -14,7 +14,7 @@ from lightning_transfer.experiments.dry_run import Preflight
 from lightning_transfer.experiments.plan import PlannedRow, StageRun, plan_rows
 from lightning_transfer.experiments.report.console_tables import console_for
 from lightning_transfer.experiments.report.curves import Curve, plot_curves, plot_sizes
-from lightning_transfer.experiments.results import LOWER_IS_BETTER, Gain, Metric, Results, Row
+from lightning_transfer.experiments.results import LOWER_IS_BETTER, Comparison, Metric, Results, Row
 from lightning_transfer.experiments.stage_runner import Fitted, StageRunner, Tested
 from lightning_transfer.experiments.training import METRICS, is_rank_zero
 
@@ -31,7 +31,7 @@ class Experiment:
         again: What a command that goes on with the run has to add, for the message after a Ctrl-C.
 
     Raises:
-        ValueError: If seeds, stages, controls or the gain do not fit together.
+        ValueError: If seeds, stages, baselines or the gain do not fit together.
     """
 
     def __init__(
@@ -42,9 +42,11 @@ class Experiment:
         self.config = config
         self.folder = folder
         self.seeds = _check_seeds(config["seeds"])
-        controls, curve = config.get("controls") or {}, config.get("curve") or {}
-        self.rows = plan_rows(config["order"], config["stages"], controls, curve)
-        self.gain_metric, self.of, self.over = self._check_gain(config.get("gain") or {})
+        baselines, curve = config.get("baselines") or {}, config.get("curve") or {}
+        self.rows = plan_rows(config["order"], config["stages"], baselines, curve)
+        self.comparison_metric, self.candidate, self.baseline = self._check_comparison(
+            config.get("comparison") or {}
+        )
         check_settings(config)
         self.pinned = {name: stage.get("seed") for name, stage in config["stages"].items()}
         self.runner = StageRunner(config, folder, resume=resume, rows=self._rows_of_runs())
@@ -59,28 +61,30 @@ class Experiment:
                 rows.setdefault(run, []).append(row.name)
         return rows
 
-    def _check_gain(self, gain: Mapping[str, Any]) -> tuple[str | None, str, str | None]:
+    def _check_comparison(
+        self, comparison: Mapping[str, Any]
+    ) -> tuple[str | None, str, str | None]:
         """Return the metric, and the rows, without their sizes, of which one is held against one.
 
         A skipped stage may have taken a row away; there is nothing to be compared with then.
         """
-        main, of, over = self.rows[-1].base, gain.get("of"), gain.get("over")
+        main, of, over = self.rows[-1].base, comparison.get("candidate"), comparison.get("baseline")
         if over is None:
             return None, main, None
-        controls = self.config.get("controls") or {}
-        for key, name in (("over", over), ("of", of)):
-            if name not in (None, *controls):
+        baselines = self.config.get("baselines") or {}
+        for key, name in (("baseline", over), ("candidate", of)):
+            if name not in (None, *baselines):
                 raise ValueError(
-                    f"gain.{key}={name!r} is no control; controls: {', '.join(controls)}"
+                    f"comparison.{key}={name!r} is no baseline; baselines: {', '.join(baselines)}"
                 )
         of = of or main
         planned = {row.base for row in self.rows} >= {of, over}
-        return gain.get("metric"), of, over if planned else None
+        return comparison.get("metric"), of, over if planned else None
 
     @property
     def metric(self) -> str:
         """The metric that the rows are compared in: the gain's, or else the monitored one."""
-        return self.gain_metric or self.runner.metric(self.rows[-1].order[-1])
+        return self.comparison_metric or self.runner.metric(self.rows[-1].order[-1])
 
     def ranking(self) -> tuple[str, str, Metric]:
         """Return what runs are told apart by: the metric's name, its mode, and its values.
@@ -121,8 +125,8 @@ class Experiment:
         """
         preflight = Preflight(self.runner, self.rows, seeds=self.seeds, pinned=self.pinned)
         preflight.check()
-        if self.over is not None:
-            preflight.check_gain(self.metric, {self.of, self.over})
+        if self.baseline is not None:
+            preflight.check_comparison(self.metric, {self.candidate, self.baseline})
 
     def run(self) -> Results:
         """Train and score everything, seed by seed; write what there is, also when interrupted.
@@ -164,21 +168,27 @@ class Experiment:
     def results(self) -> Results:
         """Gather the rows that have been scored so far."""
         rows = [self._row(row) for row in self.rows if self.scores.get(row.name)]
-        compared = [row for row in self.rows if row.base == self.of]
+        compared = [row for row in self.rows if row.base == self.candidate]
         return Results(
             experiment=str(self.config["name"]),
             seeds=tuple(self.seeds),
             rows=tuple(rows),
-            gain=self._gain(compared[-1]) if compared else None,
+            comparison=self._comparison(compared[-1]) if compared else None,
             missing=tuple(row.name for row in self.rows if not self._complete(row)),
-            handed_on=tuple(self._handed_on()),
-            gains=self._gains(),
+            weight_transfer=tuple(self._handed_on()),
+            comparisons=self._comparisons(),
         )
 
-    def _gains(self) -> dict[str, Gain]:
+    def _comparisons(self) -> dict[str, Comparison]:
         """Return the gain at each size of the learning curve, as far as it is done."""
-        gains = {r.point: self._gain(r) for r in self.rows if r.point and r.base == self.of}
-        return {str(p.train_size): gain for p, gain in gains.items() if p and gain is not None}
+        comparisons = {
+            r.point: self._comparison(r) for r in self.rows if r.point and r.base == self.candidate
+        }
+        return {
+            str(p.train_size): comparison
+            for p, comparison in comparisons.items()
+            if p and comparison is not None
+        }
 
     def _handed_on(self) -> Iterator[dict[str, Any]]:
         """Say of each stage run that is done what became of the weights before it."""
@@ -189,7 +199,7 @@ class Experiment:
                 "stage": run.stage,
                 "seed": run.seed,
                 "from": None if run.before is None else str(run.before.folder),
-                "parts": list(self.runner.fit(run).handed_on),
+                "parts": list(self.runner.fit(run).weight_transfer),
             }
 
     def _complete(self, row: PlannedRow) -> bool:
@@ -221,23 +231,23 @@ class Experiment:
         """Return the time of a row's chain of trainings and of its test."""
         return sum(self.runner.fit(step).seconds for step in run.chain) + tested.seconds
 
-    def _control(self, main: PlannedRow) -> PlannedRow | None:
+    def _baseline(self, main: PlannedRow) -> PlannedRow | None:
         """Return the row that one is compared with: of the same size, or without a size."""
-        controls = [row for row in self.rows if row.base == self.over]
-        return next((row for row in controls if row.point in (main.point, None)), None)
+        baselines = [row for row in self.rows if row.base == self.baseline]
+        return next((row for row in baselines if row.point in (main.point, None)), None)
 
-    def _gain(self, main: PlannedRow) -> Gain | None:
-        control = self._control(main)
-        if control is None or not (self._complete(main) and self._complete(control)):
+    def _comparison(self, main: PlannedRow) -> Comparison | None:
+        baseline = self._baseline(main)
+        if baseline is None or not (self._complete(main) and self._complete(baseline)):
             return None
         # One pair a seed, but pairs of pinned chains only once: repeated, they would look certain.
         pairs = dict.fromkeys(
-            (main.stage_run(seed, self.pinned), control.stage_run(seed, self.pinned))
+            (main.stage_run(seed, self.pinned), baseline.stage_run(seed, self.pinned))
             for seed in self.seeds
         )
         ours = self._row(main, [pair[0] for pair in pairs])
-        theirs = self._row(control, [pair[1] for pair in pairs])
-        return Gain.between(ours, theirs, metric=self.metric)
+        theirs = self._row(baseline, [pair[1] for pair in pairs])
+        return Comparison.between(ours, theirs, metric=self.metric)
 
     def _export(self) -> None:
         """Write the model folder: of the main row, the seed that validated best."""

@@ -42,8 +42,8 @@ class Fitted:
         steps: Optimizer steps.
         best: The monitored validation metric of the weights that were kept; None if that was not
             what they were kept for.
-        handed_on: What became of each part of the weights that it started from, as
-            :meth:`handover.HandedOn.to_rows` has it.
+        weight_transfer: What became of each part of the weights that it started from, as
+            :meth:`handover.WeightTransferReport.to_rows` has it.
     """
 
     checkpoint: str
@@ -52,7 +52,7 @@ class Fitted:
     epochs: int
     steps: int
     best: float | None
-    handed_on: Sequence[Mapping[str, Any]] = ()
+    weight_transfer: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a transfer consists of: chains of stages, their controls, and what each is scored on."""
+"""What a transfer consists of: chains of stages, their baselines, and what each is scored on."""
 
 import difflib
 from collections.abc import Mapping, Sequence
@@ -115,19 +115,19 @@ class PlannedRow:
 def plan_rows(
     order: Sequence[str],
     stages: Mapping[str, Mapping[str, Any]],
-    controls: Mapping[str, Mapping[str, Any]],
+    baselines: Mapping[str, Mapping[str, Any]],
     curve: Mapping[str, Any] | None = None,
 ) -> list[PlannedRow]:
-    """List the rows: stages on the way at home, the controls, and the transfer itself.
+    """List the rows: stages on the way at home, the baselines, and the transfer itself.
 
-    Skipped stages are taken out of every chain; a control that then has no stage left, or is the
-    same as the transfer, is no control any more and is left out. Each row whose chain trains the
+    Skipped stages are taken out of every chain; a baseline that then has no stage left, or is the
+    same as the transfer, is no baseline any more and is left out. Each row whose chain trains the
     stage of a learning curve is there once for each size, the last row with the last size.
 
     Args:
         order: Stage names, first to last.
         stages: Stage name to its settings; ``skip`` is read.
-        controls: Row name to ``order`` and ``test``.
+        baselines: Row name to ``order`` and ``test``.
         curve: ``stage``, and its ``train_size`` as a list; no curve if that is empty.
 
     Raises:
@@ -140,17 +140,17 @@ def plan_rows(
         raise ValueError("every stage is skipped; nothing is left to run")
     main = PlannedRow("transfer" if len(kept) > 1 else kept[-1], kept, kept[-1])
     rows = [PlannedRow(name, kept[: i + 1], name) for i, name in enumerate(kept[:-1])]
-    for name, control in controls.items():
-        extra = set(control) - {"order", "test"}
-        if extra or "order" not in control:
-            raise ValueError(f"controls.{name} has the keys order and test, got {dict(control)}")
-        test = str(control.get("test", order[-1]))
-        _check_names(control["order"], stages, f"controls.{name}.order")
-        _check_names([test], stages, f"controls.{name}.test")
-        chain = tuple(s for s in control["order"] if not stages[s].get("skip"))
+    for name, baseline in baselines.items():
+        extra = set(baseline) - {"order", "test"}
+        if extra or "order" not in baseline:
+            raise ValueError(f"baselines.{name} has the keys order and test, got {dict(baseline)}")
+        test = str(baseline.get("test", order[-1]))
+        _check_names(baseline["order"], stages, f"baselines.{name}.order")
+        _check_names([test], stages, f"baselines.{name}.test")
+        chain = tuple(s for s in baseline["order"] if not stages[s].get("skip"))
         row = PlannedRow(name, chain, test)
         if name in {main.name, *(r.name for r in rows)}:
-            raise ValueError(f"controls.{name} has the name of another row; rename it")
+            raise ValueError(f"baselines.{name} has the name of another row; rename it")
         if chain and not stages[test].get("skip") and (chain, test) != (main.order, main.test):
             rows.append(row)
     points = read_curve(curve or {}, stages)

@@ -106,29 +106,29 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Gain:
+class Comparison:
     """How much better one row is than another, seed by seed.
 
     Args:
         metric: Name of the metric; a higher value is better.
-        over: Name of the row that is compared with.
+        baseline: Name of the row that is compared with.
         value: Mean of the paired differences.
         ci95: Student's t interval of that mean at 95 %.
         verdict: ``positive`` if the whole interval lies above 0, ``negative`` if it lies below,
             else ``not significant``, as it is without an interval.
-        of: Name of the row that is compared, without its size on a learning curve. The key is in
+        candidate: Name of the row that is compared, without its size on a learning curve. The key is in
             the JSON only if that is not ``transfer``.
     """
 
     metric: str
-    over: str
+    baseline: str
     value: float
     ci95: Interval
     verdict: Verdict
-    of: str = TRANSFER
+    candidate: str = TRANSFER
 
     @classmethod
-    def between(cls, row: Row, over: Row, *, metric: str) -> "Gain":
+    def between(cls, row: Row, baseline: Row, *, metric: str) -> "Comparison":
         """Compare two rows whose values belong to the same seeds.
 
         Where one has fewer values, because the run was cut off, the first ones are paired.
@@ -139,7 +139,7 @@ class Gain:
         Example:
             >>> a = Row("transfer", "target", 128, 500, 9.0, {"pearson": Metric((0.7, 0.8))})
             >>> b = Row("no_source", "target", 128, 500, 5.0, {"pearson": Metric((0.5, 0.6))})
-            >>> Gain.between(a, b, metric="pearson").verdict
+            >>> Comparison.between(a, b, metric="pearson").verdict
             'positive'
         """
         if metric.rpartition("/")[2] in LOWER_IS_BETTER:
@@ -147,15 +147,15 @@ class Gain:
                 f"a gain needs a metric where higher is better, got {metric!r}; known as the "
                 f"other way round: {', '.join(sorted(LOWER_IS_BETTER))}"
             )
-        for side in (row, over):
+        for side in (row, baseline):
             if metric not in side.metrics:
                 raise ValueError(
                     f"row {side.name!r} has no metric {metric!r}; it has {', '.join(side.metrics)}"
                 )
-        pairs = zip(row.metrics[metric].values, over.metrics[metric].values, strict=False)
+        pairs = zip(row.metrics[metric].values, baseline.metrics[metric].values, strict=False)
         paired = Metric(tuple(ours - theirs for ours, theirs in pairs))
         verdict = _verdict(paired.ci95)
-        return cls(metric, over.name, paired.mean, paired.ci95, verdict, _base(row.name))
+        return cls(metric, baseline.name, paired.mean, paired.ci95, verdict, _base(row.name))
 
 
 @dataclass(frozen=True)
@@ -166,14 +166,14 @@ class Results:
         experiment: Name of the experiment.
         seeds: Seeds that the run was asked for.
         rows: What was tested, one row each, names unique.
-        gain: Gain of the row ``transfer``, or of another that was asked for, over a control, if
+        gain: Comparison of the row ``transfer``, or of another that was asked for, over a baseline, if
             both are there; of a learning curve at its last size.
-        gains: The same at each size of a learning curve; the key is in the JSON of such a run only.
+        comparisons: The same at each size of a learning curve; the key is in the JSON of such a run only.
         missing: Names of the rows, or ``row (seed 2)``, that a run which was cut off did not get
             to. The key ``missing`` is in the JSON of such a run only.
-        handed_on: For each stage run, in order: ``run`` (its folder), ``stage``, ``seed``, ``from``
+        weight_transfer: For each stage run, in order: ``run`` (its folder), ``stage``, ``seed``, ``from``
             (the folder of the run before it, or None) and ``parts``, each with ``part``,
-            ``became``, ``parameters`` and ``why``, as a :class:`handover.HandedPart` has them.
+            ``status``, ``parameters`` and ``why``, as a :class:`handover.TransferredPart` has them.
 
     Raises:
         ValueError: If two rows have one name.
@@ -182,14 +182,14 @@ class Results:
     experiment: str
     seeds: tuple[int, ...]
     rows: tuple[Row, ...]
-    gain: Gain | None = None
+    comparison: Comparison | None = None
     missing: tuple[str, ...] = ()
-    handed_on: tuple[Mapping[str, Any], ...] = ()
-    gains: Mapping[str, Gain] = field(default_factory=dict)
+    weight_transfer: tuple[Mapping[str, Any], ...] = ()
+    comparisons: Mapping[str, Comparison] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check the names."""
-        for name in ("seeds", "rows", "missing", "handed_on"):
+        for name in ("seeds", "rows", "missing", "weight_transfer"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         names = [row.name for row in self.rows]
         if len(set(names)) < len(names):
@@ -198,7 +198,7 @@ class Results:
     def to_dict(self) -> dict[str, Any]:
         """Return the content of ``results.json``; what is not a number is None."""
         data: dict[str, Any] = _plain(self)
-        empty = {name for name in ("missing", "handed_on", "gains") if not data[name]}
+        empty = {name for name in ("missing", "weight_transfer", "comparisons") if not data[name]}
         return {name: value for name, value in data.items() if name not in empty}
 
     def to_json(self) -> str:
@@ -220,10 +220,13 @@ class Results:
                 data["experiment"],
                 tuple(data["seeds"]),
                 tuple(_row_from_dict(row) for row in data["rows"]),
-                None if data["gain"] is None else _gain_from_dict(data["gain"]),
+                None if data["comparison"] is None else _comparison_from_dict(data["comparison"]),
                 tuple(data.get("missing", ())),
-                tuple(data.get("handed_on", ())),
-                {size: _gain_from_dict(gain) for size, gain in data.get("gains", {}).items()},
+                tuple(data.get("weight_transfer", ())),
+                {
+                    size: _comparison_from_dict(comparison)
+                    for size, comparison in data.get("comparisons", {}).items()
+                },
             )
         except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
             raise ValueError(f"not of the form of results.json: {error!r}") from None
@@ -257,12 +260,12 @@ class Results:
     def sentence(self) -> str:
         """Return the one sentence that calls the transfer positive, not significant or negative."""
         cut_off = f"the run was cut off ({', '.join(self.missing)} missing)"
-        if self.gain is None:
-            why = cut_off if self.missing else "there is no control to compare it with"
+        if self.comparison is None:
+            why = cut_off if self.missing else "there is no baseline to compare it with"
             return f"Nothing can be said of the transfer: {why}."
-        metric = self.gain.metric
+        metric = self.comparison.metric
         found = {row.name: row.metrics[metric] for row in self.rows if metric in row.metrics}
-        told = _tell(self.gain, found, len(self.seeds))
+        told = _tell(self.comparison, found, len(self.seeds))
         return f"{told}; {cut_off}, so it may yet change." if self.missing else f"{told}."
 
     def to_markdown(self) -> str:
@@ -300,8 +303,18 @@ class Results:
         """Say what the numbers in the table are, and the gain."""
         count = len(self.seeds)
         told = f"mean over {count} seeds [95 % interval]" if count > 1 else "one seed: no interval"
-        gains = self.gains.values() or [gain for gain in (self.gain,) if gain is not None]
-        return "\n".join([told, *(f"gain of {gain.of} over {_short(gain)}" for gain in gains)])
+        comparisons = self.comparisons.values() or [
+            comparison for comparison in (self.comparison,) if comparison is not None
+        ]
+        return "\n".join(
+            [
+                told,
+                *(
+                    f"{comparison.candidate} over {_short(comparison)}"
+                    for comparison in comparisons
+                ),
+            ]
+        )
 
 
 def _base(name: str) -> str:
@@ -309,10 +322,10 @@ def _base(name: str) -> str:
     return name.partition("@")[0]
 
 
-def _short(gain: Gain) -> str:
-    lo, hi = gain.ci95
+def _short(comparison: Comparison) -> str:
+    lo, hi = comparison.ci95
     interval = "" if lo is None else f" [{lo:+.3f}, {hi:+.3f}]"
-    return f"{gain.over}: {gain.metric} {gain.value:+.3f}{interval}"
+    return f"{comparison.baseline}: {comparison.metric} {comparison.value:+.3f}{interval}"
 
 
 def _verdict(ci95: Interval) -> Verdict:
@@ -322,21 +335,21 @@ def _verdict(ci95: Interval) -> Verdict:
     return "negative" if hi is not None and hi < 0 else "not significant"
 
 
-def _tell(gain: Gain, found: dict[str, Metric], count: int) -> str:
+def _tell(comparison: Comparison, found: dict[str, Metric], count: int) -> str:
     """Call a gain what it is, with its numbers, given what each row found."""
-    if not math.isfinite(gain.value):
-        return f"Transfer is not significant: {gain.metric} is undefined in at least one run"
-    numbers = f"{gain.metric} changes by {gain.value:+.3f}"
-    name = next((name for name in reversed(found) if _base(name) == gain.of), "")
-    ours, theirs = found.get(name), found.get(gain.over)
+    if not math.isfinite(comparison.value):
+        return f"Transfer is not significant: {comparison.metric} is undefined in at least one run"
+    numbers = f"{comparison.metric} changes by {comparison.value:+.3f}"
+    name = next((name for name in reversed(found) if _base(name) == comparison.candidate), "")
+    ours, theirs = found.get(name), found.get(comparison.baseline)
     if ours and theirs:
         # A row with one value for all seeds is paired with each of the other's.
         count = min((len(m.values) for m in (ours, theirs) if len(m.values) > 1), default=1)
         numbers = (
-            f"{gain.metric} is {ours.mean:.3f} with {name} and {theirs.mean:.3f} with "
-            f"{gain.over}, a difference of {gain.value:+.3f}"
+            f"{comparison.metric} is {ours.mean:.3f} with {name} and {theirs.mean:.3f} with "
+            f"{comparison.baseline}, a difference of {comparison.value:+.3f}"
         )
-    lo, hi = gain.ci95
+    lo, hi = comparison.ci95
     if lo is None or hi is None:
         return f"Transfer is not significant: {numbers}, but one seed gives no interval"
     interval = f"(95 % interval {lo:+.3f} to {hi:+.3f} over {count} seeds)"
@@ -344,7 +357,7 @@ def _tell(gain: Gain, found: dict[str, Metric], count: int) -> str:
         "positive": "Positive transfer",
         "negative": "Negative transfer, the source stage hurts",
         "not significant": "Transfer is not significant",
-    }[gain.verdict]
+    }[comparison.verdict]
     return f"{start}: {numbers} {interval}"
 
 
@@ -362,8 +375,8 @@ def _plain(value: Any) -> Any:
         return _plain({"mean": value.mean, "ci95": value.ci95, "values": value.values})
     if is_dataclass(value):
         plain = {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
-        if isinstance(value, Gain) and value.of == TRANSFER:
-            del plain["of"]
+        if isinstance(value, Comparison) and value.candidate == TRANSFER:
+            del plain["candidate"]
         return plain
     if isinstance(value, Mapping):
         return {key: _plain(inner) for key, inner in value.items()}
@@ -385,8 +398,8 @@ def _row_from_dict(data: Mapping[str, Any]) -> Row:
     return Row(data["name"], data["stage"], data["n_train"], data["n_test"], seconds, metrics)
 
 
-def _gain_from_dict(data: Mapping[str, Any]) -> Gain:
+def _comparison_from_dict(data: Mapping[str, Any]) -> Comparison:
     lo, hi = data["ci95"]
     value = _number(data["value"])
-    of = data.get("of", TRANSFER)
-    return Gain(data["metric"], data["over"], value, (lo, hi), data["verdict"], of)
+    candidate = data.get("candidate", TRANSFER)
+    return Comparison(data["metric"], data["baseline"], value, (lo, hi), data["verdict"], candidate)

@@ -17,7 +17,13 @@ from lightning_transfer.experiments.stage_tokenizers import (
 )
 from lightning_transfer.heads.factory import make_head
 from lightning_transfer.utils import Labels
-from lightning_transfer.weight_transfer import HandedOn, Take, Tokenizers, config_for, hand_over
+from lightning_transfer.weight_transfer import (
+    Tokenizers,
+    WeightTransferReport,
+    WeightTransferSpec,
+    config_for,
+    transfer_weights,
+)
 
 _OWN_TEXTS = ("backbone", "tokenizer", "source_language", "target_language")
 
@@ -43,7 +49,7 @@ class StageModel:
         # The tokenizer of the targets beside each one that was given out, by the identity of that.
         self._targets: dict[int, tuple[Any, Any]] = {}
 
-    def take(self, stage: str) -> Take:
+    def take(self, stage: str) -> WeightTransferSpec:
         """Return what a stage takes of the weights that it starts from.
 
         Raises:
@@ -51,7 +57,9 @@ class StageModel:
         """
         settings = self.config["stages"][stage]
         try:
-            return Take.of(settings.get("take"), on_mismatch=settings.get("on_mismatch") or "error")
+            return WeightTransferSpec.of(
+                settings.get("weight_transfer"), on_mismatch=settings.get("on_mismatch") or "error"
+            )
         except ValueError as error:
             raise ValueError(f"stages.{stage}: {error}") from error
 
@@ -178,7 +186,7 @@ class StageModel:
         backbone: nn.Module,
         *,
         tokenizer: Any,
-    ) -> tuple[nn.Module, HandedOn]:
+    ) -> tuple[nn.Module, WeightTransferReport]:
         """Build a stage's head, fill head and backbone, and say what became of their parts.
 
         Args:
@@ -196,7 +204,7 @@ class StageModel:
         head = build(settings["head"], "head", f"{where}.head")
         if not isinstance(head, nn.Module):
             head = make_head(head, backbone, labels.num_outputs)
-        handed = hand_over(
+        handed = transfer_weights(
             start,
             backbone,
             head,
@@ -204,7 +212,7 @@ class StageModel:
             label_map=settings.get("label_map"),
             adapter=build_adapter(self.config, run.stage),
             before=None if before is None else build_adapter(self.config, before.stage),
-            take=self.take(run.stage),
+            spec=self.take(run.stage),
             tokenizer=tokenizer,
             target_tokenizer=self.target_of(tokenizer),
         )

@@ -55,7 +55,7 @@ from lightning_transfer.optim import check_recipe
 from lightning_transfer.tasks import SequenceToSequence, TransferModule
 from lightning_transfer.utils import Labels, allowed_targets
 from lightning_transfer.utils.atomic_files import atomic_write
-from lightning_transfer.weight_transfer import HandedOn, Take
+from lightning_transfer.weight_transfer import WeightTransferReport, WeightTransferSpec
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +128,7 @@ class StageRunner:
         if start is not None:
             log.info("%s", handed.to_text(f"{run.title}: taken from {origin}"))
         self._test_before(run, task, data)
-        fitted = replace(self._train(run, task, data), handed_on=handed.to_rows())
+        fitted = replace(self._train(run, task, data), weight_transfer=handed.to_rows())
         if is_rank_zero():
             atomic_write(record, json.dumps(asdict(fitted), indent=2))
         return fitted
@@ -216,7 +216,7 @@ class StageRunner:
         metric = monitor.removeprefix("val/")
         return "perplexity" if metric == "loss" else metric
 
-    def take(self, stage: str) -> Take:
+    def take(self, stage: str) -> WeightTransferSpec:
         """Return what a stage takes of the weights that it starts from."""
         return self._model.take(stage)
 
@@ -270,7 +270,7 @@ class StageRunner:
         start: Weights | None,
         backbone: nn.Module,
         tokenizer: Any,
-    ) -> tuple[TransferModule, HandedOn]:
+    ) -> tuple[TransferModule, WeightTransferReport]:
         """Build a stage's task, load what it takes from ``start``, and say what became of it."""
         where = f"stages.{run.stage}"
         settings, arguments = self.config["stages"][run.stage], self._arguments(run.stage)
@@ -327,12 +327,12 @@ class StageRunner:
             monitor, mode = self.monitor(run.stage), self.mode(run.stage)
             # A correlation of equal predictions is no number: no better, but no reason to stop.
             callbacks.append(Patience(monitor, mode=mode, patience=patience, check_finite=False))
-        return [*callbacks, *self._activations()]
+        return [*callbacks, *self._activation_cache()]
 
-    def _activations(self) -> list[Callback]:
+    def _activation_cache(self) -> list[Callback]:
         """Return what keeps the output of frozen layers; it stands behind all that freeze."""
-        spec = self.config.get("activations")
-        return [build(spec, "callback", "activations")] if spec else []
+        spec = self.config.get("activation_cache")
+        return [build(spec, "callback", "activation_cache")] if spec else []
 
     def _bar(self, title: str) -> list[Callback]:
         wanted = self.config["trainer"].get("enable_progress_bar")
@@ -380,7 +380,7 @@ class StageRunner:
             "test",
             arguments=self._arguments(),
             folder=self.folder,
-            callbacks=[*self._bar(title), *self._activations()],
+            callbacks=[*self._bar(title), *self._activation_cache()],
         )
         if run.stage == on and (before := self.folder / run.folder / BEFORE).is_file():
             metrics |= json.loads(before.read_text())

@@ -79,7 +79,11 @@ class Predictor:
     """
 
     added: ClassVar[tuple[str, ...]] = ("label", "score")  # columns of predict_file
-    kinds: ClassVar[tuple[str, ...]] = ("rating", "single", "multi")  # labels that it can give
+    kinds: ClassVar[tuple[str, ...]] = (
+        "regression",
+        "single_label",
+        "multi_label",
+    )  # labels that it can give
 
     def __init__(
         self,
@@ -321,10 +325,10 @@ def _name(scores: np.ndarray, labels: Labels, text: str) -> Prediction:
             f"the model's output for {text[:40]!r} is {scores[~np.isfinite(scores)][0]}, which is "
             "no score; its training diverged or its weights are damaged"
         )
-    if labels.kind == "rating":
+    if labels.kind == "regression":
         rating = _decimal(scores[0])
-        return Prediction(labels.band(rating) if labels.names else "rating", rating)
-    if labels.kind == "single":
+        return Prediction(labels.band(rating) if labels.names else "value", rating)
+    if labels.kind == "single_label":
         best = int(scores.argmax())
         return Prediction(labels.names[best], _decimal(scores[best]))
     kept = np.flatnonzero(scores > 0.5)  # as the metrics count

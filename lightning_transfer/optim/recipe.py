@@ -103,7 +103,7 @@ def check_recipe(
     Raises:
         ValueError: If one of them refuses its arguments.
     """
-    part = "strategy.groups"
+    part = "finetuning.groups"
     try:
         recipe.groups(task, task.backbone)  # type: ignore[arg-type]
         part = "optimizer"

@@ -1,4 +1,4 @@
-"""The control of all texts that sum up another: its first sentences."""
+"""The baseline of all texts that sum up another: its first sentences."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

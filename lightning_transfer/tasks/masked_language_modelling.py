@@ -87,7 +87,7 @@ class MaskedLanguageModelling(TransferModule):
 
     def build_metrics(self) -> MetricCollection:
         """Return loss, perplexity and accuracy of the masked tokens, and accuracy of the pairs."""
-        if self.labels.kind != "tokens":
+        if self.labels.kind != "masked_tokens":
             raise ValueError(
                 "MaskedLanguageModelling needs text without labels, got labels of kind "
                 f"{self.labels.kind!r}; use data of raw text, such as imdb_text or text_files"

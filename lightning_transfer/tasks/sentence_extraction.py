@@ -34,9 +34,9 @@ class SentenceExtraction(TransferModule):
 
     def build_metrics(self) -> MetricCollection:
         """Return ROUGE of the summaries and the average precision of the scores."""
-        if self.labels.kind != "single" or len(self.labels.names) != 2:
+        if self.labels.kind != "single_label" or len(self.labels.names) != 2:
             raise ValueError(
-                f"{type(self).__name__} needs labels of kind 'single' with 2 names, what is chosen "
+                f"{type(self).__name__} needs labels of kind 'single_label' with 2 names, what is chosen "
                 f"last, got {self.labels.kind!r} with {list(self.labels.names)}; use "
                 "data=highlighted_sentences"
             )

@@ -76,7 +76,7 @@ class SequenceClassification(TransferModule):
     def build_metrics(self) -> MetricCollection:
         """Return accuracy, macro-F1 and Matthews' coefficient."""
         count = len(self.labels.names)
-        if self.labels.kind == "single":
+        if self.labels.kind == "single_label":
             return MetricCollection(
                 {
                     "accuracy": MulticlassAccuracy(count, average="micro"),
@@ -84,7 +84,7 @@ class SequenceClassification(TransferModule):
                     "mcc": MulticlassMatthewsCorrCoef(count),
                 }
             )
-        if self.labels.kind == "multi":
+        if self.labels.kind == "multi_label":
             return MetricCollection(
                 {
                     "accuracy": MultilabelAccuracy(count, average="micro"),
@@ -92,11 +92,11 @@ class SequenceClassification(TransferModule):
                     "mcc": MultilabelMatthewsCorrCoef(count),
                 }
             )
-        kinds = {"rating": "ratings", "tags": "a tag for each word"}
+        kinds = {"regression": "numbers", "tags": "a tag for each word"}
         given = kinds.get(self.labels.kind, "text without labels")
         raise ValueError(
             f"SequenceClassification needs labels that are classes, got {given}; "
-            "use task=sequence_regression, or data.label.kind=bands"
+            "use task=sequence_regression, or data.label.kind=binned"
         )
 
     def setup(self, stage: str) -> None:
@@ -130,7 +130,7 @@ class SequenceClassification(TransferModule):
         """
         logits = logits.to(torch.promote_types(logits.dtype, self.loss_weights.dtype))
         weights = self.loss_weights.to(logits)
-        if self.labels.kind == "single":
+        if self.labels.kind == "single_label":
             return nn.functional.cross_entropy(
                 logits, targets, weights, label_smoothing=self.label_smoothing
             )

@@ -30,7 +30,7 @@ class SequenceRegression(TransferModule):
     Example:
         >>> from lightning_transfer.heads import LinearHead
         >>> from lightning_transfer.utils import Labels
-        >>> task = SequenceRegression(nn.Identity(), LinearHead(4, 1), labels=Labels("rating"))
+        >>> task = SequenceRegression(nn.Identity(), LinearHead(4, 1), labels=Labels("regression"))
         >>> task.loss(torch.tensor([[1.0], [2.0]]), torch.tensor([1.0, 4.0])).item()
         2.0
     """
@@ -39,10 +39,10 @@ class SequenceRegression(TransferModule):
 
     def build_metrics(self) -> MetricCollection:
         """Return correlations and, with named bands, accuracy and macro-F1."""
-        if self.labels.kind != "rating":
+        if self.labels.kind != "regression":
             raise ValueError(
-                f"SequenceRegression needs labels of kind 'rating', got {self.labels.kind!r}; "
-                "use task=sequence_classification or data.label.kind=rating"
+                f"SequenceRegression needs labels of kind 'regression', got {self.labels.kind!r}; "
+                "use task=sequence_classification or data.label.kind=regression"
             )
         with warnings.catch_warnings():  # Spearman says that it keeps all values; it must
             warnings.simplefilter("ignore", UserWarning)

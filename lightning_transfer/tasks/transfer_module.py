@@ -322,9 +322,9 @@ class TransferModule(LightningModule):
     @torch.no_grad()
     def probabilities(self, logits: Tensor) -> Tensor:
         """Turn logits (batch, …, num_outputs) into scores of the same shape."""
-        if self.labels.kind in ("single", "tags"):
+        if self.labels.kind in ("single_label", "tags"):
             return logits.softmax(dim=-1)
-        return logits.sigmoid() if self.labels.kind == "multi" else logits
+        return logits.sigmoid() if self.labels.kind == "multi_label" else logits
 
 
 def _accepts(function: Any, name: str) -> bool:
@@ -351,7 +351,7 @@ def check_reader(backbone: nn.Module, head: nn.Module) -> None:
         raise ValueError(
             f"{name} is an encoder-decoder, and this task gives its decoder no targets; choose an "
             "encoder or a decoder alone, such as backbone.name=asset:minilm, which may take the "
-            "encoder of such weights with take=[encoder]"
+            "encoder of such weights with weight_transfer=[encoder]"
         )
     model: PreTrainedModel = backbone.model
     if find_anatomy(model).causal and getattr(head, "pooling", None) == "cls":

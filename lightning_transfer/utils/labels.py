@@ -5,8 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-Kind = Literal["rating", "single", "multi", "tokens", "next_tokens", "tags", "text"]
-_FEWEST = {"single": 2, "multi": 1, "tags": 2}  # names, of kinds that need any
+Kind = Literal[
+    "regression", "single_label", "multi_label", "masked_tokens", "next_tokens", "tags", "text"
+]
+_FEWEST = {"single_label": 2, "multi_label": 1, "tags": 2}  # names, of kinds that need any
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Labels:
         ValueError: If names repeat, are too few for the kind, or do not fit the cut-offs.
 
     Example:
-        >>> labels = Labels("rating", ("negative", "neutral", "positive"), (-0.5, 0.5))
+        >>> labels = Labels("regression", ("negative", "neutral", "positive"), (-0.5, 0.5))
         >>> labels.num_outputs, labels.band(0.5), labels.band(0.51)
         (1, 'neutral', 'positive')
     """
@@ -49,7 +51,7 @@ class Labels:
             raise ValueError(f"label kind must be one of {kinds}, got {self.kind!r}")
         if len(set(self.names)) != len(self.names):
             raise ValueError(f"label names must differ, got {list(self.names)}")
-        if self.kind == "rating":
+        if self.kind == "regression":
             self._check_bands()
         elif self.cutoffs:
             raise ValueError(f"only a rating has cut-offs, got {self.cutoffs} for {self.kind!r}")
@@ -72,12 +74,12 @@ class Labels:
     @property
     def is_raw_text(self) -> bool:
         """Whether the text itself is what is guessed."""
-        return self.kind in ("tokens", "next_tokens")
+        return self.kind in ("masked_tokens", "next_tokens")
 
     @property
     def num_outputs(self) -> int:
         """Width of the head's output; of tokens and text, without that of the vocabulary."""
-        return 1 if self.kind == "rating" else len(self.names)
+        return 1 if self.kind == "regression" else len(self.names)
 
     def index(self, name: str) -> int:
         """Return the output position of ``name``.
@@ -128,8 +130,8 @@ def match_outputs(
             the map names a label that does not exist.
 
     Example:
-        >>> a = Labels("single", ("neg", "pos"))
-        >>> b = Labels("single", ("pos", "neg"))
+        >>> a = Labels("single_label", ("neg", "pos"))
+        >>> b = Labels("single_label", ("pos", "neg"))
         >>> match_outputs(a, b)
         [1, 0]
     """
@@ -143,13 +145,13 @@ def match_outputs(
             raise ValueError(
                 f"label_map names the {side} labels {unknown}, which are not among {list(known)}"
             )
-    if old.kind != new.kind or old.kind == "rating":
+    if old.kind != new.kind or old.kind == "regression":
         if label_map:
             raise ValueError(
                 f"label_map cannot join {old.kind!r} labels to {new.kind!r} labels; drop label_map"
             )
         return [0] if old.kind == new.kind else None
-    if old.kind == "tokens" and not label_map and {*old.names} != {*new.names}:
+    if old.kind == "masked_tokens" and not label_map and {*old.names} != {*new.names}:
         return None  # a head with another part
     renamed: dict[str, int] = {}
     for position, name in enumerate(old.names):

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from lightning_transfer.adapters import Adapter, merge
 from lightning_transfer.adapters.adapter import name_of
 from lightning_transfer.backbones import Backbone
-from lightning_transfer.checkpoints.adapter_files import check_handing_on
+from lightning_transfer.checkpoints.adapter_files import check_adapter_transfer
 from lightning_transfer.checkpoints.loading import Weights
 from lightning_transfer.utils.checkpoint_format import config_to_dict
 from lightning_transfer.weight_transfer.config_differences import compute_alike, token_differences
@@ -21,11 +21,11 @@ from lightning_transfer.weight_transfer.stack_weights import SideWeights, sides_
 from lightning_transfer.weight_transfer.vocabularies import Tokenizers
 from lightning_transfer.weight_transfer.weight_transfer_report import (
     ADAPTER,
-    Became,
-    HandedPart,
+    PartStatus,
+    TransferredPart,
     count,
 )
-from lightning_transfer.weight_transfer.weight_transfer_spec import Take
+from lightning_transfer.weight_transfer.weight_transfer_spec import WeightTransferSpec
 
 
 def fill_backbone(
@@ -34,9 +34,9 @@ def fill_backbone(
     *,
     old: Adapter | None,
     adapter: Adapter | None,
-    take: Take,
+    spec: WeightTransferSpec,
     tokenizers: Tokenizers,
-) -> tuple[list[HandedPart], list[HandedPart]]:
+) -> tuple[list[TransferredPart], list[TransferredPart]]:
     """Fill a backbone with what is taken of the weights, adapters aside.
 
     Args:
@@ -53,20 +53,20 @@ def fill_backbone(
     Raises:
         ValueError: If what is taken does not fit, or the old adapter could only be dropped.
     """
-    gone = [] if old is None else [HandedPart(ADAPTER + name_of(old), "skipped", 0)]
-    if not take.any_of_backbone:
-        left = HandedPart("backbone of the weights", "skipped", _size(start), "not asked for")
+    gone = [] if old is None else [TransferredPart(ADAPTER + name_of(old), "skipped", 0)]
+    if not spec.any_of_backbone:
+        left = TransferredPart("backbone of the weights", "skipped", _size(start), "not asked for")
         return [*own_parts(backbone, "not asked for"), left], gone
-    check_handing_on(old, adapter)
+    check_adapter_transfer(old, adapter)
     if not isinstance(backbone, Backbone) or start.described["backbone"] is None:
-        if not take.whole_backbone:
+        if not spec.whole_backbone:
             raise ValueError(
                 f"parts of a backbone can be told in our Backbone alone, and here it is a "
-                f"{type(backbone).__name__}: take the backbone whole (take=null) or not at all "
-                "(take=[head])"
+                f"{type(backbone).__name__}: take the backbone whole (weight_transfer=null) or not at all "
+                "(weight_transfer=[head])"
             )
         return _fill_whole(start, backbone, old)
-    if take.whole_backbone and tokenizers.same and _alike(start, backbone, old):
+    if spec.whole_backbone and tokenizers.same and _alike(start, backbone, old):
         return _fill_whole(start, backbone, old)
     if old is not None and not old.mergeable:
         raise ValueError(
@@ -74,18 +74,18 @@ def fill_backbone(
             "merged into them, and they go into another backbone here: use lora or ia3 in the "
             "stage before, or let this stage take the backbone whole"
         )
-    return _fill_sides(start, backbone, old, take, tokenizers)
+    return _fill_sides(start, backbone, old, spec, tokenizers)
 
 
-def own_parts(backbone: nn.Module, why: str) -> list[HandedPart]:
+def own_parts(backbone: nn.Module, why: str) -> list[TransferredPart]:
     """Return the parts of a backbone that takes nothing."""
     return _all_parts(backbone, None, why)
 
 
 def _fill_whole(
     start: Weights, backbone: nn.Module, old: Adapter | None
-) -> tuple[list[HandedPart], list[HandedPart]]:
-    parts = _all_parts(backbone, "taken", "")
+) -> tuple[list[TransferredPart], list[TransferredPart]]:
+    parts = _all_parts(backbone, "transferred", "")
     if old is None:
         start.fill(backbone, "backbone")
         return parts, []
@@ -95,21 +95,25 @@ def _fill_whole(
     start.fill(backbone, "backbone")
     if old.mergeable:
         merge(backbone)
-    became: Became = "merged" if old.mergeable else "taken"
-    return parts, [HandedPart(ADAPTER + name_of(old), became, size)]
+    status: PartStatus = "merged" if old.mergeable else "transferred"
+    return parts, [TransferredPart(ADAPTER + name_of(old), status, size)]
 
 
 def _fill_sides(
-    start: Weights, backbone: Backbone, old: Adapter | None, take: Take, tokenizers: Tokenizers
-) -> tuple[list[HandedPart], list[HandedPart]]:
+    start: Weights,
+    backbone: Backbone,
+    old: Adapter | None,
+    spec: WeightTransferSpec,
+    tokenizers: Tokenizers,
+) -> tuple[list[TransferredPart], list[TransferredPart]]:
     """Fill the encoder, the decoder or both, each from the same of the weights."""
     given = Backbone.from_config(start.described["backbone"])
     _, merged = _fill_whole(start, given, old)
-    sides = _Sides(sides_of(given), sides_of(backbone), take, tokenizers)
+    sides = _Sides(sides_of(given), sides_of(backbone), spec, tokenizers)
     parts, wrong = sides.fill()
-    if not any(part.became in ("taken", "resized") for part in parts):
+    if not any(part.status in ("transferred", "resized") for part in parts):
         wrong.append("nothing of them has a place in it")
-    if wrong and take.on_mismatch == "error":
+    if wrong and spec.on_mismatch == "error":
         raise ValueError(
             f"the weights in {start.where} do not fit the backbone, a "
             f"{type(backbone.model).__name__}: {'; '.join(wrong)}. Set on_mismatch=new to take "
@@ -133,29 +137,31 @@ class _Sides:
         self,
         old: Mapping[str, SideWeights],
         new: Mapping[str, SideWeights],
-        take: Take,
+        spec: WeightTransferSpec,
         tokenizers: Tokenizers,
     ) -> None:
         self.old, self.new = old, new
-        self.take, self.tokenizers = take, tokenizers
-        self.parts: list[HandedPart] = []
+        self.spec, self.tokenizers = spec, tokenizers
+        self.parts: list[TransferredPart] = []
         self.wrong: list[str] = []
 
-    def fill(self) -> tuple[list[HandedPart], list[str]]:
+    def fill(self) -> tuple[list[TransferredPart], list[str]]:
         """Fill the sides; return what became of the parts, and what does not fit, in words."""
         for part, sides in token_tables(self.new).items():
             self._fill_tokens(part, sides)
         for name, side in self.new.items():
-            self._fill_layers(side, self.old.get(self.take.source(name)))
-        used = {self.take.source(name) for name in self.new if self.take.side(name)}
+            self._fill_layers(side, self.old.get(self.spec.source(name)))
+        used = {self.spec.source(name) for name in self.new if self.spec.side(name)}
         for name, side in self.old.items():
             if name not in used:
                 why = "not asked for" if name in self.new else f"the backbone has no {name}"
-                self.parts.append(HandedPart(name, "skipped", count(side.layers.values()), why))
+                self.parts.append(
+                    TransferredPart(name, "skipped", count(side.layers.values()), why)
+                )
         return self.parts, self.wrong
 
     def _fill_tokens(self, part: str, sides: Sequence[SideWeights]) -> None:
-        asking = [side for side in sides if self.take.tokens(side.name)]
+        asking = [side for side in sides if self.spec.tokens(side.name)]
         side = (asking or sides)[0]
         assert side.tokens is not None
         table = side.tokens
@@ -173,14 +179,14 @@ class _Sides:
 
     def _read_otherwise(self, side: SideWeights) -> str:
         """Return why rows of the weights would mean something else in a side's table."""
-        source = self.old.get(self.take.source(side.name))
+        source = self.old.get(self.spec.source(side.name))
         if source is None or source.model_type != side.model_type:
             return ""
         return ", ".join(token_differences(source, side).values())
 
     def _source_of(self, side: SideWeights) -> TokenSource | None:
         """Return the table that a side takes its tokens from, and what both tables hold."""
-        source = self.old.get(self.take.source(side.name))
+        source = self.old.get(self.spec.source(side.name))
         if source is None or source.tokens is None:
             return None
         words = self.tokenizers.words(old_writes=source.listens, new_writes=side.listens)
@@ -189,7 +195,7 @@ class _Sides:
     def _fill_layers(self, side: SideWeights, source: SideWeights | None) -> None:
         table = side.positions
         own = [*side.layers.values(), *([] if table is None else [table.weight])]
-        if not self.take.side(side.name):
+        if not self.spec.side(side.name):
             self._keep(side.name, side, own, "not asked for")
         elif source is None:
             self._miss(side.name, side, own)
@@ -209,7 +215,7 @@ class _Sides:
         other = side.own_table(table)
         self._note(*take_positions(source.positions, table, side.positions_name, other))
 
-    def _note(self, parts: list[HandedPart], wrong: str) -> None:
+    def _note(self, parts: list[TransferredPart], wrong: str) -> None:
         self.parts += parts
         if wrong:
             self.wrong.append(wrong)
@@ -219,16 +225,16 @@ class _Sides:
 
     def _miss(self, part: str, side: SideWeights, own: Iterable[Tensor]) -> None:
         """Note a part that the weights have not; a mistake only if it was named."""
-        wanted = self.take.source(side.name)
+        wanted = self.spec.source(side.name)
         self._keep(part, side, own, f"the weights have no {wanted}")
-        if self.take.asks_for(side.name):
+        if self.spec.asks_for(side.name):
             self.wrong.append(f"take names the {wanted}, and they have none")
 
 
-def _all_parts(backbone: nn.Module, became: Became | None, why: str) -> list[HandedPart]:
+def _all_parts(backbone: nn.Module, status: PartStatus | None, why: str) -> list[TransferredPart]:
     """Return the parts of a backbone, of which one thing is said, or of each what it came with."""
     if not isinstance(backbone, Backbone):
-        return [HandedPart("backbone", became or "kept", count(backbone.parameters()), why)]
+        return [TransferredPart("backbone", status or "kept", count(backbone.parameters()), why)]
     sides = sides_of(backbone)
     found: list[tuple[str, SideWeights, list[Tensor]]] = []
     for part, held in token_tables(sides).items():
@@ -238,8 +244,8 @@ def _all_parts(backbone: nn.Module, became: Became | None, why: str) -> list[Han
         if side.positions is not None:
             found.append((side.positions_name, side, [side.positions.weight]))
         found.append((name, side, list(side.layers.values())))
-    if became is not None:
-        return [HandedPart(part, became, count(own), why) for part, _, own in found]
+    if status is not None:
+        return [TransferredPart(part, status, count(own), why) for part, _, own in found]
     return [told for part, side, own in found for told in side.own_parts(part, own, why)]
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lightning_transfer.backbones.layer_layout import first_position
 from lightning_transfer.weight_transfer.vocabularies import Vocabularies
-from lightning_transfer.weight_transfer.weight_transfer_report import Became, HandedPart
+from lightning_transfer.weight_transfer.weight_transfer_report import PartStatus, TransferredPart
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class TokenSource:
 
 
 def take_tokens(
-    sources: Sequence[TokenSource], new: nn.Embedding, part: str, other: Became
-) -> tuple[HandedPart, str]:
+    sources: Sequence[TokenSource], new: nn.Embedding, part: str, other: PartStatus
+) -> tuple[TransferredPart, str]:
     """Fill a table of tokens from others, by the tokens' strings where they differ.
 
     Args:
@@ -49,21 +49,21 @@ def take_tokens(
     rows, size = new.weight.shape[0], new.weight.numel()
     if old.weight.shape[1] != new.weight.shape[1]:
         widths = f"{old.weight.shape[1]} wide in the weights and {new.weight.shape[1]} here"
-        return HandedPart(part, other, size, widths), f"the {part} are {widths}"
+        return TransferredPart(part, other, size, widths), f"the {part} are {widths}"
     known = sources[0].fits(new)
     if known is None or known.same:
         if old.weight.shape == new.weight.shape:
             _copy(new.weight, old.weight)
-            return HandedPart(part, "taken", size), ""
+            return TransferredPart(part, "transferred", size), ""
         if known is None:
             unlike = f"{len(old.weight):,} rows in the weights and {rows:,} here"
-            return HandedPart(part, other, size, unlike), f"the {part} have {unlike}"
+            return TransferredPart(part, other, size, unlike), f"the {part} have {unlike}"
     found, left = _take_rows(sources, new)
     if not found:
-        return HandedPart(part, other, size, "no token in common with the weights"), ""
+        return TransferredPart(part, other, size, "no token in common with the weights"), ""
     behind = f", {left:,} left behind" if left else ""
     told = f"{found:,} of {len(known.new):,} tokens by string{behind}"
-    return HandedPart(part, "resized", size, told), ""
+    return TransferredPart(part, "resized", size, told), ""
 
 
 @torch.no_grad()
@@ -84,8 +84,8 @@ def _take_rows(sources: Sequence[TokenSource], new: nn.Embedding) -> tuple[int, 
 
 
 def take_positions(
-    old: nn.Embedding | None, new: nn.Embedding | None, part: str, other: Became
-) -> tuple[list[HandedPart], str]:
+    old: nn.Embedding | None, new: nn.Embedding | None, part: str, other: PartStatus
+) -> tuple[list[TransferredPart], str]:
     """Fill a table of positions from another, up to the shorter.
 
     Tables that no training changes, such as Marian's sinusoids, are right as they are built.
@@ -104,23 +104,23 @@ def take_positions(
         return [], ""
     size = new.weight.numel()
     if not new.weight.requires_grad:
-        return [HandedPart(part, "taken", size, "computed, not learned")], ""
+        return [TransferredPart(part, "transferred", size, "computed, not learned")], ""
     if old is None:
-        return [HandedPart(part, other, size, "none in the weights")], f"they have no {part}"
+        return [TransferredPart(part, other, size, "none in the weights")], f"they have no {part}"
     if old.weight.shape[1] != new.weight.shape[1]:
         widths = f"{old.weight.shape[1]} wide in the weights and {new.weight.shape[1]} here"
-        return [HandedPart(part, other, size, widths)], f"the {part} are {widths}"
+        return [TransferredPart(part, other, size, widths)], f"the {part} are {widths}"
     if old.weight.shape == new.weight.shape and first_position(old) == first_position(new):
         _copy(new.weight, old.weight)
-        return [HandedPart(part, "taken", size)], ""
+        return [TransferredPart(part, "transferred", size)], ""
     there, here = old.weight[first_position(old) :], new.weight[first_position(new) :]
     both = min(len(there), len(here))
     _copy(here[:both], there[:both])
     if len(there) == len(here):
-        return [HandedPart(part, "taken", size)], ""
+        return [TransferredPart(part, "transferred", size)], ""
     told = f"{both:,} of {len(here):,}, of {len(there):,} in the weights"
     unlike = f"they have {len(there):,} positions and the backbone {len(here):,}"
-    return [HandedPart(part, "resized", size, told)], unlike
+    return [TransferredPart(part, "resized", size, told)], unlike
 
 
 def _copy(new: Tensor, old: Tensor) -> None:

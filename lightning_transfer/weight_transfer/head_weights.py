@@ -12,8 +12,8 @@ from lightning_transfer.tasks import TransferModule
 from lightning_transfer.utils.checkpoint_format import class_path, config_of
 from lightning_transfer.utils.labels import Labels, match_outputs
 from lightning_transfer.weight_transfer.vocabularies import Vocabularies
-from lightning_transfer.weight_transfer.weight_transfer_report import HandedPart, count
-from lightning_transfer.weight_transfer.weight_transfer_spec import Take
+from lightning_transfer.weight_transfer.weight_transfer_report import TransferredPart, count
+from lightning_transfer.weight_transfer.weight_transfer_spec import WeightTransferSpec
 
 
 def fill_head(
@@ -22,9 +22,9 @@ def fill_head(
     labels: Labels,
     label_map: Mapping[str, str] | None,
     *,
-    take: Take,
+    spec: WeightTransferSpec,
     words: Vocabularies | None,
-) -> HandedPart:
+) -> TransferredPart:
     """Fill a head with what belongs to it.
 
     Args:
@@ -41,29 +41,33 @@ def fill_head(
             the rows of the output layer are to be matched and the head shows none.
     """
     size = count(head.parameters())
-    if not take.head:
-        return HandedPart("head", "made anew", size, "not asked for")
+    if not spec.head:
+        return TransferredPart("head", "reinitialised", size, "not asked for")
     old = Labels.from_dict(start.described["labels"])
     rows = match_outputs(old, labels, label_map)
     if rows is None:
         why = f"the labels {_names(old)} become {_names(labels)}"
-        return HandedPart("head", "made anew", size, why)
+        return TransferredPart("head", "reinitialised", size, why)
     stored = start.part("head")
     by_token = _token_rows(head, stored, words)
     same = list(rows) == list(range(old.num_outputs))
     free = {*by_token, *(name for name in stored if name.startswith("out.") and not same)}
     if class_path(head) != start.described["head"]["class"] or not _same_form(head, stored, free):
         why = f"the config asks for another form ({type(head).__name__})"
-        return HandedPart("head", "made anew", size, why)
+        return TransferredPart("head", "reinitialised", size, why)
     if other := _differences(start.described, head):
-        return HandedPart("head", "made anew", size, f"the config asks for another form: {other}")
+        return TransferredPart(
+            "head", "reinitialised", size, f"the config asks for another form: {other}"
+        )
     if same and not by_token:
         start.fill(head, "head")
-        return HandedPart("head", "taken", size, f"labels {_names(labels)}")
+        return TransferredPart("head", "transferred", size, f"labels {_names(labels)}")
     state = dict(stored) if same else _reordered(head, stored, rows)
     head.load_state_dict(state | by_token)
     by_name = f"by label name: {_names(old)} become {_names(labels)}"
-    return HandedPart("head", "resized", size, "with its tokens by string" if same else by_name)
+    return TransferredPart(
+        "head", "resized", size, "with its tokens by string" if same else by_name
+    )
 
 
 def _token_rows(
@@ -154,7 +158,7 @@ def _reordered(
 
 
 def _names(labels: Labels) -> str:
-    if labels.kind == "rating" or not labels.names:
+    if labels.kind == "regression" or not labels.names:
         return labels.kind.replace("_", " ")
     return ", ".join(labels.names)
 

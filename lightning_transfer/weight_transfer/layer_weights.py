@@ -13,7 +13,7 @@ from lightning_transfer.weight_transfer.stack_weights import (
     is_one_way,
     named_like,
 )
-from lightning_transfer.weight_transfer.weight_transfer_report import HandedPart, count
+from lightning_transfer.weight_transfer.weight_transfer_report import TransferredPart, count
 
 
 @dataclass
@@ -88,13 +88,13 @@ class Fit:
             for name in self.fitting:
                 self.here[name].copy_(self.there[name])
 
-    def parts(self) -> list[HandedPart]:
+    def parts(self) -> list[TransferredPart]:
         """Return what became of the layers."""
         old, new = self.old, self.new
         if self.foreign:
             alike = old.model_type == new.model_type
             why = "of another function" if alike else "of another architecture"
-            gone = HandedPart(old.name, "skipped", count(old.layers.values()), why)
+            gone = TransferredPart(old.name, "skipped", count(old.layers.values()), why)
             return [*self._own(self.here, self.foreign), gone]
         deeper = [n for n in self.lacking if (new.layer_of(n) or 0) >= old.depth]
         cross = [n for n in self.lacking if n not in deeper and self._is_cross(n)]
@@ -103,7 +103,7 @@ class Fit:
         parts = []
         if self.fitting:
             size = count(self.here[name] for name in self.fitting)
-            parts.append(HandedPart(new.name, "taken", size, self._source()))
+            parts.append(TransferredPart(new.name, "transferred", size, self._source()))
         for names, why in (
             (deeper, f"{_layers(self._beyond(deeper, new, old))}: {none}"),
             (cross, f"cross-attention: {none}"),
@@ -114,15 +114,15 @@ class Fit:
             parts += self._own(names, why)
         return [*parts, *self._left_behind()]
 
-    def _left_behind(self) -> list[HandedPart]:
+    def _left_behind(self) -> list[TransferredPart]:
         if not self.surplus:
             return []
         beyond = self._beyond(self.surplus, self.old, self.new)
         why = f"{_layers(beyond)}: " if beyond else ""
         size = count(self.there[name] for name in self.surplus)
-        return [HandedPart(self.old.name, "skipped", size, f"{why}none in the backbone")]
+        return [TransferredPart(self.old.name, "skipped", size, f"{why}none in the backbone")]
 
-    def _own(self, names: Iterable[str], why: str) -> list[HandedPart]:
+    def _own(self, names: Iterable[str], why: str) -> list[TransferredPart]:
         """Return what is to be said of the backbone's own weights that stay."""
         return self.new.own_parts(self.new.name, (self.here[name] for name in names), why)
 

@@ -15,7 +15,11 @@ from lightning_transfer.backbones.layer_layout import (
     find_anatomy,
     table_of_positions,
 )
-from lightning_transfer.weight_transfer.weight_transfer_report import Became, HandedPart, count
+from lightning_transfer.weight_transfer.weight_transfer_report import (
+    PartStatus,
+    TransferredPart,
+    count,
+)
 
 # What begins the names of what only a decoder behind an encoder has: in BERT's and GPT-2's kind,
 # GPT-2's, BART's, ProphetNet's and NLLB's; and, as it is called here (see ``named_like``), in T5's.
@@ -67,19 +71,19 @@ class SideWeights:
         state = self.model.state_dict(keep_vars=True)
         return {id(value) for name, value in state.items() if name in self.fresh}
 
-    def own(self, tensors: Iterable[Tensor]) -> dict[Became, list[Tensor]]:
+    def own(self, tensors: Iterable[Tensor]) -> dict[PartStatus, list[Tensor]]:
         """Return what is to be said of weights that stay as the side came, and of which of them."""
-        said: dict[Became, list[Tensor]] = {"kept": [], "made anew": []}
+        said: dict[PartStatus, list[Tensor]] = {"kept": [], "reinitialised": []}
         for tensor in tensors:
-            said["made anew" if id(tensor) in self._random else "kept"].append(tensor)
-        return {became: held for became, held in said.items() if held}
+            said["reinitialised" if id(tensor) in self._random else "kept"].append(tensor)
+        return {status: held for status, held in said.items() if held}
 
-    def own_parts(self, part: str, tensors: Iterable[Tensor], why: str) -> list[HandedPart]:
+    def own_parts(self, part: str, tensors: Iterable[Tensor], why: str) -> list[TransferredPart]:
         """Return the same as parts of the table; without tensors there are none."""
         said = self.own(tensors)
-        return [HandedPart(part, became, count(held), why) for became, held in said.items()]
+        return [TransferredPart(part, status, count(held), why) for status, held in said.items()]
 
-    def own_table(self, table: nn.Embedding) -> Became:
+    def own_table(self, table: nn.Embedding) -> PartStatus:
         """Return the same of one table."""
         return next(iter(self.own([table.weight])))
 

@@ -20,15 +20,15 @@ from lightning_transfer.weight_transfer.stack_weights import sides_of
 from lightning_transfer.weight_transfer.vocabularies import Tokenizers
 from lightning_transfer.weight_transfer.weight_transfer_report import (
     ADAPTER,
-    HandedOn,
-    HandedPart,
+    TransferredPart,
+    WeightTransferReport,
     count,
 )
-from lightning_transfer.weight_transfer.weight_transfer_spec import Take
+from lightning_transfer.weight_transfer.weight_transfer_spec import WeightTransferSpec
 
 
 @runtime_checkable
-class TakesLMHead(Protocol):
+class AcceptsLMHead(Protocol):
     """A head that can start from what stood above a pretrained decoder."""
 
     def load_lm_head(self, state: Mapping[str, Tensor]) -> None:
@@ -37,7 +37,7 @@ class TakesLMHead(Protocol):
 
 
 @runtime_checkable
-class TakesMaskedLM(Protocol):
+class AcceptsMaskedLM(Protocol):
     """A head that can start from that of a pretrained masked language model."""
 
     def load_masked_lm(self, found: MaskedLM) -> tuple[bool, str]:
@@ -46,7 +46,7 @@ class TakesMaskedLM(Protocol):
 
 
 @runtime_checkable
-class TakesPooler(Protocol):
+class AcceptsPooler(Protocol):
     """A head that can start from a pretrained pooler's dense layer."""
 
     pooling: str
@@ -56,7 +56,7 @@ class TakesPooler(Protocol):
         ...
 
 
-def hand_over(
+def transfer_weights(
     start: Weights | None,
     backbone: nn.Module,
     head: nn.Module,
@@ -65,10 +65,10 @@ def hand_over(
     label_map: Mapping[str, str] | None = None,
     adapter: Adapter | None = None,
     before: Adapter | None = None,
-    take: Take | None = None,
+    spec: WeightTransferSpec | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     target_tokenizer: PreTrainedTokenizerBase | None = None,
-) -> HandedOn:
+) -> WeightTransferReport:
     """Load into backbone and head what belongs to them, and say what became of each part.
 
     Everything is matched by name: sides and layers, tokens by their strings, outputs by their
@@ -114,24 +114,24 @@ def hand_over(
         ...     config = BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=layers,
         ...                         num_attention_heads=2, intermediate_size=8)
         ...     return Backbone(BertModel(config)), LinearHead(8, 1)
-        >>> labels = Labels("rating")
+        >>> labels = Labels("regression")
         >>> trained = SequenceRegression(*parts(3), labels=labels)
         >>> start = Weights.of(trained, tokenizer=None, where="above")  # or read_weights(folder)
         >>> backbone, head = parts(2)
-        >>> handed = hand_over(start, backbone, head, labels, take=Take(on_mismatch="new"))
+        >>> handed = transfer_weights(start, backbone, head, labels, spec=WeightTransferSpec(on_mismatch="new"))
         >>> for part in handed.parts:
-        ...     print(f"{part.part}: {part.became}")
-        token embeddings: taken
-        positions: taken
-        encoder: taken
+        ...     print(f"{part.part}: {part.status}")
+        token embeddings: transferred
+        positions: transferred
+        encoder: transferred
         encoder: skipped
-        head: taken
+        head: transferred
         >>> handed.parts[3].why
         'layer 3: none in the backbone'
         >>> task = SequenceRegression(backbone, head, labels=labels)
     """
-    take = take or Take()
-    gone: list[HandedPart] = []
+    spec = spec or WeightTransferSpec()
+    gone: list[TransferredPart] = []
     if start is None:
         parts = own_parts(backbone, "")
         told = _begin(head, backbone)
@@ -139,14 +139,14 @@ def hand_over(
         old = stored_adapter(start.described, own=before or adapter, where=start.where)
         tokenizers = _tokenizers(start, backbone, tokenizer, target_tokenizer)
         parts, gone = fill_backbone(
-            start, backbone, old=old, adapter=adapter, take=take, tokenizers=tokenizers
+            start, backbone, old=old, adapter=adapter, spec=spec, tokenizers=tokenizers
         )
         begun = _begin(head, backbone) if _keeps_top(backbone, parts) else None
         words = tokenizers.words(old_writes=True, new_writes=True)
-        told = fill_head(start, head, labels, label_map, take=take, words=words)
-        if begun is not None and told.became == "made anew":
-            told = replace(told, became=begun.became)
-    return HandedOn((*parts, told, *gone, *_adapt(backbone, adapter)))
+        told = fill_head(start, head, labels, label_map, spec=spec, words=words)
+        if begun is not None and told.status == "reinitialised":
+            told = replace(told, status=begun.status)
+    return WeightTransferReport((*parts, told, *gone, *_adapt(backbone, adapter)))
 
 
 def _tokenizers(
@@ -166,7 +166,7 @@ def _tokenizers(
     )
 
 
-def _keeps_top(backbone: nn.Module, parts: Sequence[HandedPart]) -> bool:
+def _keeps_top(backbone: nn.Module, parts: Sequence[TransferredPart]) -> bool:
     """Whether the layers that a head stands on are those that the backbone came with.
 
     What it came with above them fits them, and no others.
@@ -174,30 +174,32 @@ def _keeps_top(backbone: nn.Module, parts: Sequence[HandedPart]) -> bool:
     if not isinstance(backbone, Backbone):
         return False
     *_, top = sides_of(backbone)
-    return not any(p.part == top and p.became in ("taken", "resized") for p in parts)
+    return not any(p.part == top and p.status in ("transferred", "resized") for p in parts)
 
 
-def _begin(head: nn.Module, backbone: nn.Module) -> HandedPart:
+def _begin(head: nn.Module, backbone: nn.Module) -> TransferredPart:
     """Let a head start from what a backbone came with and does not hold itself."""
     is_kept, why = False, ""
     pooler = getattr(backbone, "pooler_state", None)
-    if pooler is not None and isinstance(head, TakesPooler) and head.pooling == "cls":
+    if pooler is not None and isinstance(head, AcceptsPooler) and head.pooling == "cls":
         head.load_pooler(pooler)
     lm_head = getattr(backbone, "lm_head_state", None)
-    if lm_head is not None and isinstance(head, TakesLMHead):
+    if lm_head is not None and isinstance(head, AcceptsLMHead):
         head.load_lm_head(lm_head)
         is_kept = bool(getattr(backbone, "has_own_lm_head", False))
     masked_lm = getattr(backbone, "masked_lm", None)
-    if masked_lm is not None and isinstance(head, TakesMaskedLM):
+    if masked_lm is not None and isinstance(head, AcceptsMaskedLM):
         is_kept, why = head.load_masked_lm(masked_lm)
-    return HandedPart("head", "kept" if is_kept else "made anew", count(head.parameters()), why)
+    return TransferredPart(
+        "head", "kept" if is_kept else "reinitialised", count(head.parameters()), why
+    )
 
 
-def _adapt(backbone: nn.Module, adapter: Adapter | None) -> list[HandedPart]:
+def _adapt(backbone: nn.Module, adapter: Adapter | None) -> list[TransferredPart]:
     """Put in a new adapter, unless the one of the weights lives on."""
     if adapter is None or applied(backbone) is not None:
         return []
     before = count(backbone.parameters())
     adapter.apply(backbone)
     size = count(backbone.parameters()) - before
-    return [HandedPart(ADAPTER + name_of(adapter), "made anew", size)]
+    return [TransferredPart(ADAPTER + name_of(adapter), "reinitialised", size)]

@@ -8,44 +8,44 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from rich.table import Table
 
-Became = Literal["taken", "resized", "kept", "made anew", "merged", "skipped"]
+PartStatus = Literal["transferred", "resized", "kept", "reinitialised", "merged", "skipped"]
 
 
 @dataclass(frozen=True)
-class HandedPart:
+class TransferredPart:
     """One part of a model, or of the weights that it starts from.
 
     Args:
         part: What it is: ``encoder``, ``token embeddings``, ``head``, the name of an adapter …
-        became: ``taken`` (as it is in the weights), ``resized`` (in part: rows matched by name,
+        status: ``transferred`` (as it is in the weights), ``resized`` (in part: rows matched by name,
             the others new), ``kept`` (pretrained weights that the stage's own backbone came with),
-            ``made anew`` (random), ``merged`` (an adapter, into the base weights) or ``skipped``
+            ``reinitialised`` (random), ``merged`` (an adapter, into the base weights) or ``skipped``
             (in the weights, and of no use here).
         parameters: How many numbers it has.
         why: The reason, or which names were matched; may be empty.
     """
 
     part: str
-    became: Became
+    status: PartStatus
     parameters: int
     why: str = ""
 
 
 @dataclass(frozen=True)
-class HandedOn:
-    """All that :func:`hand_over` did; its text is one line on the head and the adapters.
+class WeightTransferReport:
+    """All that :func:`transfer_weights` did; its text is one line on the head and the adapters.
 
     Args:
         parts: In the order of the model, from the input up; the head and the adapters last.
 
     Example:
-        >>> handed = HandedOn((HandedPart("encoder", "taken", 512),
-        ...                    HandedPart("head", "made anew", 34, "the labels a, b become c, d")))
+        >>> handed = WeightTransferReport((TransferredPart("encoder", "transferred", 512),
+        ...                    TransferredPart("head", "reinitialised", 34, "the labels a, b become c, d")))
         >>> print(handed)
         new head: the labels a, b become c, d
     """
 
-    parts: tuple[HandedPart, ...]
+    parts: tuple[TransferredPart, ...]
 
     def __post_init__(self) -> None:
         """Take any sequence of parts."""
@@ -54,7 +54,7 @@ class HandedOn:
     @property
     def taken(self) -> bool:
         """Whether anything of the weights lives on."""
-        return any(part.became in ("taken", "resized", "merged") for part in self.parts)
+        return any(part.status in ("transferred", "resized", "merged") for part in self.parts)
 
     def __str__(self) -> str:
         """Return what became of the head, then of adapters."""
@@ -74,11 +74,11 @@ class HandedOn:
         if title:  # on one line, where there is room for it
             table.title, table.title_justify, table.min_width = Text(title), "left", len(title)
         table.add_column("part", style="bold")
-        table.add_column("became", no_wrap=True)
+        table.add_column("status", no_wrap=True)
         table.add_column("parameters", justify="right", no_wrap=True)
         table.add_column("why")
         for part in self.parts:
-            cells = (part.part, part.became, f"{part.parameters:,}", part.why)
+            cells = (part.part, part.status, f"{part.parameters:,}", part.why)
             table.add_row(*map(Text, cells))
         return table
 
@@ -104,19 +104,19 @@ def count(tensors: Iterable[Any]) -> int:
 ADAPTER = "adapter "  # begins the names of the parts that are adapters
 
 
-def _line(part: HandedPart) -> str:
+def _line(part: TransferredPart) -> str:
     why = f": {part.why}" if part.why else ""
     if part.part == "head":
-        if part.became == "resized":
+        if part.status == "resized":
             return f"head kept {part.why}"
-        return f"{'head kept' if part.became in ('taken', 'kept') else 'new head'}{why}"
+        return f"{'head kept' if part.status in ('transferred', 'kept') else 'new head'}{why}"
     if not part.part.startswith(ADAPTER):
         return ""
     name = part.part.removeprefix(ADAPTER)
     told = {
-        "taken": f"{name} goes on training",
+        "transferred": f"{name} goes on training",
         "merged": f"{name} merged into the base weights",
-        "made anew": f"new {name}",
+        "reinitialised": f"new {name}",
         "skipped": f"{name} left behind",
     }
-    return told[part.became]
+    return told[part.status]

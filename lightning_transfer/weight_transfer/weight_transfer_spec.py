@@ -10,7 +10,7 @@ OnMismatch = Literal["error", "new"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Take:
+class WeightTransferSpec:
     """What is taken of the weights that a stage starts from; by default all that fits.
 
     Args:
@@ -30,10 +30,10 @@ class Take:
         ValueError: If a value is not one of those.
 
     Example:
-        >>> take = Take.of(["encoder"])
-        >>> take.side("encoder"), take.tokens("encoder"), take.side("decoder"), take.head
+        >>> spec = WeightTransferSpec.of(["encoder"])
+        >>> spec.side("encoder"), spec.tokens("encoder"), spec.side("decoder"), spec.head
         (True, True, False, False)
-        >>> Take.of({"head": False}).side("decoder")
+        >>> WeightTransferSpec.of({"head": False}).side("decoder")
         True
     """
 
@@ -52,12 +52,14 @@ class Take:
             known = isinstance(value, bool) or (optional and value is None)
             if not known and (name, value) != ("decoder", "encoder"):
                 more = ", or encoder" if name == "decoder" else ""
-                raise ValueError(f"take.{name} must be true or false{more}, got {value!r}")
+                raise ValueError(
+                    f"weight_transfer.{name} must be true or false{more}, got {value!r}"
+                )
         if self.on_mismatch not in get_args(OnMismatch):
             raise ValueError(f"on_mismatch must be error or new, got {self.on_mismatch!r}")
 
     @classmethod
-    def of(cls, parts: Any, *, on_mismatch: OnMismatch = "error") -> "Take":
+    def of(cls, parts: Any, *, on_mismatch: OnMismatch = "error") -> "WeightTransferSpec":
         """Build it from the value of a config.
 
         Args:
@@ -74,13 +76,13 @@ class Take:
         listed = isinstance(parts, Sequence) and not isinstance(parts, str)
         if not listed and not isinstance(parts, Mapping):
             raise ValueError(
-                f"take must be null, a list such as [backbone, head] or a mapping such as "
+                f"weight_transfer must be null, a list such as [backbone, head] or a mapping such as "
                 f"{{head: false}}, got {parts!r}; parts: {', '.join(PARTS)}"
             )
         for name in parts:
             if name not in PARTS:
                 near = did_you_mean(closest(str(name), PARTS))
-                raise ValueError(f"take names {name!r}; parts: {', '.join(PARTS)}{near}")
+                raise ValueError(f"weight_transfer names {name!r}; parts: {', '.join(PARTS)}{near}")
         if not listed:
             return cls(**parts, on_mismatch=on_mismatch)
         named: dict[str, Any] = {name: True for name in parts}
@@ -116,4 +118,4 @@ class Take:
         return any(self.side(name) or self.tokens(name) for name in ("encoder", "decoder"))
 
 
-PARTS = tuple(f.name for f in dataclasses.fields(Take) if f.name != "on_mismatch")
+PARTS = tuple(f.name for f in dataclasses.fields(WeightTransferSpec) if f.name != "on_mismatch")

@@ -8,7 +8,7 @@ from lightning_transfer.tasks import SequenceClassification
 from lightning_transfer.utils import Labels
 from tests.tiny import HIDDEN, make_backbone
 
-SINGLE = Labels("single", ("negative", "neutral", "positive"))
+SINGLE = Labels("single_label", ("negative", "neutral", "positive"))
 ADAPTERS = {
     "lora": LoRA(r=2, dropout=0.2),
     "ia3": IA3(),

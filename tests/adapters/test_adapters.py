@@ -28,7 +28,7 @@ from tests.adapters.cases import (
 from tests.tiny import HIDDEN, OwnBackbone, make_backbone, make_batch, make_loader, make_trainer
 from tests.tiny_seq2seq import make_model, texts_of
 
-BATCH = make_batch("single", outputs=3)
+BATCH = make_batch("single_label", outputs=3)
 RECIPE = Recipe(partial(torch.optim.AdamW, lr=1e-2, weight_decay=0.5))
 
 
@@ -39,7 +39,7 @@ def logits(task):
 
 
 def fit(task, *callbacks, **arguments):
-    loaders = make_loader("single", outputs=3), make_loader("single", outputs=3)
+    loaders = make_loader("single_label", outputs=3), make_loader("single_label", outputs=3)
     freezing = Freezing(function=applied(task.backbone).freezes)
     make_trainer(callbacks=[*callbacks, freezing], **arguments).fit(task, *loaders)
 
@@ -246,7 +246,7 @@ def test_accumulated_batches_equal_one_large_batch(adapter):
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
         task.recipe = Recipe(partial(torch.optim.SGD, lr=0.1))
-        loader = make_loader("single", outputs=3, batch_size=size)
+        loader = make_loader("single_label", outputs=3, batch_size=size)
         make_trainer(accumulate_grad_batches=accumulate).fit(task, loader, loader)
         return task.state_dict()
 
@@ -301,14 +301,14 @@ def test_an_encoder_decoder_with_an_adapter_is_replayed_exactly(adapter, model):
 
 
 ERRORS = {
-    r"r must be a whole number >= 1, got 0; set strategy.adapter.r": lambda: LoRA(r=0),
+    r"r must be a whole number >= 1, got 0; set finetuning.adapter.r": lambda: LoRA(r=0),
     r"r must be a whole number >= 1, got 2.5": lambda: LoRA(r=2.5),
     r"alpha must be > 0, got -1": lambda: LoRA(alpha=-1),
     r"dropout must be in \[0, 1\), got 1": lambda: LoRA(dropout=1),
     r"target_modules must be null, all-linear or a list .*got 'query'": lambda: LoRA(
         target_modules="query"
     ),
-    r"feedforward_modules must be null, .*got 'key'; set strategy.adapter.feedf": lambda: IA3(
+    r"feedforward_modules must be null, .*got 'key'; set finetuning.adapter.feedf": lambda: IA3(
         feedforward_modules="key"
     ),
     r"size must be a whole number >= 1, got 0": lambda: Bottleneck(size=0),
@@ -316,7 +316,7 @@ ERRORS = {
     r"activation must be one of gelu, relu, silu, tanh, got 'swish'": lambda: Bottleneck(
         activation="swish"
     ),
-    r"length must be a whole number >= 1, got 0; set strategy.adapter.len": lambda: PrefixTuning(
+    r"length must be a whole number >= 1, got 0; set finetuning.adapter.len": lambda: PrefixTuning(
         length=0
     ),
 }

@@ -17,9 +17,9 @@ def runs(tmp_path_factory):
 
 def overrides(runs, name, batch_size):
     stages = ("source", "target")
-    strategies = [f"strategy@stages.{stage}.strategy={name}" for stage in stages]
+    strategies = [f"finetuning@stages.{stage}.finetuning={name}" for stage in stages]
     sizes = [f"stages.{stage}.data.batch_size={batch_size}" for stage in stages]
-    return transfer(runs.news, runs.movies, *strategies, *STILL, *sizes, *SGD, controls=False)
+    return transfer(runs.news, runs.movies, *strategies, *STILL, *sizes, *SGD, baselines=False)
 
 
 def assert_close(folder, alone):

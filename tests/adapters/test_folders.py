@@ -232,7 +232,7 @@ def test_weights_without_the_adapters_do_not_fit(tmp_path):
 def test_a_fit_and_a_load_bring_the_trained_head_back(tmp_path):
     task = make_task("bert", "lora")
     fresh = task.head.out.weight.detach().clone()
-    loaders = make_loader("single", outputs=3), make_loader("single", outputs=3)
+    loaders = make_loader("single_label", outputs=3), make_loader("single_label", outputs=3)
     make_trainer().fit(task, *loaders)
     loaded = load(save(task, tmp_path / "a.ckpt")).task
     assert not torch.equal(loaded.head.out.weight, fresh)

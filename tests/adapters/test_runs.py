@@ -26,7 +26,7 @@ DROPOUT = {"lora": ("adapter.dropout=0.3",), "bottleneck": ("adapter.dropout=0.3
 
 
 def with_strategy(name, stage="target", *options):
-    place = f"stages.{stage}.strategy"
+    place = f"stages.{stage}.finetuning"
     return [f"strategy@{place}={name}", *(f"{place}.{option}" for option in options)]
 
 
@@ -41,7 +41,7 @@ def final(folder, name):
 
 def both(runs, source, target, *more):
     words = [*with_strategy(source, "source"), *with_strategy(target, "target")]
-    return transfer(runs.news, runs.movies, *words, *more, controls=False)
+    return transfer(runs.news, runs.movies, *words, *more, baselines=False)
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
@@ -73,7 +73,7 @@ def test_a_run_trains_little_and_says_how_much(runs, tmp_path, name, caplog):
 def test_a_run_cut_off_and_resumed_is_the_same(runs, tmp_path, name):
     def fit(folder, *, resume=False):
         words = [*with_strategy(name, "target", *DROPOUT.get(name, ())), "resume_every=1"]
-        words = [*transfer(runs.news, runs.movies, *words, controls=False), "order=[target]"]
+        words = [*transfer(runs.news, runs.movies, *words, baselines=False), "order=[target]"]
         return runs.fit(folder, *words, resume=resume)
 
     whole, parts = tmp_path / "whole", tmp_path / "parts"
@@ -110,7 +110,7 @@ def test_the_next_stage_starts_from_merged_weights(runs, tmp_path, name, caplog)
 
 def test_a_fresh_adapter_goes_on_top_of_a_merged_one(runs, tmp_path, caplog):
     caplog.set_level("INFO")
-    runs.fit(tmp_path, *both(runs, "lora", "lora", "stages.target.strategy.adapter.r=2"))
+    runs.fit(tmp_path, *both(runs, "lora", "lora", "stages.target.finetuning.adapter.r=2"))
     assert "LoRA merged into the base weights; new LoRA" in caplog.text
     source, start = final(tmp_path, SOURCE), dict(Watch.started)[TARGET]
     for key, value in start.items():
@@ -143,14 +143,17 @@ def test_the_same_adapter_goes_on_training_where_it_cannot_be_merged(runs, tmp_p
     [
         (("bottleneck", "full"), "no adapter"),
         (("prefix", "lora"), "LoRA {'r': 8"),
-        (("bottleneck", "bottleneck", "stages.target.strategy.adapter.size=8"), "Bottleneck {'siz"),
+        (
+            ("bottleneck", "bottleneck", "stages.target.finetuning.adapter.size=8"),
+            "Bottleneck {'siz",
+        ),
     ],
 )
 def test_an_adapter_that_could_only_be_dropped_is_told_before_the_first_step(
     runs, tmp_path, words, ask
 ):
     message = (
-        r"stages.target.strategy.adapter: the stage before trained (Bottleneck|PrefixTuning) \{.*"
+        r"stages.target.finetuning.adapter: the stage before trained (Bottleneck|PrefixTuning) \{.*"
         rf"which cannot be merged.*asks for {re.escape(ask)}.*both stages the same"
     )
     with pytest.raises(ValueError, match=message):
@@ -214,7 +217,7 @@ class Shift(Adapter):
 
 
 def test_an_adapter_of_ones_own_comes_from_the_config(runs, tmp_path, capsys):
-    own = "+stages.target.strategy.adapter={_target_: tests.adapters.test_runs.Shift}"
+    own = "+stages.target.finetuning.adapter={_target_: tests.adapters.test_runs.Shift}"
     own = own.replace("+", "")
     runs.target(tmp_path, overrides=[own])
     after = final(tmp_path, "target-seed0")
@@ -239,8 +242,8 @@ class Folding(Shift):
 
 def test_a_mergeable_adapter_of_ones_own_is_merged_by_the_next_stage(runs, tmp_path, caplog):
     caplog.set_level("INFO")
-    own = "stages.source.strategy.adapter={_target_: tests.adapters.test_runs.Folding}"
-    runs.fit(tmp_path, *transfer(runs.news, runs.movies, own, controls=False))
+    own = "stages.source.finetuning.adapter={_target_: tests.adapters.test_runs.Folding}"
+    runs.fit(tmp_path, *transfer(runs.news, runs.movies, own, baselines=False))
     assert "Folding merged into the base weights" in caplog.text
     source, start = final(tmp_path, SOURCE), dict(Watch.started)[TARGET]
     [shift] = [key for key in source if key.endswith("shift")]
@@ -249,7 +252,7 @@ def test_a_mergeable_adapter_of_ones_own_is_merged_by_the_next_stage(runs, tmp_p
 
 
 def test_what_is_no_adapter_is_refused(runs, tmp_path):
-    other = "stages.target.strategy.adapter={_target_: torch.nn.Identity}"
+    other = "stages.target.finetuning.adapter={_target_: torch.nn.Identity}"
     with pytest.raises(ValueError, match=r"adapter: torch.nn.Identity .*lightning_transfer.adapte"):
         runs.target(tmp_path, overrides=[other])
 
@@ -257,7 +260,7 @@ def test_what_is_no_adapter_is_refused(runs, tmp_path):
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ("adapter.r=0", r"stages.target.strategy.adapter: r must be a whole number >= 1, got 0"),
+        ("adapter.r=0", r"stages.target.finetuning.adapter: r must be a whole number >= 1, got 0"),
         ("adapter.target_modules=[qurey]", "called 'qurey'; did you mean query. They are called"),
     ],
 )

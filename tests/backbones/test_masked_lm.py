@@ -15,7 +15,7 @@ from lightning_transfer.heads import LanguageModelHead
 from lightning_transfer.heads.factory import make_head
 from lightning_transfer.tasks import MaskedLanguageModelling
 from lightning_transfer.utils import Labels
-from lightning_transfer.weight_transfer import hand_over
+from lightning_transfer.weight_transfer import transfer_weights
 from tests.conftest import make_tokenizer
 from tests.tasks.test_masked_language_modelling import PAIRS, TOKENS, data
 from tests.tiny import CONFIGS, make_inputs, make_trainer
@@ -46,7 +46,7 @@ def begin(folder, labels=TOKENS, **arguments):
     backbone = Backbone.from_pretrained(folder)
     arguments.setdefault("norm_eps", backbone.masked_lm.norm_eps or 1e-12)
     head = make_head(partial(LanguageModelHead, **arguments), backbone, labels.num_outputs)
-    handed = hand_over(None, backbone, head, labels)
+    handed = transfer_weights(None, backbone, head, labels)
     return MaskedLanguageModelling(backbone, head, labels=labels).eval(), str(handed)
 
 
@@ -194,6 +194,6 @@ def test_a_pretrained_head_does_not_begin_with_the_frequencies_of_the_tokens(tmp
     with torch.no_grad():
         model.cls.predictions.bias.zero_()
     model.save_pretrained(tmp_path / "theirs")
-    task, _ = begin(tmp_path / "theirs", Labels("tokens"))
+    task, _ = begin(tmp_path / "theirs", Labels("masked_tokens"))
     make_trainer().validate(task, datamodule=module, verbose=False)
     assert not task.head.bias.any()

@@ -18,7 +18,7 @@ from lightning_transfer.checkpoints.model_folder import export
 from lightning_transfer.heads import DecoderHead
 from lightning_transfer.heads.factory import make_head
 from lightning_transfer.tasks import SequenceToSequence
-from lightning_transfer.weight_transfer import hand_over
+from lightning_transfer.weight_transfer import transfer_weights
 from tests.conftest import make_tokenizer, tiny_config
 from tests.seq2seq import SHORT, TEXT, Pairs, make_batch, make_small
 from tests.tiny import CONFIGS, make_trainer
@@ -39,7 +39,7 @@ FRESH = {
 
 def make_task(backbone):
     head = make_head(DecoderHead, backbone, 0)
-    hand_over(None, backbone, head, TEXT)
+    transfer_weights(None, backbone, head, TEXT)
     return SequenceToSequence(backbone, head, labels=TEXT, generation=SHORT).eval()
 
 

@@ -126,7 +126,7 @@ def test_the_average_is_exported(runs, tmp_path, name):
 
 def test_the_average_is_handed_on(runs, tmp_path):
     ema = ["+callbacks@stages.source.callbacks=ema", "stages.source.callbacks.ema.decay=0.7"]
-    runs.fit(tmp_path, *transfer(runs.news, runs.movies, controls=False), *ema)
+    runs.fit(tmp_path, *transfer(runs.news, runs.movies, baselines=False), *ema)
     kept = final(tmp_path, "source-seed0")
     start = Watch.started[-1][1]
     backbone = {k: v for k, v in kept.items() if k.startswith("backbone.")}
@@ -152,19 +152,19 @@ def test_a_run_cut_off_ends_the_same(runs, tmp_path, name, stop):
 
 @averages
 def test_frozen_layers_are_bit_for_bit_what_they_were(runs, tmp_path, name):
-    runs.fit(tmp_path, *words(runs, name), "strategy@stages.target.strategy=frozen")
+    runs.fit(tmp_path, *words(runs, name), "finetuning@stages.target.finetuning=frozen")
     start, kept = Watch.started[0][1], final(tmp_path)
     backbone = [key for key in kept if key.startswith("backbone.")]
     assert all(torch.equal(kept[key], start[key]) for key in backbone)
     assert not torch.equal(kept["head.out.weight"], start["head.out.weight"])
 
 
-def make_task(kind="rating", **arguments):
+def make_task(kind="regression", **arguments):
     torch.manual_seed(0)
     recipe = Recipe(
         partial(torch.optim.AdamW, lr=1e-2), linear_schedule, ParameterGroups(layer_decay=0.5)
     )
-    if kind == "rating":
+    if kind == "regression":
         head = LinearHead(HIDDEN, 1)
         return SequenceRegression(OwnBackbone(), head, labels=Labels(kind), recipe=recipe)
     labels = Labels(kind, ("a", "b"))
@@ -177,16 +177,16 @@ class Counts(pl.LightningDataModule):
     label_counts: ClassVar = {"a": 1, "b": 9}
 
     def train_dataloader(self):
-        return make_loader("single")
+        return make_loader("single_label")
 
     def val_dataloader(self):
-        return make_loader("single")
+        return make_loader("single_label")
 
 
 def test_balanced_class_weights_hold_in_validation_and_afterwards():
     losses = {}
     for name, callbacks in (("plain", []), ("ema", [ema_averaging(0.0)])):
-        task = make_task("single", class_weights="balanced")
+        task = make_task("single_label", class_weights="balanced")
         trainer = make_trainer(callbacks=callbacks)
         trainer.fit(task, datamodule=Counts())
         losses[name] = trainer.callback_metrics["val/loss"].item()

@@ -20,7 +20,9 @@ MODELS = ("bert", "roberta", "distilbert", "electra", "deberta", "deberta-v2", "
 
 def fit(model, *callbacks, **arguments):
     head = MLPHead(HIDDEN, 1)
-    task = SequenceRegression(make_backbone(model), head, labels=Labels("rating"), recipe=RECIPE)
+    task = SequenceRegression(
+        make_backbone(model), head, labels=Labels("regression"), recipe=RECIPE
+    )
     before = {name: p.detach().clone() for name, p in task.named_parameters()}
     trainer = make_trainer(callbacks=[*callbacks], **arguments)
     trainer.fit(task, make_loader(), make_loader())

@@ -20,7 +20,7 @@ def fit(*callbacks, backbone=None):
     torch.manual_seed(0)
     backbone = backbone or OwnBackbone()
     head = MLPHead(HIDDEN, 1, dropout=0.0)
-    task = SequenceRegression(backbone, head, labels=Labels("rating"))
+    task = SequenceRegression(backbone, head, labels=Labels("regression"))
     trainer = make_trainer(callbacks=list(callbacks), max_epochs=2)
     trainer.fit(task, make_loader(), make_loader())
     return task

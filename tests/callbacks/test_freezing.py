@@ -26,7 +26,9 @@ RECIPE = Recipe(partial(torch.optim.AdamW, lr=1e-2, weight_decay=0.5))
 
 def make_task(name="bert", backbone=None):
     backbone = make_backbone(name) if backbone is None else backbone
-    return SequenceRegression(backbone, MLPHead(HIDDEN, 1), labels=Labels("rating"), recipe=RECIPE)
+    return SequenceRegression(
+        backbone, MLPHead(HIDDEN, 1), labels=Labels("regression"), recipe=RECIPE
+    )
 
 
 def trainable(task):

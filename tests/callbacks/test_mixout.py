@@ -16,7 +16,7 @@ from tests.tiny import HIDDEN, OwnBackbone, make_backbone, make_batch, make_load
 def make_task(backbone=None):
     torch.manual_seed(0)
     backbone = backbone or OwnBackbone()
-    return SequenceRegression(backbone, LinearHead(HIDDEN, 1), labels=Labels("rating"))
+    return SequenceRegression(backbone, LinearHead(HIDDEN, 1), labels=Labels("regression"))
 
 
 @pytest.mark.parametrize("unit", ["neuron", "weight"])

@@ -17,7 +17,7 @@ TITLE = "target after source · seed 0"
 
 def make_task():
     torch.manual_seed(0)
-    return SequenceRegression(OwnBackbone(), LinearHead(HIDDEN, 1), labels=Labels("rating"))
+    return SequenceRegression(OwnBackbone(), LinearHead(HIDDEN, 1), labels=Labels("regression"))
 
 
 def bar_in(trainer):

@@ -53,7 +53,7 @@ def run(folder, reviews, *, stop=None, resume=False, callbacks=(), backbone=None
     data = Files(
         str(reviews),
         columns=Columns(label="rating"),
-        label=LabelSpec("rating"),
+        label=LabelSpec("regression"),
         splits=Splits(val=20, test=20),
         train_size=BATCHES * 8,
         batch_size=8,

@@ -232,7 +232,7 @@ def test_newly_unfrozen_layers_warm_up_in_a_fit_with_closures():
     recipe = Recipe(partial(torch.optim.SGD, lr=1e-2), groups=ParameterGroups(layer_decay=0.5))
     torch.manual_seed(0)
     task = SequenceRegression(
-        OwnBackbone(), LinearHead(HIDDEN, 1), labels=Labels("rating"), recipe=recipe
+        OwnBackbone(), LinearHead(HIDDEN, 1), labels=Labels("regression"), recipe=recipe
     )
     owner = Owner(at=2, steps=2)
     make_trainer(max_epochs=2, callbacks=[Freezing("all"), owner]).fit(

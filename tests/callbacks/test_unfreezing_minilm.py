@@ -34,7 +34,7 @@ def make_task():
         ParameterGroups(layer_decay=0.5),
     )
     head = MLPHead(backbone.hidden_size, 1)
-    return SequenceRegression(backbone, head, labels=Labels("rating"), recipe=recipe)
+    return SequenceRegression(backbone, head, labels=Labels("regression"), recipe=recipe)
 
 
 def fit(*callbacks, path=None):

@@ -28,7 +28,7 @@ from lightning_transfer.utils.checkpoint_format import (
 from tests.conftest import make_tokenizer
 from tests.tiny import CONFIGS, HIDDEN, OwnBackbone, OwnHead, make_backbone, make_trainer
 
-RATING = Labels("rating")
+RATING = Labels("regression")
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def trained(tmp_path_factory, reviews):
     data = Files(
         str(reviews),
         columns=Columns(label="rating"),
-        label=LabelSpec("rating", names=["bad", "good"], cutoffs=[0.0]),
+        label=LabelSpec("regression", names=["bad", "good"], cutoffs=[0.0]),
         splits=Splits(val=16, test=16),
         tokens=Tokens(max_length=12, truncation="tail"),
         train_size=24,
@@ -116,7 +116,7 @@ def test_a_checkpoint_describes_the_task_whole(trained):
         "format": FORMAT,
         "task": "SequenceRegression",
         "task_args": {},
-        "labels": {"kind": "rating", "names": ["bad", "good"], "cutoffs": [0.0]},
+        "labels": {"kind": "regression", "names": ["bad", "good"], "cutoffs": [0.0]},
         "adapter": None,
         "head": {
             "class": "lightning_transfer.heads.mlp.MLPHead",

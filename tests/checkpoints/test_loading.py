@@ -33,7 +33,7 @@ from tests.tiny import (
     make_trainer,
 )
 
-SINGLE = Labels("single", ("negative", "neutral", "positive"))
+SINGLE = Labels("single_label", ("negative", "neutral", "positive"))
 BATCH = make_batch()
 
 
@@ -115,7 +115,7 @@ def test_a_checkpoint_without_a_tokenizer_gives_none(tmp_path):
 
 
 def test_an_own_backbone_and_head_train_and_load_when_they_are_passed_in(tmp_path):
-    task = SequenceRegression(OwnBackbone(), OwnHead(HIDDEN, 1), labels=Labels("rating"))
+    task = SequenceRegression(OwnBackbone(), OwnHead(HIDDEN, 1), labels=Labels("regression"))
     before = {name: value.clone() for name, value in task.state_dict().items()}
     trainer = make_trainer(plugins=[AtomicCheckpointIO()])
     trainer.fit(task, make_loader(), make_loader())

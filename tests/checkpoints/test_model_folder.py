@@ -17,7 +17,7 @@ from lightning_transfer.utils import Labels
 from tests.conftest import make_tokenizer
 from tests.tiny import HIDDEN, OwnBackbone, OwnHead, make_backbone, make_inputs
 
-SINGLE = Labels("single", ("negative", "neutral", "positive"))
+SINGLE = Labels("single_label", ("negative", "neutral", "positive"))
 ACTIVATIONS = {
     "bert": "tanh",
     "roberta": "tanh",
@@ -34,7 +34,7 @@ IDS, MASK = make_inputs(lengths=(9, 3, 6))
 
 
 def make_task(name="bert", labels=SINGLE, head=None, **changes):
-    task_class = SequenceRegression if labels.kind == "rating" else SequenceClassification
+    task_class = SequenceRegression if labels.kind == "regression" else SequenceClassification
     backbone = make_backbone(name, **changes)
     head = head or MLPHead(HIDDEN, labels.num_outputs, activation=ACTIVATIONS.get(name, "tanh"))
     nn.init.normal_(head.out.bias)
@@ -68,8 +68,8 @@ def test_plain_transformers_gives_the_same_logits_and_label_names(name, tokenize
     ("labels", "names", "problem"),
     [
         (SINGLE, SINGLE.names, "single_label_classification"),
-        (Labels("multi", ("a", "b")), ("a", "b"), "multi_label_classification"),
-        (Labels("rating", ("low", "high"), (0,)), ("rating",), "regression"),
+        (Labels("multi_label", ("a", "b")), ("a", "b"), "multi_label_classification"),
+        (Labels("regression", ("low", "high"), (0,)), ("value",), "regression"),
     ],
 )
 def test_the_kind_of_labels_is_in_the_config(labels, names, problem, tokenizer, tmp_path):
@@ -123,7 +123,7 @@ OTHERS = {
     "another model": (
         "modernbert",
         lambda: MLPHead(HIDDEN, 3),
-        "model type 'modernbert' has no known form for labels of 'single'",
+        "model type 'modernbert' has no known form for labels of 'single_label'",
     ),
     "DeBERTa with another pooler": (
         "deberta-v2",

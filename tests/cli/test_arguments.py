@@ -47,7 +47,7 @@ def test_info_needs_no_value():
             r"'news_to_movies' is neither a flag nor key=value; did you mean "
             r"\+experiment=news_to_movies\?",
         ),
-        (["fit", "froze"], r"did you mean strategy@stages\.target\.strategy=frozen\?"),
+        (["fit", "froze"], r"did you mean finetuning@stages\.target\.finetuning=frozen\?"),
         (["fit", "zzz"], r"'zzz' is neither a flag nor key=value\.$"),
     ],
 )

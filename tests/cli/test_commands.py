@@ -21,7 +21,7 @@ TEXTS = ["a good film", "a bad and dull story", "the plot"]
 def rated(runs, tmp_path_factory):
     """A run on ratings, made by the command line."""
     folder = tmp_path_factory.mktemp("rated") / "run"
-    words = transfer(runs.news, runs.movies, controls=False)
+    words = transfer(runs.news, runs.movies, baselines=False)
     with pytest.MonkeyPatch.context() as patch:
         for name, value in runs.environment.items():
             patch.setenv(name, value)
@@ -33,7 +33,7 @@ def rated(runs, tmp_path_factory):
 def moods(runs, tmp_path_factory):
     """A run on classes, with its config beside it."""
     folder = tmp_path_factory.mktemp("moods") / "run"
-    words = stage("target", runs.movies, label="mood", kind="names", epochs=1)
+    words = stage("target", runs.movies, label="mood", kind="single_label", epochs=1)
     with pytest.MonkeyPatch.context() as patch:
         for name, value in runs.environment.items():
             patch.setenv(name, value)
@@ -82,7 +82,12 @@ def test_stage_checkpoint_is_tested_on_its_own_stage(rated, capsys):
     assert table(capsys.readouterr().out)["pearson"] == pytest.approx(expected, abs=6e-5)
 
 
-OTHER = ("data=files", "data.columns.label=rating", "data.label.kind=rating", "data.splits.test=30")
+OTHER = (
+    "data=files",
+    "data.columns.label=rating",
+    "data.label.kind=regression",
+    "data.splits.test=30",
+)
 
 
 def test_test_on_other_data(rated, runs, capsys):
@@ -161,7 +166,7 @@ def test_predict_reads_and_writes_standard_streams(moods, monkeypatch, capsysbin
 def test_ratings_are_predicted_as_numbers(rated, capsys):
     assert main(["predict", f"ckpt={rated}", f"text={TEXTS[0]}"]) == 0
     label, score = capsys.readouterr().out.split()
-    assert label == "rating"
+    assert label == "value"
     float(score)
 
 

@@ -74,7 +74,7 @@ def test_unknown_group_names_the_close_ones(conf):
 
 def test_shipped_groups_are_all_described():
     described = describe([help_text.conf_folder()])
-    assert list(described) == ["experiment", "data", "task", "head", "backbone", "strategy"]
+    assert list(described) == ["experiment", "data", "task", "head", "backbone", "finetuning"]
     assert all(comment for options in described.values() for _, comment in options)
 
 

@@ -298,7 +298,7 @@ def test_batches_hold_what_the_task_needs(tokenizer):
     tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
     data = raw(tokenizer, blocks=BlockSpec(24, "pairs"))
     data.setup("fit")
-    assert data.labels == Labels("tokens", ("next", "other"))
+    assert data.labels == Labels("masked_tokens", ("next", "other"))
     for batch in (*data.train_dataloader(), *data.val_dataloader()):
         shape = batch["input_ids"].shape
         for name in ("attention_mask", "token_type_ids", "labels"):

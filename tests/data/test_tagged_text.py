@@ -259,7 +259,10 @@ def test_stated_names_settle_the_order_and_unknown_tags_are_bad(tmp_path):
         ({"text": "\n\n"}, "news.conll holds no sentence"),
         ({"text": b"a O\n\xff B-X\n"}, "news.conll, line 2: .*UTF-8"),
         ({"text": "a O\n\nb O\n"}, r"at least 2 tags are needed, the data hold \['O'\]"),
-        ({"label": LabelSpec("names")}, "the label of a Conll is said by a TagSpec, got LabelSpec"),
+        (
+            {"label": LabelSpec("single_label")},
+            "the label of a Conll is said by a TagSpec, got LabelSpec",
+        ),
     ],
 )
 def test_files_that_cannot_be_read_say_why(tmp_path, arguments, message):

@@ -14,7 +14,7 @@ from lightning_transfer.data import Columns, LabelSpec, Splits, TextDataModule, 
 from lightning_transfer.utils import Labels
 
 MOODS = ["negative", "neutral", "positive"]
-BANDS = LabelSpec("rating", names=MOODS, cutoffs=[-0.5, 0.5])
+BANDS = LabelSpec("regression", names=MOODS, cutoffs=[-0.5, 0.5])
 WORDS = "good great fine fun warm bad poor dull cold sad film movie plot actor scene".split()
 
 
@@ -74,10 +74,10 @@ def test_batches_hold_what_the_task_needs(rated, tokenizer):
 @pytest.mark.parametrize(
     ("spec", "dtype", "shape", "first"),
     [
-        (LabelSpec("rating"), torch.float32, (4,), 3.0),
-        (LabelSpec("bands", names=["low", "high"], cutoffs=[2]), torch.int64, (4,), 1),
-        (LabelSpec("names"), torch.int64, (4,), 2),
-        (LabelSpec("multi", names=["1", "2", "3"]), torch.float32, (4, 3), [0, 0, 1]),
+        (LabelSpec("regression"), torch.float32, (4,), 3.0),
+        (LabelSpec("binned", names=["low", "high"], cutoffs=[2]), torch.int64, (4,), 1),
+        (LabelSpec("single_label"), torch.int64, (4,), 2),
+        (LabelSpec("multi_label", names=["1", "2", "3"]), torch.float32, (4, 3), [0, 0, 1]),
     ],
     ids=lambda value: getattr(value, "kind", None),
 )
@@ -262,7 +262,7 @@ def test_train_size_keeps_the_shares_of_the_bands(rated, train_size, count):
 
 
 def test_train_size_without_bands_keeps_the_spread(rated):
-    data = rated(label=LabelSpec("rating"), train_size=20)
+    data = rated(label=LabelSpec("regression"), train_size=20)
     data.setup("fit")
     assert data.label_counts == {}
     assert min(data.rows("train")["label"]) < -1
@@ -271,17 +271,17 @@ def test_train_size_without_bands_keeps_the_spread(rated):
 
 def test_train_size_of_several_labels(rated):
     labels = ["a|b", "a", "b", ""] * 25
-    data = domain(text=make_texts(100), label=labels)(label=LabelSpec("multi"), train_size=40)
+    data = domain(text=make_texts(100), label=labels)(label=LabelSpec("multi_label"), train_size=40)
     data.setup("fit")
     assert data.n_train == 40
-    assert data.labels == Labels("multi", ("a", "b"))
+    assert data.labels == Labels("multi_label", ("a", "b"))
     assert set(data.label_counts) == {"a", "b"}
 
 
 def test_train_size_of_each_class(rated):
     labels = ["ham"] * 80 + ["spam"] * 20
     data = domain(text=make_texts(100), label=labels)(
-        label=LabelSpec("names"), train_size="4/class"
+        label=LabelSpec("single_label"), train_size="4/class"
     )
     data.setup("fit")
     assert data.label_counts == {"ham": 4, "spam": 4}
@@ -304,8 +304,8 @@ def test_train_size_of_each_class(rated):
 @pytest.mark.parametrize(
     ("spec", "labels", "given"),
     [
-        (LabelSpec("multi"), ["a|b", "a"] * 20, "several a row"),
-        (LabelSpec("rating"), [1, 2] * 20, "numbers without bands"),
+        (LabelSpec("multi_label"), ["a|b", "a"] * 20, "several a row"),
+        (LabelSpec("regression"), [1, 2] * 20, "numbers without bands"),
     ],
 )
 def test_as_many_of_each_class_needs_classes(spec, labels, given):
@@ -322,14 +322,14 @@ def test_more_training_rows_than_there_are_is_an_error(rated):
 
 def test_labels_are_known_before_setup_when_stated():
     table = domain(text=["a", "b"] * 3, label=["x", "y"] * 3)
-    assert table(label=LabelSpec("names", names=["x", "y"])).labels.names == ("x", "y")
-    data = table(label=LabelSpec("names"), splits=Splits(0, 0))
+    assert table(label=LabelSpec("single_label", names=["x", "y"])).labels.names == ("x", "y")
+    data = table(label=LabelSpec("single_label"), splits=Splits(0, 0))
     with pytest.raises(RuntimeError, match="call setup"):
         _ = data.labels
     with pytest.raises(RuntimeError, match="call setup"):
         _ = data.n_train
     data.setup("fit")
-    assert data.labels == Labels("single", ("x", "y"))
+    assert data.labels == Labels("single_label", ("x", "y"))
 
 
 def test_loaders_without_a_tokenizer_say_so(rated):
@@ -344,7 +344,7 @@ def test_the_lines_say_what_was_dropped_and_cut(tokenizer, caplog):
     texts = [*make_texts(50), "Good film", "good  FILM!", "bad " * 40]
     groups = [None] * 52 + ["g"]
     data = domain(text=texts, label=[0, 1] * 26 + [1], group=groups)(
-        label=LabelSpec("rating"), tokens=Tokens(24, "tail"), splits=Splits(val=0, test=0)
+        label=LabelSpec("regression"), tokens=Tokens(24, "tail"), splits=Splits(val=0, test=0)
     )
     data.tokenizer = tokenizer
     with caplog.at_level(logging.INFO):
@@ -372,7 +372,7 @@ def test_rows_beyond_the_tokenizers_limit_are_warned_of(tokenizer, caplog):
 def test_pairs_are_tokenized_and_split_as_pairs(tokenizer):
     texts, pairs = ["good film"] * 3 + ["bad"], ["a", "b", "A!", "a"]
     data = domain(text=texts, label=[0, 1, 0, 1], text_pair=pairs)(
-        label=LabelSpec("rating"), splits=Splits(0, 0)
+        label=LabelSpec("regression"), splits=Splits(0, 0)
     )
     data.tokenizer = tokenizer
     data.setup("fit")
@@ -482,7 +482,7 @@ def test_lightning_trains_without_a_validation_split(rated, tokenizer, tmp_path)
 
 
 GOOD = {"text": make_texts(20), "label": ["1", "-1"] * 10}
-NAMES = LabelSpec("names", names=["spam", "ham"])
+NAMES = LabelSpec("single_label", names=["spam", "ham"])
 
 
 def bad(column, value, row=3):
@@ -583,8 +583,8 @@ def test_further_bad_rows_are_counted():
         ),
         (
             {"text": ["a", "b"], "label": ["spam", "spam"]},
-            LabelSpec("names"),
-            r"Domain, column 'label': label.kind=names needs at least 2 classes.*\['spam'\]",
+            LabelSpec("single_label"),
+            r"Domain, column 'label': label.kind=single_label needs at least 2 classes.*\['spam'\]",
         ),
         (
             {"text": ["a", "b"], "label": [2.5, 2.5]},
@@ -593,7 +593,7 @@ def test_further_bad_rows_are_counted():
         ),
         (
             {"text": ["a", "b"], "label": ["x|y", "y|x"]},
-            LabelSpec("multi"),
+            LabelSpec("multi_label"),
             r"every row has the labels \['x', 'y'\]",
         ),
         ({"text": ["a", "b"]}, BANDS, "must return the columns text and label, it returned text"),

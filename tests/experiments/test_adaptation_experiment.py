@@ -30,4 +30,7 @@ def test_dapt_movies_in_small(tmp_path, monkeypatch):
     assert [rows[name]["n_train"] for name in ("zero_shot", "zero_shot_adapted")] == [0, 0]
     adapted = {name: metric["mean"] for name, metric in rows["adapt"]["metrics"].items()}
     assert adapted["mlm_loss"] < adapted["mlm_loss_before"]
-    assert (results["gain"]["of"], results["gain"]["over"]) == ("zero_shot_adapted", "zero_shot")
+    assert (results["comparison"]["of"], results["comparison"]["over"]) == (
+        "zero_shot_adapted",
+        "zero_shot",
+    )

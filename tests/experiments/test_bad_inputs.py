@@ -61,7 +61,7 @@ def assert_nothing_written(place):
     assert left_behind(place) == []
 
 
-MOOD = {"label": "mood", "kind": "names"}
+MOOD = {"label": "mood", "kind": "single_label"}
 FILES = [
     ("nowhere.csv", {}, ["nowhere.csv", "no file"]),
     ("empty.csv", {}, ["empty.csv", "empty|no rows|0 rows"]),

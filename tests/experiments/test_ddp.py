@@ -33,7 +33,7 @@ def runs(tmp_path_factory):
 def overrides(runs, batch_size):
     sizes = [f"stages.{name}.data.batch_size={batch_size}" for name in ("source", "target")]
     odd = ["stages.target.data.splits.test=37", "stages.target.data.splits.val=13"]
-    return [*transfer(runs.news, runs.movies, *STILL, *sizes, *odd, *SGD, controls=False)]
+    return [*transfer(runs.news, runs.movies, *STILL, *sizes, *odd, *SGD, baselines=False)]
 
 
 @pytest.fixture(scope="module")

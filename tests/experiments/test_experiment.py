@@ -21,16 +21,16 @@ METRICS = ["pearson", "spearman", "r2"]
 
 @pytest.fixture(scope="module")
 def whole(runs, tmp_path_factory):
-    """A transfer with both controls, two seeds, and a source stage trained once."""
+    """A transfer with both baselines, two seeds, and a source stage trained once."""
     folder = tmp_path_factory.mktemp("whole")
     Watch.reset()
     runs.fit(folder, *transfer(runs.news, runs.movies), "seeds=[0,1]", "stages.source.seed=5")
     return folder, Watch.titles()
 
 
-def check_form(found, *, seeds, controls):
+def check_form(found, *, seeds, baselines):
     """The form that the issue prescribes, key by key."""
-    assert list(found) == ["experiment", "seeds", "rows", "gain", "handed_on"]
+    assert list(found) == ["experiment", "seeds", "rows", "comparison", "weight_transfer"]
     assert isinstance(found["experiment"], str)
     assert found["seeds"] == seeds
     for row in found["rows"]:
@@ -45,17 +45,17 @@ def check_form(found, *, seeds, controls):
             assert all(isinstance(value, float) for value in metric["values"])
             assert metric["mean"] == pytest.approx(np.mean(metric["values"]))
             assert len(metric["ci95"]) == 2
-    if not controls:
-        assert found["gain"] is None
+    if not baselines:
+        assert found["comparison"] is None
         return
-    gain = found["gain"]
-    assert list(gain) == ["metric", "over", "value", "ci95", "verdict"]
-    assert gain["verdict"] in ("positive", "not significant", "negative")
+    comparison = found["comparison"]
+    assert list(comparison) == ["metric", "baseline", "value", "ci95", "verdict"]
+    assert comparison["verdict"] in ("positive", "not significant", "negative")
 
 
 def test_one_stage_gives_one_row(runs, tmp_path):
     found = runs.target(tmp_path, curves=True)
-    check_form(found, seeds=[0], controls=False)
+    check_form(found, seeds=[0], baselines=False)
     assert [row["name"] for row in found["rows"]] == ["target"]
     assert found["rows"][0]["metrics"]["pearson"]["ci95"] == [None, None]
     for name in ("results.md", "learning_curves.png", "model/model.safetensors"):
@@ -65,7 +65,7 @@ def test_one_stage_gives_one_row(runs, tmp_path):
 
 def test_transfer_with_controls_gives_all_rows(whole):
     found = results(whole[0])
-    check_form(found, seeds=[0, 1], controls=True)
+    check_form(found, seeds=[0, 1], baselines=True)
     rows = rows_of(found)
     assert list(rows) == ["source", "zero_shot", "no_source", "transfer"]
     assert [row["stage"] for row in found["rows"]] == ["source", "target", "target", "target"]
@@ -82,12 +82,14 @@ def test_gain_is_the_mean_difference_over_the_seeds(whole):
     rows = rows_of(found)
     ours, theirs = (rows[n]["metrics"]["pearson"]["values"] for n in ("transfer", "no_source"))
     differences = np.subtract(ours, theirs)
-    gain = found["gain"]
-    assert gain["metric"] == "pearson"
-    assert gain["over"] == "no_source"
-    assert gain["value"] == pytest.approx(differences.mean())
+    comparison = found["comparison"]
+    assert comparison["metric"] == "pearson"
+    assert comparison["baseline"] == "no_source"
+    assert comparison["value"] == pytest.approx(differences.mean())
     half = 12.706204736 * differences.std(ddof=1) / math.sqrt(2)  # t with one degree of freedom
-    assert gain["ci95"] == pytest.approx([differences.mean() - half, differences.mean() + half])
+    assert comparison["ci95"] == pytest.approx(
+        [differences.mean() - half, differences.mean() + half]
+    )
 
 
 def test_stage_with_its_own_seed_is_trained_once(whole):
@@ -101,7 +103,7 @@ def test_stage_with_its_own_seed_is_trained_once(whole):
 
 
 def test_without_its_own_seed_the_source_is_repeated(runs, tmp_path):
-    found = runs.fit(tmp_path, *transfer(runs.news, runs.movies, controls=False), "seeds=[3,1]")
+    found = runs.fit(tmp_path, *transfer(runs.news, runs.movies, baselines=False), "seeds=[3,1]")
     assert Watch.titles() == [
         "source-seed3",
         "source-seed3/target-seed3",
@@ -132,7 +134,7 @@ def test_row_is_the_score_of_its_checkpoint(whole, runs, row, checkpoint, file):
     data = Files(
         str(getattr(runs, file)),
         columns=Columns(label="rating"),
-        label=LabelSpec("rating"),
+        label=LabelSpec("regression"),
         splits=Splits(val=16, test=40),
     )
     data.setup("test")
@@ -151,7 +153,7 @@ def test_row_is_the_score_of_its_checkpoint(whole, runs, row, checkpoint, file):
 
 
 def test_target_starts_from_the_weights_of_the_source(runs, tmp_path):
-    runs.fit(tmp_path, *transfer(runs.news, runs.movies, controls=False))
+    runs.fit(tmp_path, *transfer(runs.news, runs.movies, baselines=False))
     handed = weights(tmp_path / "stages/source-seed0/final.ckpt")
     title, start = Watch.started[1]
     assert title == "source-seed0/target-seed0"
@@ -192,7 +194,7 @@ def test_skipped_source_leaves_the_target_alone(runs, whole, tmp_path):
     )
     assert Watch.titles() == ["target-seed0", "target-seed1"]
     assert [row["name"] for row in skipped["rows"]] == ["target"]
-    assert skipped["gain"] is None
+    assert skipped["comparison"] is None
     alone = rows_of(results(whole[0]))["no_source"]
     assert rows_of(skipped)["target"]["metrics"] == alone["metrics"]
 
@@ -218,24 +220,27 @@ def test_third_stage_starts_from_the_second(runs, tmp_path):
 def test_gain_in_another_metric(runs, tmp_path):
     found = runs.fit(
         tmp_path,
-        *transfer(runs.news, runs.movies, "gain.metric=r2"),
+        *transfer(runs.news, runs.movies, "comparison.metric=r2"),
         "stages.source.epochs=1",
         "stages.target.epochs=1",
     )
-    assert found["gain"]["metric"] == "r2"
-    assert found["gain"]["ci95"] == [None, None]
-    assert found["gain"]["verdict"] == "not significant"
+    assert found["comparison"]["metric"] == "r2"
+    assert found["comparison"]["ci95"] == [None, None]
+    assert found["comparison"]["verdict"] == "not significant"
 
 
 def test_gain_of_another_row(runs, tmp_path):
     short = [f"stages.{name}.epochs=1" for name in ("source", "target")]
-    words = [*transfer(runs.news, runs.movies, "gain.of=zero_shot"), *short]
+    words = [*transfer(runs.news, runs.movies, "comparison.candidate=zero_shot"), *short]
     rows = rows_of(found := runs.fit(tmp_path / "whole", *words))
     ours, theirs = (rows[name]["metrics"]["pearson"] for name in ("zero_shot", "no_source"))
-    assert found["gain"]["value"] == pytest.approx(ours["mean"] - theirs["mean"])
-    assert (found["gain"]["of"], found["gain"]["over"]) == ("zero_shot", "no_source")
+    assert found["comparison"]["value"] == pytest.approx(ours["mean"] - theirs["mean"])
+    assert (found["comparison"]["candidate"], found["comparison"]["baseline"]) == (
+        "zero_shot",
+        "no_source",
+    )
     found = runs.fit(tmp_path / "skipped", *words, "stages.source.skip=true")
-    assert found["gain"] is None
+    assert found["comparison"] is None
 
 
 WRONG = [
@@ -246,14 +251,20 @@ WRONG = [
     ("order=[sauce,target]", r"order names the stage 'sauce'.*did you mean 'source'"),
     ("order=[target,target]", r"order names a stage twice"),
     ("order=[]", r"order must be a list of stage names, got \[\]"),
-    ("controls.no_source.order=[taget]", r"controls.no_source.order names the stage 'taget'"),
-    ("controls.zero_shot.test=taget", r"controls.zero_shot.test names the stage 'taget'"),
-    ("+controls.no_source.tests=target", r"controls.no_source has the keys order and test"),
-    ("+controls.source.order=[target]", r"controls.source has the name of another row"),
-    ("gain.over=no_sauce", r"gain.over='no_sauce' is no control; controls: zero_shot, no_source"),
-    ("gain.of=no_sauce", r"gain.of='no_sauce' is no control; controls: zero_shot, no_source"),
-    ("gain.metric=accuracy", r"gain.metric='accuracy'.*pearson, r2, spearman"),
-    ("gain.metric=loss", r"gain.metric='loss'"),
+    ("baselines.no_source.order=[taget]", r"baselines.no_source.order names the stage 'taget'"),
+    ("baselines.zero_shot.test=taget", r"baselines.zero_shot.test names the stage 'taget'"),
+    ("+baselines.no_source.tests=target", r"baselines.no_source has the keys order and test"),
+    ("+baselines.source.order=[target]", r"baselines.source has the name of another row"),
+    (
+        "comparison.baseline=no_sauce",
+        r"comparison.baseline='no_sauce' is no baseline; baselines: zero_shot, no_source",
+    ),
+    (
+        "comparison.candidate=no_sauce",
+        r"comparison.candidate='no_sauce' is no baseline; baselines: zero_shot, no_source",
+    ),
+    ("comparison.metric=accuracy", r"comparison.metric='accuracy'.*pearson, r2, spearman"),
+    ("comparison.metric=loss", r"comparison.metric='loss'"),
     ("stages.target.monitor=val/persian", r"stages.target.monitor='val/persian'.*val/pearson"),
     ("stages.target.keep=worst", r"stages.target.keep must be best or last, got 'worst'"),
     ("stages.target.patience=0", r"stages.target.patience must be .*>= 1.*got 0"),
@@ -282,24 +293,24 @@ WRONG = [
     ("stages.target.data.train_size=0", r"no train rows; change train_size"),
     ("stages.target.data.splits.test=1000", r"stages.target.data: .*1000"),
     ("stages.target.data.tokens.truncation=middle", r"truncation.*head.*middle"),
-    ("stages.target.data.label.kind=stars", r"rating.*stars"),
+    ("stages.target.data.label.kind=stars", r"regression.*stars"),
     ("stages.target.optimizer._target_=torch.load", r"torch.load"),
     ("stages.target.optimizer.lr=-1", r"stages.target.optimizer: .*-1"),
     (
-        "stages.target.strategy.scheduler.warmup=2",
-        r"stages.target.strategy.scheduler: .*warmup.* 2",
+        "stages.target.finetuning.scheduler.warmup=2",
+        r"stages.target.finetuning.scheduler: .*warmup.* 2",
     ),
     (
         "+stages.target.callbacks={a: {_target_: lightning_transfer.callbacks.Freezing, below: 9}}",
         r"stages.target: below=9 is no depth of the backbone: they are 0..2",
     ),
-    ("stages.target.strategy.groups.layer_decay=0", r"layer_decay.* 0"),
+    ("stages.target.finetuning.groups.layer_decay=0", r"layer_decay.* 0"),
     (
-        "stages.target.strategy.groups.layer_ratios=[1,2]",
-        r"stages.target.strategy.groups: layer_ratios has 2 values and the backbone \d depths",
+        "stages.target.finetuning.groups.layer_ratios=[1,2]",
+        r"stages.target.finetuning.groups: layer_ratios has 2 values and the backbone \d depths",
     ),
     ("+stages.target.task.label_smoothing=0.1", r"label_smoothing"),
-    ("task@stages.target.task=sequence_classification", r"rating"),
+    ("task@stages.target.task=sequence_classification", r"numbers; use task=sequence_regression"),
     ("backbone.name=asset:maxilm", r"maxilm.*minilm"),
     ("trainer.accelerator=abacus", r"abacus"),
     ("trainer.limit_test_batches=0", r"trainer.limit_test_batches=0 would leave nothing"),

@@ -11,7 +11,7 @@ from lightning_transfer.utils import Labels
 from tests.tiny import HIDDEN, make_backbone, make_batch, make_loader, make_trainer
 from tests.tiny_seq2seq import SEQ2SEQ, make_seq2seq
 
-SINGLE = Labels("single", ("negative", "neutral", "positive"))
+SINGLE = Labels("single_label", ("negative", "neutral", "positive"))
 READERS = ("bert", "roberta", "distilbert", "deberta-v2", "gpt2")
 
 
@@ -19,7 +19,7 @@ def make_task(name, head_class=MLPHead, labels=SINGLE):
     causal = name == "gpt2"
     backbone = make_seq2seq(name) if causal else make_backbone(name)
     pooling = "last" if causal else "cls"
-    task_class = SequenceRegression if labels.kind == "rating" else SequenceClassification
+    task_class = SequenceRegression if labels.kind == "regression" else SequenceClassification
     head = head_class(HIDDEN, labels.num_outputs, pooling=pooling)
     return task_class(backbone, head, labels=labels)
 
@@ -34,7 +34,7 @@ def test_a_model_that_reads_learns_is_saved_and_says_the_same(name, tokenizer, t
     task = make_task(name)
     before = {k: v.clone() for k, v in task.state_dict().items()}
     trainer = make_trainer(max_steps=1)
-    loader = make_loader("single", outputs=3)
+    loader = make_loader("single_label", outputs=3)
     trainer.fit(task, loader, loader)
     after = task.state_dict()
     still = {k for k in before if torch.equal(before[k], after[k])}
@@ -42,7 +42,7 @@ def test_a_model_that_reads_learns_is_saved_and_says_the_same(name, tokenizer, t
     assert not {k for k in still if k.startswith("head.out")}
     trainer.save_checkpoint(tmp_path / "one.ckpt")
     export(task, tokenizer, tmp_path / "model")
-    batch = make_batch("single", outputs=3, seed=5)
+    batch = make_batch("single_label", outputs=3, seed=5)
     expected = outputs(task, batch)
     assert expected.std(0).min() > 0
     for path in ("one.ckpt", "model"):
@@ -50,7 +50,7 @@ def test_a_model_that_reads_learns_is_saved_and_says_the_same(name, tokenizer, t
 
 
 @pytest.mark.parametrize("head_class", [MLPHead, LinearHead])
-@pytest.mark.parametrize("labels", [SINGLE, Labels("rating")])
+@pytest.mark.parametrize("labels", [SINGLE, Labels("regression")])
 def test_a_causal_model_is_read_at_its_last_token(head_class, labels):
     task = make_task("gpt2", head_class, labels)
     batch = make_batch()
@@ -73,10 +73,12 @@ def test_a_causal_model_is_not_read_at_its_first_token(head_class, name):
 
 
 @pytest.mark.parametrize("name", ["t5", "bart", "marian", "bert2bert"])
-@pytest.mark.parametrize("labels", [SINGLE, Labels("rating")])
+@pytest.mark.parametrize("labels", [SINGLE, Labels("regression")])
 def test_an_encoder_decoder_is_refused_where_there_are_no_targets(name, labels):
-    task_class = SequenceRegression if labels.kind == "rating" else SequenceClassification
+    task_class = SequenceRegression if labels.kind == "regression" else SequenceClassification
     kind = type(make_seq2seq(name).model).__name__
-    with pytest.raises(ValueError, match=rf"{kind} is an encoder-decoder, .* take=\[encoder\]"):
+    with pytest.raises(
+        ValueError, match=rf"{kind} is an encoder-decoder, .* weight_transfer=\[encoder\]"
+    ):
         task_class(make_seq2seq(name), LinearHead(HIDDEN, labels.num_outputs), labels=labels)
     assert name in SEQ2SEQ

@@ -30,7 +30,7 @@ TARGET = "source-seed0/target-seed0"
 
 
 def strategy(name, *more):
-    return [f"strategy@stages.target.strategy={name}", *more]
+    return [f"finetuning@stages.target.finetuning={name}", *more]
 
 
 def depths_that_moved(folder):
@@ -64,20 +64,20 @@ MOVES = {
 
 @pytest.mark.parametrize("name", MOVES)
 def test_what_moves_under_a_strategy(runs, tmp_path, name):
-    words = transfer(runs.news, runs.movies, *strategy(name), controls=False)
+    words = transfer(runs.news, runs.movies, *strategy(name), baselines=False)
     found = runs.fit(tmp_path, *words, "stages.target.keep=last", "stages.target.epochs=3")
     assert depths_that_moved(tmp_path) == MOVES[name]
     assert -1 < found["rows"][-1]["metrics"]["pearson"]["mean"] < 1
 
 
 def test_every_strategy_is_tried_here():
-    there = {path.stem for path in (help_text.conf_folder() / "strategy").glob("*.yaml")}
+    there = {path.stem for path in (help_text.conf_folder() / "finetuning").glob("*.yaml")}
     assert there == set(MOVES)
 
 
 def test_what_autofreeze_cannot_do_is_told_before_the_source_stage(runs, tmp_path):
-    keep = "stages.target.strategy.callbacks.freezing.keep=9"
-    words = transfer(runs.news, runs.movies, *strategy("autofreeze", keep), controls=False)
+    keep = "stages.target.finetuning.callbacks.freezing.keep=9"
+    words = transfer(runs.news, runs.movies, *strategy("autofreeze", keep), baselines=False)
     with pytest.raises(ValueError, match=r"stages.target: keep=9 leaves nothing to freeze of 3"):
         runs.fit(tmp_path, *words)
     assert Watch.started == []
@@ -86,7 +86,7 @@ def test_what_autofreeze_cannot_do_is_told_before_the_source_stage(runs, tmp_pat
 def test_a_stage_may_choose_another_schedule_than_its_strategy(runs):
     words = transfer(runs.news, runs.movies, *strategy("ulmfit"))
     target = runs.config(*words)["stages"]["target"]
-    assert target["strategy"]["scheduler"]["_target_"].endswith("slanted_triangular_schedule")
+    assert target["finetuning"]["scheduler"]["_target_"].endswith("slanted_triangular_schedule")
     assert target.get("scheduler") is None
     words.append("scheduler@stages.target.scheduler=constant")
     chosen = runs.config(*words)["stages"]["target"]["scheduler"]
@@ -110,7 +110,7 @@ def launch(runs, folder, *words, start=(), **environment):
 
 def short(runs):
     """A run of 12 steps whose third phase begins at step 8, with dropout."""
-    words = transfer(runs.news, runs.movies, *strategy("gradual"), controls=False)
+    words = transfer(runs.news, runs.movies, *strategy("gradual"), baselines=False)
     return [*words, "stages.target.epochs=3", "resume_every=1"]
 
 
@@ -148,7 +148,7 @@ def unfreezing(runs, batch_size):
     sizes = [f"stages.{name}.data.batch_size={batch_size}" for name in ("source", "target")]
     odd = ["stages.target.data.splits.test=37", "stages.target.data.splits.val=13"]
     words = [*STILL, *sizes, *odd, *SGD, *strategy("gradual")]
-    return transfer(runs.news, runs.movies, *words, controls=False)
+    return transfer(runs.news, runs.movies, *words, baselines=False)
 
 
 @pytest.mark.slow

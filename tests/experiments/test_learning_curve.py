@@ -15,7 +15,7 @@ NAMES = ["transfer@8", "transfer@16", "transfer@32"]
 
 @pytest.fixture(scope="module")
 def curved(runs, tmp_path_factory):
-    """A transfer with both controls over three sizes and two seeds."""
+    """A transfer with both baselines over three sizes and two seeds."""
     folder = tmp_path_factory.mktemp("curved")
     Watch.reset()
     words = transfer(runs.news, runs.movies, "seeds=[0,1]", "stages.source.seed=5")
@@ -26,8 +26,8 @@ def curved(runs, tmp_path_factory):
 def test_each_size_is_a_row_with_its_seeds(curved):
     _, found, _ = curved
     rows = rows_of(found)
-    controls = [f"no_source@{size}" for size in SIZES]
-    assert list(rows) == ["source", "zero_shot", *controls, *NAMES]
+    baselines = [f"no_source@{size}" for size in SIZES]
+    assert list(rows) == ["source", "zero_shot", *baselines, *NAMES]
     assert [rows[name]["n_train"] for name in NAMES] == SIZES
     assert all(len(rows[name]["metrics"]["pearson"]["values"]) == 2 for name in NAMES)
     assert len({rows[name]["metrics"]["pearson"]["mean"] for name in NAMES}) == 3
@@ -36,16 +36,16 @@ def test_each_size_is_a_row_with_its_seeds(curved):
 def test_the_gain_stands_at_each_size(curved):
     _, found, _ = curved
     rows = rows_of(found)
-    assert list(found["gains"]) == ["8", "16", "32"]
-    assert found["gain"] == found["gains"]["32"]
-    for size, gain in found["gains"].items():
+    assert list(found["comparisons"]) == ["8", "16", "32"]
+    assert found["comparison"] == found["comparisons"]["32"]
+    for size, comparison in found["comparisons"].items():
         ours, theirs = (rows[f"{name}@{size}"]["metrics"] for name in ("transfer", "no_source"))
         difference = ours["pearson"]["mean"] - theirs["pearson"]["mean"]
-        assert gain["value"] == pytest.approx(difference)
-        assert gain["over"] == f"no_source@{size}"
+        assert comparison["value"] == pytest.approx(difference)
+        assert comparison["baseline"] == f"no_source@{size}"
     text = (curved[0] / "results.md").read_text()
     assert "with transfer@32 and" in text
-    assert text.count("gain of transfer over no_source@") == 3
+    assert text.count("transfer over no_source@") == 3
 
 
 def test_the_source_is_trained_once_for_all_sizes(curved):
@@ -75,15 +75,15 @@ def test_a_finished_curve_is_not_trained_again(curved, runs):
     assert again == found
 
 
-def test_a_curve_alone_needs_no_control(runs, tmp_path):
-    words = stage("target", runs.movies, label="mood", kind="names", epochs=1)
+def test_a_curve_alone_needs_no_baseline(runs, tmp_path):
+    words = stage("target", runs.movies, label="mood", kind="single_label", epochs=1)
     found = runs.fit(tmp_path, *words, "curve.train_size=[2/class,4/class]")
     assert {name: row["n_train"] for name, row in rows_of(found).items()} == {
         "target@2/class": 6,
         "target@4/class": 12,
     }
-    assert found["gain"] is None
-    assert "gains" not in found
+    assert found["comparison"] is None
+    assert "comparisons" not in found
     assert (tmp_path / "stages/target-2-per-class-seed0/final.ckpt").is_file()
     assert (tmp_path / "train_sizes.png").is_file()
 

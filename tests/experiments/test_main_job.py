@@ -25,7 +25,7 @@ def test_news_to_movies_with_the_packaged_model(tmp_path, monkeypatch, capsys):
     assert (rows["zero_shot"]["n_train"], rows["transfer"]["n_train"]) == (0, 128)
     assert rows["transfer"]["n_test"] == 300
     assert 0.3 < rows["transfer"]["metrics"]["pearson"]["mean"] < 0.9
-    assert results["gain"]["verdict"] == "not significant"  # one seed says so
+    assert results["comparison"]["verdict"] == "not significant"  # one seed says so
     capsys.readouterr()
     assert main(["predict", f"ckpt={tmp_path}/run", "text=I love this movie!"]) == 0
     label, rating = capsys.readouterr().out.split()

@@ -78,7 +78,12 @@ def paired(runs, tmp_path_factory):
     model = lively(folder)
     source = write_csv(folder / "pairs.csv", make_pairs(120))
     words = stage(
-        "target", source, "data.columns.text=premise", label="relation", kind="names", epochs=1
+        "target",
+        source,
+        "data.columns.text=premise",
+        label="relation",
+        kind="single_label",
+        epochs=1,
     )
     words.append("stages.target.data.columns.text_pair=hypothesis")
     with pytest.MonkeyPatch.context() as patch:
@@ -156,7 +161,7 @@ def test_half_a_pair_is_an_error(paired, capsys, words, message):
 
 
 def test_a_model_of_single_texts_warns_of_pairs(runs, tmp_path, caplog):
-    runs.target(tmp_path / "run", label="mood", kind="names", epochs=1)
+    runs.target(tmp_path / "run", label="mood", kind="single_label", epochs=1)
     with caplog.at_level(logging.WARNING):
         Predictor.from_path(tmp_path / "run").predict(["good"], ["bad"])
     assert "was trained on single texts, and is given pairs" in caplog.text
@@ -175,14 +180,14 @@ def test_several_labels_are_learned_predicted_and_exported(runs, place, form, ca
         write_csv(source, [{**row, "topics": "|".join(row["topics"])} for row in rows])
     else:
         source.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    words = stage("target", source, label="topics", kind="multi", epochs=8, lr=3e-3)
+    words = stage("target", source, label="topics", kind="multi_label", epochs=8, lr=3e-3)
     words += ["stages.target.data.train_size=112", f"backbone.name={lively(place)}"]
     metrics = rows_of(runs.fit(place / "run", *words))["target"]["metrics"]
     assert list(metrics) == ["accuracy", "macro_f1", "mcc"]
     data = Files(
         str(source),
         columns=Columns(label="topics"),
-        label=LabelSpec("multi"),
+        label=LabelSpec("multi_label"),
         splits=Splits(val=16, test=40),
     )
     data.setup("test")
@@ -212,7 +217,7 @@ def test_predicted_labels_of_a_file_are_read_back(runs, place):
     """What predict writes is what a multi data set reads."""
     rows = [{**row, "topics": "|".join(row["topics"])} for row in make_topics(120)]
     source = write_csv(place / "topics.csv", rows)
-    words = stage("target", source, label="topics", kind="multi", epochs=1)
+    words = stage("target", source, label="topics", kind="multi_label", epochs=1)
     runs.fit(place / "run", *words)
     new = write_csv(place / "new.csv", [{"text": row["text"]} for row in make_topics(30, seed=2)])
     assert main(["predict", f"ckpt={place}/run", f"data.path={new}", "out=said.csv"]) == 0
@@ -238,10 +243,13 @@ def test_a_head_of_two_classes_gives_way_to_one_of_five_by_one_override(runs, tm
     ]
     target = write_csv(tmp_path / "topics.csv", topics)
     classes = "task@stages.target.task=sequence_classification"
-    words = [w for w in transfer(source, source, controls=False) if "task@" not in w]
+    words = [w for w in transfer(source, source, baselines=False) if "task@" not in w]
     words += ["task@stages.source.task=sequence_classification", classes]
     for name in ("source", "target"):
-        words += [f"stages.{name}.data.columns.label=mood", f"stages.{name}.data.label.kind=names"]
+        words += [
+            f"stages.{name}.data.columns.label=mood",
+            f"stages.{name}.data.label.kind=single_label",
+        ]
         words += [f"stages.{name}.data.train_size=24", f"stages.{name}.epochs=1"]
     caplog.set_level(logging.INFO)
     runs.fit(tmp_path / "same", *words)

@@ -11,9 +11,9 @@ CONTROLS = {
 }
 
 
-def rows(order, controls=None, **settings):
+def rows(order, baselines=None, **settings):
     stages = {name: settings.get(name, {}) for name in STAGES}
-    return plan_rows(order, stages, controls or {})
+    return plan_rows(order, stages, baselines or {})
 
 
 def skip(*names):
@@ -43,8 +43,8 @@ def test_three_stages_make_a_chain():
 
 
 def test_a_control_is_scored_on_the_last_stage_unless_it_says_otherwise():
-    [_, control, _] = rows(["source", "target"], {"other": {"order": ["source"]}})
-    assert control == PlannedRow("other", ("source",), "target")
+    [_, baseline, _] = rows(["source", "target"], {"other": {"order": ["source"]}})
+    assert baseline == PlannedRow("other", ("source",), "target")
 
 
 def test_a_skipped_stage_leaves_every_chain():
@@ -89,9 +89,9 @@ def test_a_pinned_stage_is_the_same_work_for_all_seeds():
     assert zero_shot.stage_run(2, {"source": 0}) == runs[0].before
 
 
-def along(order, controls=None, *, stage="target", sizes=("8/class", 64), **settings):
+def along(order, baselines=None, *, stage="target", sizes=("8/class", 64), **settings):
     stages = {name: settings.get(name, {}) for name in STAGES}
-    return plan_rows(order, stages, controls or {}, {"stage": stage, "train_size": list(sizes)})
+    return plan_rows(order, stages, baselines or {}, {"stage": stage, "train_size": list(sizes)})
 
 
 def test_a_curve_repeats_each_row_that_trains_its_stage():
@@ -166,32 +166,36 @@ def test_the_same_stage_after_another_is_other_work():
 
 
 @pytest.mark.parametrize(
-    ("order", "controls", "message"),
+    ("order", "baselines", "message"),
     [
         (["sorce"], {}, r"order names the stage 'sorce', known: .*; did you mean 'source'\?"),
         (["zzz"], {}, r"order names the stage 'zzz', known: \['middle', 'source', 'target'\]$"),
         (["source", "source"], {}, r"order names a stage twice: \['source', 'source'\]"),
         ([], {}, r"order must be a list of stage names, got \[\]"),
         ("source", {}, "order must be a list of stage names, got 'source'"),
-        (["source"], {"a": {"order": ["zzz"]}}, r"controls.a.order names the stage 'zzz'"),
-        (["source"], {"a": {"order": ["source"], "test": "zzz"}}, "controls.a.test names the sta"),
-        (["source"], {"a": {"test": "source"}}, r"controls.a has the keys order and test, got {'t"),
+        (["source"], {"a": {"order": ["zzz"]}}, r"baselines.a.order names the stage 'zzz'"),
+        (["source"], {"a": {"order": ["source"], "test": "zzz"}}, "baselines.a.test names the sta"),
+        (
+            ["source"],
+            {"a": {"test": "source"}},
+            r"baselines.a has the keys order and test, got {'t",
+        ),
         (["source"], {"a": {"order": ["source"], "on": 1}}, "has the keys order and test, got"),
         (
             ["source", "target"],
             {"transfer": {"order": ["source"]}},
-            "controls.transfer has the name of another row; rename it",
+            "baselines.transfer has the name of another row; rename it",
         ),
         (
             ["source", "target"],
             {"source": {"order": ["source"]}},
-            "controls.source has the name of another row; rename it",
+            "baselines.source has the name of another row; rename it",
         ),
     ],
 )
-def test_a_plan_that_makes_no_sense_is_refused(order, controls, message):
+def test_a_plan_that_makes_no_sense_is_refused(order, baselines, message):
     with pytest.raises(ValueError, match=message):
-        rows(order, controls)
+        rows(order, baselines)
 
 
 def test_a_run_of_nothing_but_skipped_stages_is_refused():

@@ -59,7 +59,7 @@ LEARNS = (  # rows of one word, and enough steps at a rate at which a new head l
     "stages.adapt.seed=0",
     "stages.adapt.epochs=16",
     "stages.adapt.data.batch_size=8",
-    "stages.adapt.strategy.groups.head_ratio=1.0",
+    "stages.adapt.finetuning.groups.head_ratio=1.0",
 )
 
 
@@ -68,8 +68,8 @@ def adapted(runs):
         "order=[adapt,target]",
         *pretraining(runs, "adapt", "cut", *LEARNS),
         *stage("target", runs.movies, epochs=1),
-        "+controls={no_adapt: {order: [target]}}",
-        "gain.over=no_adapt",
+        "+baselines={no_adapt: {order: [target]}}",
+        "comparison.baseline=no_adapt",
         "seeds=[0,1]",
     ]
 

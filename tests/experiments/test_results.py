@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from lightning_transfer.experiments.results import Gain, Metric, Results, Row
+from lightning_transfer.experiments.results import Comparison, Metric, Results, Row
 
 T_975 = {1: 12.7062, 2: 4.30265}  # Student's t from a printed table, by degrees of freedom
 
@@ -21,10 +21,10 @@ def row(name: str, *values: float, **metrics: tuple[float, ...]) -> Row:
 
 def compare(*rows: Row, seeds: int = 3, missing: tuple[str, ...] = ()) -> Results:
     named = {row.name: row for row in rows}
-    gain = None
+    comparison = None
     if {"transfer", "no_source"} <= set(named):
-        gain = Gain.between(named["transfer"], named["no_source"], metric="pearson")
-    return Results("news_to_movies", tuple(range(seeds)), rows, gain, missing)
+        comparison = Comparison.between(named["transfer"], named["no_source"], metric="pearson")
+    return Results("news_to_movies", tuple(range(seeds)), rows, comparison, missing)
 
 
 SPREAD = compare(
@@ -70,17 +70,17 @@ def test_a_metric_without_values_is_refused() -> None:
         Metric(())
 
 
-# Gain
+# Comparison
 
 
 def test_the_gain_is_paired_by_seed() -> None:
     # The seeds differ by 0.3, the two rows by 0.01 to 0.03 within each seed.
-    gain = Gain.between(
+    comparison = Comparison.between(
         row("transfer", 0.41, 0.72, 0.13), row("no_source", 0.4, 0.7, 0.1), metric="pearson"
     )
     half = T_975[2] * 0.01 / math.sqrt(3)
-    assert gain.value == pytest.approx(0.02)
-    assert gain.ci95 == pytest.approx((0.02 - half, 0.02 + half), abs=1e-6)
+    assert comparison.value == pytest.approx(0.02)
+    assert comparison.ci95 == pytest.approx((0.02 - half, 0.02 + half), abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -94,27 +94,31 @@ def test_the_gain_is_paired_by_seed() -> None:
     ],
 )
 def test_the_verdict_follows_the_interval(transfer: tuple[float, ...], verdict: str) -> None:
-    gain = Gain.between(
+    comparison = Comparison.between(
         row("transfer", *transfer), row("no_source", 0.5, 0.5, 0.5), metric="pearson"
     )
-    assert (gain.verdict, gain.over, gain.metric) == (verdict, "no_source", "pearson")
+    assert (comparison.verdict, comparison.baseline, comparison.metric) == (
+        verdict,
+        "no_source",
+        "pearson",
+    )
 
 
 def test_a_row_that_was_cut_off_is_paired_as_far_as_it_goes() -> None:
-    gain = Gain.between(
+    comparison = Comparison.between(
         row("transfer", 0.6, 0.7), row("no_source", 0.5, 0.5, 9.0), metric="pearson"
     )
-    assert gain.value == pytest.approx(0.15)
+    assert comparison.value == pytest.approx(0.15)
 
 
 def test_a_gain_needs_a_metric_that_both_rows_have() -> None:
     with pytest.raises(ValueError, match="row 'b' has no metric 'accuracy'; it has pearson"):
-        Gain.between(row("a", 0.5, accuracy=(0.5,)), row("b", 0.5), metric="accuracy")
+        Comparison.between(row("a", 0.5, accuracy=(0.5,)), row("b", 0.5), metric="accuracy")
 
 
 def test_a_gain_in_a_loss_is_refused() -> None:
     with pytest.raises(ValueError, match="higher is better, got 'test/loss'"):
-        Gain.between(row("a", 0.5), row("b", 0.5), metric="test/loss")
+        Comparison.between(row("a", 0.5), row("b", 0.5), metric="test/loss")
 
 
 def test_rows_of_one_name_are_refused() -> None:
@@ -148,25 +152,25 @@ def test_a_negative_transfer_is_called_so() -> None:
 
 def test_a_source_shared_by_all_seeds_does_not_hide_their_number() -> None:
     pair = row("transfer", 0.7, 0.71, 0.69), row("no_source", 0.5, 0.5, 0.5)
-    gain = Gain.between(*pair, metric="pearson")
-    results = Results("x", (0, 1, 2), (pair[0], row("no_source", 0.5)), gain)
+    comparison = Comparison.between(*pair, metric="pearson")
+    results = Results("x", (0, 1, 2), (pair[0], row("no_source", 0.5)), comparison)
     assert results.sentence().endswith("(95 % interval +0.175 to +0.225 over 3 seeds).")
 
 
 def test_a_gain_whose_rows_are_not_shown_is_told_by_itself() -> None:
-    results = Results("x", (0, 1, 2), (), SPREAD.gain)
+    results = Results("x", (0, 1, 2), (), SPREAD.comparison)
     assert "pearson changes by +0.200 (95 % interval -0.048 to" in results.sentence()
 
 
 def test_a_gain_of_another_row_than_the_transfer_says_so() -> None:
     rows = row("plain", 0.5, 0.5), row("adapted", 0.7, 0.7), row("transfer", 0.9, 0.9)
-    gain = Gain.between(rows[1], rows[0], metric="pearson")
-    results = Results("x", (0, 1), rows, gain)
+    comparison = Comparison.between(rows[1], rows[0], metric="pearson")
+    results = Results("x", (0, 1), rows, comparison)
     assert results.sentence().startswith(
         "Positive transfer: pearson is 0.700 with adapted and 0.500 with plain, a difference of"
     )
-    assert "gain of adapted over plain: pearson +0.200" in results.to_markdown()
-    assert json.loads(results.to_json())["gain"]["of"] == "adapted"
+    assert "adapted over plain: pearson +0.200" in results.to_markdown()
+    assert json.loads(results.to_json())["comparison"]["candidate"] == "adapted"
     assert Results.from_json(results.to_json()) == results
 
 
@@ -188,7 +192,7 @@ def test_an_undefined_gain_says_so() -> None:
 
 def test_a_run_that_was_cut_off_says_which_rows_are_missing() -> None:
     results = compare(row("zero_shot", 0.6, 0.6, 0.6), missing=("no_source", "transfer"))
-    assert results.gain is None
+    assert results.comparison is None
     assert results.sentence() == (
         "Nothing can be said of the transfer: the run was cut off (no_source, transfer missing)."
     )
@@ -206,7 +210,7 @@ def test_a_run_that_was_cut_off_late_tells_what_there_is() -> None:
 
 def test_no_control_says_so() -> None:
     assert compare(row("transfer", 0.6)).sentence() == (
-        "Nothing can be said of the transfer: there is no control to compare it with."
+        "Nothing can be said of the transfer: there is no baseline to compare it with."
     )
 
 
@@ -217,7 +221,7 @@ def test_json_has_exactly_the_agreed_form() -> None:
     results = compare(row("no_source", 0.5, 0.5), row("transfer", 0.7, 0.7), seeds=2)
     data = json.loads(results.to_json())
     metrics = {"pearson": {"mean": 0.7, "ci95": [0.7, 0.7], "values": [0.7, 0.7]}}
-    assert list(data) == ["experiment", "seeds", "rows", "gain"]
+    assert list(data) == ["experiment", "seeds", "rows", "comparison"]
     assert (data["experiment"], data["seeds"]) == ("news_to_movies", [0, 1])
     assert data["rows"][1] == {
         "name": "transfer",
@@ -227,11 +231,15 @@ def test_json_has_exactly_the_agreed_form() -> None:
         "seconds": 25.14,
         "metrics": metrics,
     }
-    gain = data["gain"]
-    assert list(gain) == ["metric", "over", "value", "ci95", "verdict"]
-    assert gain["value"] == 0.7 - 0.5
-    assert gain["ci95"] == [0.7 - 0.5] * 2
-    assert (gain["metric"], gain["over"], gain["verdict"]) == ("pearson", "no_source", "positive")
+    comparison = data["comparison"]
+    assert list(comparison) == ["metric", "baseline", "value", "ci95", "verdict"]
+    assert comparison["value"] == 0.7 - 0.5
+    assert comparison["ci95"] == [0.7 - 0.5] * 2
+    assert (comparison["metric"], comparison["baseline"], comparison["verdict"]) == (
+        "pearson",
+        "no_source",
+        "positive",
+    )
 
 
 def test_json_keeps_every_digit() -> None:
@@ -247,7 +255,7 @@ def test_what_is_not_a_number_is_null_in_json() -> None:
         "ci95": [None, None],
         "values": [0.5, None],
     }
-    assert data["gain"]["value"] is None
+    assert data["comparison"]["value"] is None
     assert math.isnan(Results.from_json(results.to_json()).rows[0].metrics["pearson"].mean)
 
 
@@ -274,7 +282,10 @@ def test_results_come_back_as_they_were(results: Results, tmp_path: Path) -> Non
         ("{", "not of the form of results.json: JSONDecodeError"),
         ("[]", "not of the form of results.json"),
         ('{"experiment": "x"}', r"KeyError\('seeds'\)"),
-        ('{"experiment": "x", "seeds": [], "rows": [{"name": "a"}], "gain": null}', "'metrics'"),
+        (
+            '{"experiment": "x", "seeds": [], "rows": [{"name": "a"}], "comparison": null}',
+            "'metrics'",
+        ),
     ],
 )
 def test_what_are_no_results_is_told_with_its_file(tmp_path: Path, text: str, message: str) -> None:
@@ -336,7 +347,7 @@ def test_the_table_shows_each_row_with_three_metrics_in_80_columns(width: int) -
     ]
     assert "transfer           0.705          0.710          0.621     128   2121    25.1" in text
     assert "[0.641, 0.769] [0.583, 0.837] [0.486, 0.755]" in text
-    assert "gain of transfer over no_source: pearson +0.205 [+0.141, +0.269]" in text
+    assert "transfer over no_source: pearson +0.205 [+0.141, +0.269]" in text
 
 
 def test_a_narrow_table_loses_no_digit() -> None:

@@ -29,11 +29,15 @@ pytestmark = pytest.mark.jobs
 
 SOURCE, TARGET, ALONE = "source-seed0", "source-seed0/target-seed0", "target-seed0"
 # Four batches an epoch, two epochs a stage; every stage keeps drawing random numbers (dropout).
-OPTIONS = ("resume_every=3", "+controls={no_source: {order: [target]}}", "gain.over=no_source")
+OPTIONS = (
+    "resume_every=3",
+    "+baselines={no_source: {order: [target]}}",
+    "comparison.baseline=no_source",
+)
 
 
 def overrides(runs):
-    return [*transfer(runs.news, runs.movies, *OPTIONS, controls=False)]
+    return [*transfer(runs.news, runs.movies, *OPTIONS, baselines=False)]
 
 
 @pytest.fixture(scope="module")
@@ -229,7 +233,7 @@ def test_interrupted_run_leaves_what_is_finished_and_resume_completes_it(
     partial = results(folder)
     assert [row["name"] for row in partial["rows"]] == ["source", "no_source"]
     assert partial["missing"] == ["transfer"]
-    assert partial["gain"] is None
+    assert partial["comparison"] is None
     assert left_behind(folder) == []
     Watch.reset()
     assert main(command(runs, folder, "resume=true")) == 0

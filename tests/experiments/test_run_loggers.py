@@ -65,8 +65,8 @@ def test_no_logger_no_curves(runs, tmp_path):
 
 def test_wandb_gets_a_run_for_each_stage_and_the_results(runs, tmp_path, started):
     folder = tmp_path / "my run"
-    controls = ["+controls={no_source: {order: [target]}}", "seeds=[0,1]", "stages.source.seed=0"]
-    words = transfer(runs.news, runs.movies, *controls, controls=False)
+    baselines = ["+baselines={no_source: {order: [target]}}", "seeds=[0,1]", "stages.source.seed=0"]
+    words = transfer(runs.news, runs.movies, *baselines, baselines=False)
     once = ["stages.source.epochs=1", "stages.target.epochs=1"]
     found = runs.fit(folder, *words, *once, "logger=wandb", "logger.wandb.project=mine")
     assert [run.arguments["name"] for run in started] == [

@@ -90,8 +90,8 @@ def test_two_stages_from_nothing_with_a_joint_tokenizer(alone, pairs, tmp_path, 
     assert writer.predict(["good film the"]) == [theirs]
     _check_command(tmp_path, writer, capsys)
     record = tmp_path / "stages/source-seed0/target-seed0/fit.json"
-    handed = json.loads(record.read_text())["handed_on"]
-    assert {row["became"] for row in handed} == {"taken"}
+    handed = json.loads(record.read_text())["weight_transfer"]
+    assert {row["status"] for row in handed} == {"transferred"}
     assert {"encoder", "decoder"} <= {row["part"] for row in handed}
 
 
@@ -155,8 +155,8 @@ def test_a_stage_with_one_tokenizer_of_its_own_goes_on_from_one_that_had_two(
     assert config.pad_token_id == tokenizer.pad_token_id
     assert new.task.head.bias.shape == (1, len(tokenizer))
     assert old.task.backbone.target_embeddings.num_embeddings == 120
-    [run_] = found["handed_on"]
-    told = {part["part"]: part["became"] for part in run_["parts"]}
+    [run_] = found["weight_transfer"]
+    told = {part["part"]: part["status"] for part in run_["parts"]}
     assert told["decoder token embeddings"] == told["head"] == "resized"
 
 

@@ -14,7 +14,7 @@ from tests.runs import Watch, rows_of, stage, transfer, weights, without_seconds
 pytestmark = pytest.mark.jobs
 
 CONSTANT = pytest.mark.filterwarnings("ignore:The variance of predictions or target is close")
-CLASSES = {"label": "mood", "kind": "names"}
+CLASSES = {"label": "mood", "kind": "single_label"}
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_init_from_needs_no_pretrained_weights(runs, source, tmp_path):
 
 def test_init_from_takes_the_place_of_the_stage_before(runs, source, tmp_path):
     options = [f"stages.target.init_from={source}", "stages.target.epochs=1"]
-    runs.fit(tmp_path, *transfer(runs.news, runs.movies, controls=False), *options)
+    runs.fit(tmp_path, *transfer(runs.news, runs.movies, baselines=False), *options)
     assert Watch.titles() == ["source-seed0", "source-seed0/target-seed0"]
     assert same(final(source), Watch.started[1][1])
 
@@ -141,7 +141,7 @@ def test_zero_shot_on_labels_never_learned_is_told_first(runs, tmp_path):
             *stage("source", runs.news),
             *stage("target", runs.movies, **CLASSES),
             "order=[source,target]",
-            "+controls={zero_shot: {order: [source], test: target}}",
+            "+baselines={zero_shot: {order: [source], test: target}}",
         )
     assert Watch.started == []
 
@@ -152,15 +152,15 @@ def test_several_classes_a_row(runs, tmp_path):
         for row in make_rows(150, seed=4)
     ]
     file = write_csv(tmp_path / "tags.csv", [row for row in rows if row["tags"]])
-    found = runs.target(tmp_path / "run", source=file, label="tags", kind="multi", epochs=3)
+    found = runs.target(tmp_path / "run", source=file, label="tags", kind="multi_label", epochs=3)
     [row] = found["rows"]
     assert list(row["metrics"]) == ["accuracy", "macro_f1", "mcc"]
-    assert load(tmp_path / "run").task.labels.kind == "multi"
+    assert load(tmp_path / "run").task.labels.kind == "multi_label"
 
 
 def test_bands_of_a_rating_are_classes(runs, tmp_path):
     bands = ["data.label.names=[low,high]", "data.label.cutoffs=[0.5]"]
-    runs.target(tmp_path, *bands, label="rating", kind="bands", epochs=1)
+    runs.target(tmp_path, *bands, label="rating", kind="binned", epochs=1)
     assert load(tmp_path).task.labels.names == ("low", "high")
 
 
@@ -201,7 +201,7 @@ def test_kept_weights_are_those_that_validated_best(runs, tmp_path, monitor):
     data = Files(
         str(runs.movies),
         columns=Columns(label="rating"),
-        label=LabelSpec("rating"),
+        label=LabelSpec("regression"),
         splits=Splits(val=16, test=40),
     )
     data.setup("validate")
@@ -236,7 +236,7 @@ def test_gradients_are_clipped(runs, tmp_path):
             tmp_path / value,
             "~optimizer",
             "+" + sgd[0],
-            "strategy.scheduler=null",
+            "finetuning.scheduler=null",
             f"+trainer.gradient_clip_val={value}",
             "+trainer.max_steps=1",
             "keep=last",
@@ -281,7 +281,7 @@ def test_objective_of_another_kind_is_refused(runs, tmp_path):
 
 
 def test_frozen_backbone_stays_bit_for_bit(runs, tmp_path):
-    runs.target(tmp_path, overrides=["strategy@stages.target.strategy=frozen"])
+    runs.target(tmp_path, overrides=["finetuning@stages.target.finetuning=frozen"])
     start, end = Watch.started[0][1], final(tmp_path)
     assert same(end, start, "backbone.")
     assert not same(end, start, "head.")

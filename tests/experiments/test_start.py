@@ -41,7 +41,7 @@ def words_of(tiny_folder, reviews):
         "trainer.accelerator=cpu",
         "data@stages.target.data=files",
         f"stages.target.data.source={reviews}",
-        "stages.target.data.label.kind=rating",
+        "stages.target.data.label.kind=regression",
         "stages.target.data.columns.label=rating",
     ]
 

@@ -32,7 +32,7 @@ QUIET = {"accelerator": "cpu", "enable_model_summary": False, "num_sanity_val_st
 
 def make_task():
     torch.manual_seed(0)
-    return SequenceRegression(OwnBackbone(), LinearHead(HIDDEN, 1), labels=Labels("rating"))
+    return SequenceRegression(OwnBackbone(), LinearHead(HIDDEN, 1), labels=Labels("regression"))
 
 
 def merge(shared, own, epochs=None):

@@ -70,15 +70,15 @@ def test_papers_are_summed_up_beside_their_first_sentences(runs, folder, tmp_pat
         "task@stages.lead.task=lead_sentences",
         "task@stages.target.task=sentence_extraction",
         "+stages.lead.trainer.max_steps=0",
-        "+controls={lead: {order: [lead], test: target}}",
-        "gain.metric=rougeL",
-        "gain.over=lead",
+        "+baselines={lead: {order: [lead], test: target}}",
+        "comparison.metric=rougeL",
+        "comparison.baseline=lead",
         "stages.target.optimizer.lr=0.01",
         "stages.target.epochs=4",
     )
     rows = {row["name"]: row["metrics"] for row in results["rows"]}
     assert list(rows) == ["lead", "target"]
-    assert results["gain"]["value"] == pytest.approx(
+    assert results["comparison"]["value"] == pytest.approx(
         rows["target"]["rougeL"]["mean"] - rows["lead"]["rougeL"]["mean"]
     )
-    assert results["gain"]["value"] > 0
+    assert results["comparison"]["value"] > 0

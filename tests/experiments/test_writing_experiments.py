@@ -75,10 +75,10 @@ def papers(tmp_path_factory):
     return folder
 
 
-def handed_on(found, stage):
+def weight_transfer(found, stage):
     """Return what became of each part, of the first run of a stage behind another."""
-    run = next(run for run in found["handed_on"] if run["stage"] == stage and run["from"])
-    return {part["part"]: part["became"] for part in run["parts"]}
+    run = next(run for run in found["weight_transfer"] if run["stage"] == stage and run["from"])
+    return {part["part"]: part["status"] for part in run["parts"]}
 
 
 def test_a_child_keeps_all_of_its_parent(alone, catalogues, tmp_path):
@@ -100,14 +100,14 @@ def test_a_child_keeps_all_of_its_parent(alone, catalogues, tmp_path):
     }
     assert rows["source"]["n_train"] > 80
     assert {"bleu", "chrf"} <= set(rows["transfer"]["metrics"])
-    assert found["gain"]["metric"] == "bleu"
-    assert set(handed_on(found, "target").values()) == {"taken"}
+    assert found["comparison"]["metric"] == "bleu"
+    assert set(weight_transfer(found, "target").values()) == {"transferred"}
 
 
 def test_titles_are_compared_with_the_first_sentences(
     alone, articles, papers, tiny_folder, tmp_path
 ):
-    below = "strategy.callbacks.freezing.below=3"
+    below = "finetuning.callbacks.freezing.below=3"
     found = alone.fit(
         tmp_path,
         "+experiment=news_to_papers",
@@ -133,8 +133,8 @@ def test_titles_are_compared_with_the_first_sentences(
     # "We look at w w w w n" beside "On w w w w n": five words of eight and of six
     assert rows["lead"]["metrics"]["rougeL"]["mean"] == pytest.approx(100 * 2 * 5 / 14, abs=0.1)
     assert set(rows["lead"]["metrics"]) == {"rouge1", "rouge2", "rougeL"}
-    assert found["gain"]["metric"] == "rougeL"
-    assert set(handed_on(found, "target").values()) == {"taken"}
+    assert found["comparison"]["metric"] == "rougeL"
+    assert set(weight_transfer(found, "target").values()) == {"transferred"}
 
 
 def test_a_translator_turns_to_headlines(alone, catalogues, articles, tmp_path):
@@ -151,8 +151,8 @@ def test_a_translator_turns_to_headlines(alone, catalogues, articles, tmp_path):
         *brief("source", "target"),
     )
     assert list(rows_of(found)) == ["source", "lead", "no_source", "transfer"]
-    became = handed_on(found, "target")
-    assert became["encoder"] == became["decoder"] == "taken"
+    became = weight_transfer(found, "target")
+    assert became["encoder"] == became["decoder"] == "transferred"
     assert became["token embeddings"] == became["head"] == "resized"
     config = json.loads((tmp_path / "model/config.json").read_text())
     assert config["vocab_size"] == 290

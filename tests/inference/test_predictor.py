@@ -25,7 +25,7 @@ from lightning_transfer.tasks import SequenceClassification, SequenceRegression,
 from lightning_transfer.utils import Labels
 from tests.conftest import WORDS, make_tokenizer, tiny_config
 
-SENTIMENT = Labels("single", ("negative", "neutral", "positive"))
+SENTIMENT = Labels("single_label", ("negative", "neutral", "positive"))
 
 
 def make_task(labels: Labels, *, seed: int = 0, mlp: bool = False) -> TransferModule:
@@ -33,7 +33,7 @@ def make_task(labels: Labels, *, seed: int = 0, mlp: bool = False) -> TransferMo
     config = tiny_config(initializer_range=0.5)  # scores that lie apart
     head = (MLPHead if mlp else LinearHead)(16, labels.num_outputs)
     nn.init.normal_(head.out.weight, std=1.0)
-    kind = SequenceRegression if labels.kind == "rating" else SequenceClassification
+    kind = SequenceRegression if labels.kind == "regression" else SequenceClassification
     return kind(Backbone.from_config(config), head, labels=labels)
 
 
@@ -84,10 +84,10 @@ def test_single_label_is_the_most_probable_with_its_probability() -> None:
 
 
 def test_rating_is_the_score_and_its_band_the_label() -> None:
-    texts, task = short_texts(60), make_task(Labels("rating"))
+    texts, task = short_texts(60), make_task(Labels("regression"))
     ratings = sorted(direct_logits(task, text).item() for text in texts)
     cutoffs = (sum(ratings[19:21]) / 2, sum(ratings[39:41]) / 2)
-    predictor = make_predictor(Labels("rating", SENTIMENT.names, cutoffs))
+    predictor = make_predictor(Labels("regression", SENTIMENT.names, cutoffs))
 
     predictions = predictor.predict(texts)
 
@@ -99,13 +99,13 @@ def test_rating_is_the_score_and_its_band_the_label() -> None:
 
 
 def test_rating_without_bands_is_called_rating() -> None:
-    (prediction,) = make_predictor(Labels("rating")).predict(["good film"])
+    (prediction,) = make_predictor(Labels("regression")).predict(["good film"])
 
-    assert prediction.label == "rating"
+    assert prediction.label == "value"
 
 
 def test_multi_joins_the_labels_above_one_half_and_scores_the_lowest() -> None:
-    labels = Labels("multi", ("plot", "cast", "music"))
+    labels = Labels("multi_label", ("plot", "cast", "music"))
     predictor = make_predictor(labels)
     texts = short_texts(60)
     kept_counts = set()
@@ -303,8 +303,8 @@ def test_texts_are_never_longer_than_the_table_of_positions(
     "labels",
     [
         SENTIMENT,
-        Labels("multi", ("plot", "cast")),
-        Labels("rating", ("negative", "positive"), (0.0,)),
+        Labels("multi_label", ("plot", "cast")),
+        Labels("regression", ("negative", "positive"), (0.0,)),
     ],
     ids=lambda labels: labels.kind,
 )

@@ -151,7 +151,7 @@ def test_bad_input_is_refused():
     task = make_task()
     with pytest.raises(ValueError, match="TokenClassification is not for a Predictor"):
         Predictor(task, make_tokenizer(), Tokens(max_length=24))
-    single = Labels("single", NAMES)
+    single = Labels("single_label", NAMES)
     backbone = task.backbone
     other = SequenceClassification(backbone, LinearHead(backbone.hidden_size, 3), labels=single)
     with pytest.raises(ValueError, match="SequenceClassification is not for a Tagger"):

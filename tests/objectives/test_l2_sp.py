@@ -17,7 +17,7 @@ def make_task(**strengths):
     torch.manual_seed(0)
     objectives = {"l2_sp": Weighted(L2SP(**strengths))}
     return SequenceRegression(
-        OwnBackbone(), LinearHead(HIDDEN, 1), labels=Labels("rating"), objectives=objectives
+        OwnBackbone(), LinearHead(HIDDEN, 1), labels=Labels("regression"), objectives=objectives
     )
 
 
@@ -103,12 +103,12 @@ def test_negative_strengths_are_refused(strengths):
         L2SP(**strengths)
 
 
-STRATEGY = "strategy@stages.target.strategy=l2_sp"
+STRATEGY = "finetuning@stages.target.finetuning=l2_sp"
 
 
 def test_a_run_cut_off_in_mid_epoch_ends_the_same(runs, tmp_path):
     """The pull is strong, so that another source would show."""
-    option = "strategy.objectives.l2_sp.alpha=5.0"
+    option = "finetuning.objectives.l2_sp.alpha=5.0"
     words = [*stage("target", runs.movies, option), STRATEGY, "resume_every=1"]
     whole, cut = runs.whole_and_cut(tmp_path, *words, stop=("batch", 6))
     assert all(torch.equal(cut[name], value) for name, value in whole.items())
@@ -121,10 +121,10 @@ def test_a_run_cut_off_in_mid_epoch_ends_the_same(runs, tmp_path):
 def test_the_stages_own_objective_is_stronger_than_the_strategys(runs, tmp_path):
     losses = []
     for name, options in (
-        ("strategys", ["strategy.objectives.l2_sp.beta=100"]),
+        ("strategys", ["finetuning.objectives.l2_sp.beta=100"]),
         (
             "own",
-            ["strategy.objectives.l2_sp.beta=100", "+objectives.l2_sp._target_=tests.runs.Drift"],
+            ["finetuning.objectives.l2_sp.beta=100", "+objectives.l2_sp._target_=tests.runs.Drift"],
         ),
     ):
         Watch.reset()

@@ -13,7 +13,7 @@ from tests.tiny import CONFIGS, HIDDEN, OwnBackbone, make_backbone
 def make_task(name="bert", backbone=None, recipe=None, **arguments):
     backbone = make_backbone(name) if backbone is None else backbone
     return SequenceRegression(
-        backbone, MLPHead(HIDDEN, 1), labels=Labels("rating"), recipe=recipe, **arguments
+        backbone, MLPHead(HIDDEN, 1), labels=Labels("regression"), recipe=recipe, **arguments
     )
 
 
@@ -151,6 +151,6 @@ def test_ratios_out_of_range_are_refused(arguments, message):
 
 
 def test_a_linear_head_has_its_own_rate_too():
-    task = SequenceRegression(make_backbone(), LinearHead(HIDDEN, 1), labels=Labels("rating"))
+    task = SequenceRegression(make_backbone(), LinearHead(HIDDEN, 1), labels=Labels("regression"))
     names = by_name(task, ParameterGroups()(task, task.backbone))
     assert names["head"] == ["head.out.weight"]

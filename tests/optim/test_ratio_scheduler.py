@@ -137,7 +137,7 @@ def fit(name, *callbacks, watch=None, path=None, **arguments):
     groups = ParameterGroups(head_ratio=4.0, layer_ratios=[1e-6, 1e-3, 1.0])
     recipe = Recipe(partial(torch.optim.AdamW, lr=UNIT), SCHEDULES[name][0], groups)
     task = SequenceRegression(
-        OwnBackbone(), LinearHead(HIDDEN, 1), labels=Labels("rating"), recipe=recipe
+        OwnBackbone(), LinearHead(HIDDEN, 1), labels=Labels("regression"), recipe=recipe
     )
     watch = watch or Watch()
     trainer = make_trainer(max_epochs=EPOCHS, callbacks=[*callbacks, watch], **arguments)

@@ -33,7 +33,7 @@ SGD = partial(torch.optim.SGD, lr=UNIT)
 def make_task(name="bert", backbone=None, recipe=None, **arguments):
     backbone = make_backbone(name) if backbone is None else backbone
     return SequenceRegression(
-        backbone, MLPHead(HIDDEN, 1), labels=Labels("rating"), recipe=recipe, **arguments
+        backbone, MLPHead(HIDDEN, 1), labels=Labels("regression"), recipe=recipe, **arguments
     )
 
 

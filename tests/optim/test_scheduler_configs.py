@@ -13,7 +13,7 @@ NAMES = sorted(path.stem for path in (conf_folder() / "scheduler").glob("*.yaml"
 def test_a_run_cut_off_at_an_epochs_end_ends_the_same(runs, tmp_path, name):
     patience = ["stages.target.scheduler.patience=0", "stages.target.scheduler.threshold=10"]
     words = [
-        *stage("target", runs.movies, "strategy.groups.layer_decay=0.5", "keep=last", epochs=3),
+        *stage("target", runs.movies, "finetuning.groups.layer_decay=0.5", "keep=last", epochs=3),
         f"scheduler@stages.target.scheduler={name}",
         *(patience if name == "plateau" else []),
     ]

@@ -16,7 +16,7 @@ from lightning_transfer.inference import Predictor
 from lightning_transfer.optim import ParameterGroups, Recipe
 from lightning_transfer.tasks import CausalLanguageModelling
 from lightning_transfer.utils.labels import Labels, match_outputs
-from lightning_transfer.weight_transfer import hand_over
+from lightning_transfer.weight_transfer import transfer_weights
 from tests.conftest import WORDS, make_tokenizer
 from tests.data.readers.test_documents import Listed, stories
 from tests.tiny import HIDDEN, VOCABULARY, OwnBackbone, make_backbone, make_inputs, make_trainer
@@ -138,10 +138,10 @@ def test_a_checkpoint_gives_the_same_logits_and_is_handed_on(tmp_path, tokenizer
     assert torch.equal(loaded(batch), task.eval()(batch))
     start = read_weights(tmp_path / "last.ckpt")
     same = make_task(seed=9)
-    assert "head kept" in str(hand_over(start, same.backbone, same.head, NEXT))
+    assert "head kept" in str(transfer_weights(start, same.backbone, same.head, NEXT))
     assert torch.equal(same(batch), task(batch))
-    moods = Labels("single", ("good", "bad"))
-    assert "new head" in str(hand_over(start, same.backbone, LinearHead(HIDDEN, 2), moods))
+    moods = Labels("single_label", ("good", "bad"))
+    assert "new head" in str(transfer_weights(start, same.backbone, LinearHead(HIDDEN, 2), moods))
 
 
 def test_transformers_opens_the_model_folder_with_the_same_logits_and_text(tmp_path):
@@ -163,7 +163,11 @@ def test_transformers_opens_the_model_folder_with_the_same_logits_and_text(tmp_p
 
 def test_labels_of_next_tokens_match_no_others():
     assert match_outputs(NEXT, NEXT) == []
-    assert match_outputs(NEXT, Labels("tokens")) is match_outputs(Labels("tokens"), NEXT) is None
+    assert (
+        match_outputs(NEXT, Labels("masked_tokens"))
+        is match_outputs(Labels("masked_tokens"), NEXT)
+        is None
+    )
     assert (NEXT.num_outputs, NEXT.is_raw_text, Labels("text").is_raw_text) == (0, True, False)
     with pytest.raises(ValueError, match=r"'next_tokens' have no label names, got \['next'\]"):
         Labels("next_tokens", ("next",))
@@ -174,8 +178,10 @@ def test_what_does_not_go_together_is_told(tokenizer):
     head = NextTokenHead(HIDDEN, 0, vocabulary=(VOCABULARY, HIDDEN))
     with pytest.raises(ValueError, match="needs the table of embeddings as its head, got LinearHe"):
         CausalLanguageModelling(causal, LinearHead(HIDDEN, 1), labels=NEXT)
-    with pytest.raises(ValueError, match="got labels of kind 'tokens'; use data of raw text with"):
-        CausalLanguageModelling(causal, head, labels=Labels("tokens"))
+    with pytest.raises(
+        ValueError, match="got labels of kind 'masked_tokens'; use data of raw text with"
+    ):
+        CausalLanguageModelling(causal, head, labels=Labels("masked_tokens"))
     with pytest.raises(
         ValueError, match="Backbone does not say `is_causal`: one that sees the tok"
     ):

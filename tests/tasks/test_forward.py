@@ -9,7 +9,7 @@ from lightning_transfer.tasks import SequenceRegression
 from lightning_transfer.utils import Labels
 from tests.tiny import HIDDEN, OwnBackbone, OwnHead, make_backbone, make_batch
 
-RATING = Labels("rating")
+RATING = Labels("regression")
 FULL = (5, 5, 5)
 
 

@@ -78,7 +78,7 @@ def test_it_learns_nothing(tokenizer):
     [
         ({"sentences": 0}, r"sentences must be >= 1, got 0; set task.sentences"),
         ({"scores": ["rougeX"]}, r"scores must be among bleu, chrf, .*, got 'rougeX'"),
-        ({"labels": Labels("rating")}, r"labels of kind 'rating'; use data of pairs"),
+        ({"labels": Labels("regression")}, r"labels of kind 'regression'; use data of pairs"),
     ],
 )
 def test_what_does_not_fit_is_refused(arguments, message):

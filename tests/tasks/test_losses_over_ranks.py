@@ -10,7 +10,7 @@ from lightning_transfer.tasks import SequenceClassification
 from lightning_transfer.utils import Labels
 from tests.tiny import HIDDEN, make_backbone, make_loader, make_trainer
 
-LABELS = Labels("single", ("a", "b"))
+LABELS = Labels("single_label", ("a", "b"))
 
 
 class Dealt(LightningDataModule):
@@ -18,7 +18,7 @@ class Dealt(LightningDataModule):
 
     def test_dataloader(self):
         world, rank = self.trainer.world_size, self.trainer.global_rank
-        rows = list(make_loader("single", rows=9).dataset)[rank::world]
+        rows = list(make_loader("single_label", rows=9).dataset)[rank::world]
         return DataLoader(rows, batch_size=2)
 
 

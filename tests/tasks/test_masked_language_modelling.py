@@ -16,13 +16,13 @@ from lightning_transfer.inference import Predictor
 from lightning_transfer.optim import ParameterGroups, Recipe
 from lightning_transfer.tasks import MaskedLanguageModelling
 from lightning_transfer.utils.labels import Labels, match_outputs
-from lightning_transfer.weight_transfer import hand_over
+from lightning_transfer.weight_transfer import transfer_weights
 from tests.conftest import WORDS, make_tokenizer
 from tests.data.readers.test_documents import Listed, stories
 from tests.tiny import HIDDEN, VOCABULARY, OwnBackbone, make_backbone, make_inputs, make_trainer
 
-TOKENS = Labels("tokens")
-PAIRS = Labels("tokens", ("next", "other"))
+TOKENS = Labels("masked_tokens")
+PAIRS = Labels("masked_tokens", ("next", "other"))
 
 
 def make_task(name="bert", labels=TOKENS, seed=0, eps=1e-12, **changes):
@@ -200,24 +200,24 @@ def test_a_checkpoint_gives_the_same_guesses(tmp_path, tokenizer, packing):
 def test_the_backbone_is_handed_on_and_the_head_to_those_that_learn_the_same(tmp_path, tokenizer):
     path, task = checkpoint(tmp_path, tokenizer)
     start = read_weights(path)
-    moods = Labels("single", ("good", "bad"))
+    moods = Labels("single_label", ("good", "bad"))
     backbone, head = make_backbone(seed=9), LinearHead(HIDDEN, 2)
-    assert "new head" in str(hand_over(start, backbone, head, moods))
+    assert "new head" in str(transfer_weights(start, backbone, head, moods))
     for name, value in task.backbone.state_dict().items():
         assert torch.equal(backbone.state_dict()[name], value), name
     same = make_task(seed=9)
-    assert "head kept" in str(hand_over(start, same.backbone, same.head, TOKENS))
+    assert "head kept" in str(transfer_weights(start, same.backbone, same.head, TOKENS))
     assert torch.equal(same.head.bias, task.head.bias)
     paired = make_task(seed=9, labels=PAIRS)
-    assert "new head" in str(hand_over(start, paired.backbone, paired.head, PAIRS))
+    assert "new head" in str(transfer_weights(start, paired.backbone, paired.head, PAIRS))
 
 
 def test_labels_of_text_match_no_others():
     assert match_outputs(TOKENS, TOKENS) == []
     assert match_outputs(PAIRS, PAIRS) == [0, 1]
     assert match_outputs(TOKENS, PAIRS) is match_outputs(PAIRS, TOKENS) is None
-    assert match_outputs(PAIRS, Labels("single", ("next", "other"))) is None
-    assert match_outputs(Labels("rating"), TOKENS) is None
+    assert match_outputs(PAIRS, Labels("single_label", ("next", "other"))) is None
+    assert match_outputs(Labels("regression"), TOKENS) is None
     assert (TOKENS.num_outputs, PAIRS.num_outputs) == (0, 2)
 
 
@@ -267,8 +267,10 @@ def test_what_does_not_go_together_is_told():
     with pytest.raises(ValueError, match="needs a head over the vocabulary, got LinearHead; set"):
         MaskedLanguageModelling(backbone, LinearHead(HIDDEN, 1), labels=TOKENS)
     head = LanguageModelHead(HIDDEN, 0, vocabulary=(VOCABULARY, HIDDEN))
-    with pytest.raises(ValueError, match="needs text without labels, got labels of kind 'rating'"):
-        MaskedLanguageModelling(backbone, head, labels=Labels("rating"))
+    with pytest.raises(
+        ValueError, match="needs text without labels, got labels of kind 'regression'"
+    ):
+        MaskedLanguageModelling(backbone, head, labels=Labels("regression"))
     with pytest.raises(ValueError, match="OwnBackbone shows no `token_embeddings`"):
         MaskedLanguageModelling(OwnBackbone(), head, labels=TOKENS)
     with pytest.raises(ValueError, match="OwnBackbone shows no `token_embeddings`"):
@@ -286,5 +288,5 @@ def test_a_tokenizer_with_more_tokens_than_embeddings_is_told(tokenizer):
 def test_a_pretrained_pooler_goes_to_the_pairs(tiny_bert):
     backbone = Backbone(tiny_bert)
     head = make_head(LanguageModelHead, backbone, 2)
-    hand_over(None, backbone, head, PAIRS)
+    transfer_weights(None, backbone, head, PAIRS)
     assert torch.equal(head.dense.weight, backbone.pooler_state["weight"])

@@ -16,7 +16,7 @@ from tests.data.domains.test_highlighted_sentences import folder, make_data
 from tests.tiny import HIDDEN, make_backbone, make_inputs, make_trainer
 
 __all__ = ["folder"]  # a fixture
-LABELS = Labels("single", ("other", "highlight"))
+LABELS = Labels("single_label", ("other", "highlight"))
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
     pytest.mark.filterwarnings("ignore:.*is smaller than the logging interval"),
@@ -90,8 +90,8 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(RuntimeError, match="no extraction"):
         metric.compute()
     backbone = make_backbone()
-    three = Labels("single", ("a", "b", "c"))
-    with pytest.raises(ValueError, match="2 names, what is chosen last, got 'single' with"):
+    three = Labels("single_label", ("a", "b", "c"))
+    with pytest.raises(ValueError, match="2 names, what is chosen last, got 'single_label' with"):
         SentenceExtraction(backbone, MLPHead(HIDDEN, 3), labels=three)
     with pytest.raises(ValueError, match="needs a DataModule with `extraction`, got NoneType"):
         make_task().setup("fit")

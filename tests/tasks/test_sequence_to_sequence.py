@@ -17,7 +17,7 @@ from lightning_transfer.heads.factory import make_head
 from lightning_transfer.optim import Recipe
 from lightning_transfer.tasks import Generation, SequenceToSequence
 from lightning_transfer.utils import Labels
-from lightning_transfer.weight_transfer import align_outputs, hand_over
+from lightning_transfer.weight_transfer import align_outputs, transfer_weights
 from tests.conftest import WORDS, make_tokenizer
 from tests.seq2seq import FAMILIES, IDS, SHORT, TEXT, Pairs, make_batch, make_small, make_task
 from tests.tiny import HIDDEN, make_backbone, make_trainer
@@ -245,7 +245,7 @@ def test_pretrained_heads_are_taken_over(tmp_path):
     whole.save_pretrained(tmp_path)
     backbone = Backbone.from_pretrained(tmp_path)
     head = make_head(DecoderHead, backbone, 0)
-    hand_over(None, backbone, head, TEXT)
+    transfer_weights(None, backbone, head, TEXT)
     task = SequenceToSequence(backbone, head, labels=TEXT, generation=SHORT).eval()
     batch = make_batch()
     inputs = {k: batch[k] for k in ("input_ids", "attention_mask")}
@@ -282,7 +282,7 @@ def test_the_head_of_the_same_task_is_kept_with_its_text(tmp_path):
     trainer = fit(task, limit_train_batches=1)
     trainer.save_checkpoint(tmp_path / "last.ckpt", weights_only=True)
     other = make_task(seed=5)
-    said = hand_over(read_weights(tmp_path / "last.ckpt"), other.backbone, other.head, TEXT)
+    said = transfer_weights(read_weights(tmp_path / "last.ckpt"), other.backbone, other.head, TEXT)
     assert "head kept" in str(said)
     batch = make_batch()
     assert torch.equal(logits_of(other, batch), logits_of(task.eval(), batch))
@@ -338,8 +338,8 @@ def test_what_does_not_go_together_is_told():
         SequenceToSequence(make_backbone(), head, labels=TEXT)
     with pytest.raises(ValueError, match="needs the head of a decoder, got LinearHead; set head=d"):
         SequenceToSequence(backbone, LinearHead(HIDDEN, 1), labels=TEXT)
-    with pytest.raises(ValueError, match="got labels of kind 'rating'; use data of pairs"):
-        SequenceToSequence(backbone, head, labels=Labels("rating"), generation=SHORT)
+    with pytest.raises(ValueError, match="got labels of kind 'regression'; use data of pairs"):
+        SequenceToSequence(backbone, head, labels=Labels("regression"), generation=SHORT)
     with pytest.raises(ValueError, match=r"label_smoothing must be in \[0, 1\), got 1.5"):
         SequenceToSequence(backbone, head, labels=TEXT, label_smoothing=1.5)
     with pytest.raises(ValueError, match="generate_every must be null or >= 1, got 0"):

@@ -22,10 +22,10 @@ from tests.tiny import (
 )
 
 MOODS = ("negative", "neutral", "positive")
-RATING = Labels("rating")
-BANDS = Labels("rating", MOODS, (-0.5, 0.5))
-SINGLE = Labels("single", MOODS)
-MULTI = Labels("multi", MOODS)
+RATING = Labels("regression")
+BANDS = Labels("regression", MOODS, (-0.5, 0.5))
+SINGLE = Labels("single_label", MOODS)
+MULTI = Labels("multi_label", MOODS)
 
 
 def regression(labels=RATING, **arguments):
@@ -146,7 +146,7 @@ def test_balanced_weights_are_inverse_to_the_training_counts():
 def test_balanced_weights_need_counts():
     task = classification(class_weights="balanced")
     with pytest.raises(ValueError, match="needs a DataModule with `label_counts`; give the wei"):
-        make_trainer().fit(task, *[make_loader("single", outputs=3)] * 2)
+        make_trainer().fit(task, *[make_loader("single_label", outputs=3)] * 2)
 
 
 def test_single_label_metrics_equal_those_by_hand():
@@ -166,7 +166,7 @@ def test_single_label_metrics_equal_those_by_hand():
 def test_matthews_of_two_classes_is_that_of_the_four_counts():
     truth = RNG.integers(0, 2, 60)
     logits = RNG.normal(size=(60, 2)) + np.eye(2)[truth]
-    task = classification(Labels("single", ("no", "yes")))
+    task = classification(Labels("single_label", ("no", "yes")))
     values = measure(task, torch.tensor(logits).float(), torch.tensor(truth))
     expected = matthews(truth.astype(bool), logits.argmax(1).astype(bool))
     assert values["mcc"] == pytest.approx(expected, 1e-4)
@@ -189,8 +189,11 @@ def test_multi_label_metrics_equal_those_by_hand():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: classification(RATING), "got ratings; use task=sequence_regression, or data.lab"),
-        (lambda: regression(SINGLE), "of kind 'rating', got 'single'; use task=sequence_classif"),
+        (lambda: classification(RATING), "got numbers; use task=sequence_regression, or data.lab"),
+        (
+            lambda: regression(SINGLE),
+            "of kind 'regression', got 'single_label'; use task=sequence_classif",
+        ),
         (
             lambda: classification(class_weights={"good": 2}),
             "unknown label 'good'; known: negative, neutral, positive",
@@ -251,9 +254,9 @@ def test_a_backbone_that_takes_no_token_types_is_not_given_any():
 @pytest.mark.parametrize(
     ("kind", "build"),
     [
-        ("rating", lambda b: SequenceRegression(b, MLPHead(HIDDEN, 1), labels=BANDS)),
-        ("single", lambda b: SequenceClassification(b, MLPHead(HIDDEN, 3), labels=SINGLE)),
-        ("multi", lambda b: SequenceClassification(b, MLPHead(HIDDEN, 3), labels=MULTI)),
+        ("regression", lambda b: SequenceRegression(b, MLPHead(HIDDEN, 1), labels=BANDS)),
+        ("single_label", lambda b: SequenceClassification(b, MLPHead(HIDDEN, 3), labels=SINGLE)),
+        ("multi_label", lambda b: SequenceClassification(b, MLPHead(HIDDEN, 3), labels=MULTI)),
     ],
 )
 def test_a_backbone_in_16_bits_trains_below_a_head_that_is_not(kind, build, precision):
@@ -288,7 +291,7 @@ def test_fit_trains_in_train_mode_whatever_it_was_given(backbone_mode):
 
 def test_logged_values_are_those_of_all_rows():
     task = classification().eval()
-    loader = make_loader("single", rows=10, outputs=3)
+    loader = make_loader("single_label", rows=10, outputs=3)
     trainer = make_trainer()
     [values] = trainer.validate(task, loader, verbose=False)
     with torch.no_grad():
@@ -321,7 +324,7 @@ def test_monitored_metric_is_among_the_validation_metrics():
 
 def test_predictions_come_with_the_position_of_their_rows():
     task = classification().eval()
-    batches = make_trainer().predict(task, make_loader("single", rows=10, outputs=3))
+    batches = make_trainer().predict(task, make_loader("single_label", rows=10, outputs=3))
     assert torch.cat([batch["index"] for batch in batches]).tolist() == list(range(10))
     assert torch.cat([batch["logits"] for batch in batches]).shape == (10, 3)
 

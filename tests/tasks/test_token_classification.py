@@ -15,7 +15,7 @@ from lightning_transfer.optim import ParameterGroups, Recipe
 from lightning_transfer.tasks import SequenceClassification, TokenClassification
 from lightning_transfer.tasks.metrics.entity_metrics import EntityScore
 from lightning_transfer.utils import Labels
-from lightning_transfer.weight_transfer import align_outputs, hand_over
+from lightning_transfer.weight_transfer import align_outputs, transfer_weights
 from tests.data.test_tagged_text import Tags
 from tests.tiny import HIDDEN, OwnBackbone, make_backbone, make_inputs, make_trainer
 
@@ -201,12 +201,12 @@ def test_tags_are_handed_on_by_name(tmp_path):
     start = read_weights(tmp_path / "a.ckpt")
     order = Labels("tags", NAMES[::-1])
     new = make_task(labels=order, seed=5)
-    assert "head kept by label name" in str(hand_over(start, new.backbone, new.head, order))
+    assert "head kept by label name" in str(transfer_weights(start, new.backbone, new.head, order))
     assert torch.allclose(logits_of(new), logits_of(task).flip(-1), atol=1e-5)
     assert torch.allclose(logits_of(align_outputs(new, LABELS)), logits_of(task), atol=1e-5)
-    single = Labels("single", NAMES)
+    single = Labels("single_label", NAMES)
     head = LinearHead(HIDDEN, len(NAMES))
-    assert "new head" in str(hand_over(start, make_backbone(), head, single))
+    assert "new head" in str(transfer_weights(start, make_backbone(), head, single))
 
 
 def test_a_backbone_of_the_users_own_will_do():
@@ -218,10 +218,12 @@ def test_heads_and_labels_that_do_not_fit_are_refused():
     backbone = make_backbone()
     with pytest.raises(ValueError, match="needs an output for each token, and a LinearHead gives"):
         TokenClassification(backbone, LinearHead(HIDDEN, 5), labels=LABELS)
-    single = Labels("single", NAMES)
+    single = Labels("single_label", NAMES)
     with pytest.raises(ValueError, match="needs one output for each text, and a TokenHead gives"):
         SequenceClassification(backbone, TokenHead(HIDDEN, 5), labels=single)
-    with pytest.raises(ValueError, match="needs words with tags, got labels of kind 'single'"):
+    with pytest.raises(
+        ValueError, match="needs words with tags, got labels of kind 'single_label'"
+    ):
         TokenClassification(backbone, TokenHead(HIDDEN, 5), labels=single)
     with pytest.raises(ValueError, match="labels that are classes, got a tag for each word"):
         SequenceClassification(backbone, LinearHead(HIDDEN, 5), labels=LABELS)

@@ -174,7 +174,7 @@ def test_nested_targets_are_checked_at_any_depth(spec):
 def test_nested_objects_of_the_known_kinds_pass():
     nested = [
         {"_target_": "torchmetrics.MeanMetric"},
-        {"_target_": "lightning_transfer.utils.labels.Labels", "kind": "rating"},
+        {"_target_": "lightning_transfer.utils.labels.Labels", "kind": "regression"},
         {"_target_": "lightning.pytorch.profilers.SimpleProfiler"},
         {"_target_": "torch.nn.GELU"},
     ]

@@ -8,10 +8,10 @@ MOODS = ("negative", "neutral", "positive")
 
 
 def test_width_of_the_output_follows_from_the_kind():
-    assert Labels("rating").num_outputs == 1
-    assert Labels("rating", MOODS, (-1, 1)).num_outputs == 1
-    assert Labels("single", MOODS).num_outputs == 3
-    assert Labels("multi", ("spam",)).num_outputs == 1
+    assert Labels("regression").num_outputs == 1
+    assert Labels("regression", MOODS, (-1, 1)).num_outputs == 1
+    assert Labels("single_label", MOODS).num_outputs == 3
+    assert Labels("multi_label", ("spam",)).num_outputs == 1
 
 
 @pytest.mark.parametrize(
@@ -19,13 +19,13 @@ def test_width_of_the_output_follows_from_the_kind():
     [(-9, 0), (-0.5, 0), (-0.49, 1), (0, 1), (0.5, 1), (0.51, 2), (float("inf"), 2)],
 )
 def test_a_rating_on_a_cut_off_lies_in_the_band_below(rating, band):
-    labels = Labels("rating", MOODS, (-0.5, 0.5))
+    labels = Labels("regression", MOODS, (-0.5, 0.5))
     assert labels.band_index(rating) == band
     assert labels.band(rating) == MOODS[band]
 
 
 def test_index_is_the_position_and_an_unknown_name_lists_the_known():
-    labels = Labels("single", MOODS)
+    labels = Labels("single_label", MOODS)
     assert [labels.index(name) for name in MOODS] == [0, 1, 2]
     with pytest.raises(
         ValueError, match="unknown label 'good'; known: negative, neutral, positive"
@@ -34,30 +34,40 @@ def test_index_is_the_position_and_an_unknown_name_lists_the_known():
 
 
 def test_contract_survives_json():
-    for labels in (Labels("rating", MOODS, (-1, 1)), Labels("single", MOODS), Labels("rating")):
+    for labels in (
+        Labels("regression", MOODS, (-1, 1)),
+        Labels("single_label", MOODS),
+        Labels("regression"),
+    ):
         assert Labels.from_dict(json.loads(json.dumps(labels.to_dict()))) == labels
 
 
 def test_names_and_cut_offs_are_plain_tuples_of_str_and_float():
-    labels = Labels("rating", [0, 1], [2])
+    labels = Labels("regression", [0, 1], [2])
     assert labels.names == ("0", "1")
     assert labels.cutoffs == (2.0,)
-    assert hash(labels) == hash(Labels("rating", ("0", "1"), (2.0,)))
+    assert hash(labels) == hash(Labels("regression", ("0", "1"), (2.0,)))
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("binary", ("a", "b")), "multi, tokens, next_tokens, tags, text, got 'binary'"),
-        (("single", ("a", "a")), r"must differ, got \['a', 'a'\]"),
-        (("single", ("a",)), r"'single' labels need more names, got \['a'\]"),
-        (("multi", ()), r"'multi' labels need more names, got \[\]"),
-        (("single", ("a", "b"), (0,)), r"only a rating has cut-offs, got \(0.0,\) for 'single'"),
-        (("rating", ("a",)), r"one cut-off fewer .* names \['a'\] and cut-offs \[\]"),
-        (("rating", MOODS, (0,)), r"one cut-off fewer .* and cut-offs \[0.0\]"),
-        (("rating", (), (0,)), r"one cut-off fewer .* names \[\] and cut-offs \[0.0\]"),
-        (("rating", MOODS, (1, -1)), r"must ascend, got \[1.0, -1.0\]"),
-        (("rating", MOODS, (1, 1)), r"must ascend, got \[1.0, 1.0\]"),
+        (
+            ("binary", ("a", "b")),
+            "multi_label, masked_tokens, next_tokens, tags, text, got 'binary'",
+        ),
+        (("single_label", ("a", "a")), r"must differ, got \['a', 'a'\]"),
+        (("single_label", ("a",)), r"'single_label' labels need more names, got \['a'\]"),
+        (("multi_label", ()), r"'multi_label' labels need more names, got \[\]"),
+        (
+            ("single_label", ("a", "b"), (0,)),
+            r"only a rating has cut-offs, got \(0.0,\) for 'single_label'",
+        ),
+        (("regression", ("a",)), r"one cut-off fewer .* names \['a'\] and cut-offs \[\]"),
+        (("regression", MOODS, (0,)), r"one cut-off fewer .* and cut-offs \[0.0\]"),
+        (("regression", (), (0,)), r"one cut-off fewer .* names \[\] and cut-offs \[0.0\]"),
+        (("regression", MOODS, (1, -1)), r"must ascend, got \[1.0, -1.0\]"),
+        (("regression", MOODS, (1, 1)), r"must ascend, got \[1.0, 1.0\]"),
     ],
 )
 def test_a_contract_that_does_not_hold_together_is_refused(arguments, message):
@@ -65,11 +75,11 @@ def test_a_contract_that_does_not_hold_together_is_refused(arguments, message):
         Labels(*arguments)
 
 
-def match(old, new, label_map=None, kind="single"):
+def match(old, new, label_map=None, kind="single_label"):
     return match_outputs(Labels(kind, old), Labels(kind, new), label_map)
 
 
-@pytest.mark.parametrize("kind", ["single", "multi"])
+@pytest.mark.parametrize("kind", ["single_label", "multi_label"])
 def test_same_names_in_another_order_are_matched_by_name(kind):
     assert match("abc", "abc", kind=kind) == [0, 1, 2]
     assert match("abc", "cab", kind=kind) == [2, 0, 1]
@@ -112,18 +122,20 @@ def test_a_map_from_one_old_name_onto_another_is_refused():
 
 
 def test_ratings_have_no_names_to_map():
-    bands = Labels("rating", ("low", "high"), (0.0,))
-    with pytest.raises(ValueError, match="cannot join 'rating' labels to 'rating' labels"):
+    bands = Labels("regression", ("low", "high"), (0.0,))
+    with pytest.raises(ValueError, match="cannot join 'regression' labels to 'regression' labels"):
         match_outputs(bands, bands, {"low": "high"})
 
 
 def test_kinds_never_mix():
-    single, multi = Labels("single", ("a", "b")), Labels("multi", ("a", "b"))
+    single, multi = Labels("single_label", ("a", "b")), Labels("multi_label", ("a", "b"))
     assert match_outputs(single, multi) is None
-    assert match_outputs(Labels("rating"), single) is None
-    with pytest.raises(ValueError, match="cannot join 'single' labels to 'multi' labels"):
+    assert match_outputs(Labels("regression"), single) is None
+    with pytest.raises(
+        ValueError, match="cannot join 'single_label' labels to 'multi_label' labels"
+    ):
         match_outputs(single, multi, {"a": "a"})
 
 
 def test_ratings_carry_over_whatever_their_bands():
-    assert match_outputs(Labels("rating", MOODS, (-1, 1)), Labels("rating")) == [0]
+    assert match_outputs(Labels("regression", MOODS, (-1, 1)), Labels("regression")) == [0]

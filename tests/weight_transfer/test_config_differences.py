@@ -7,7 +7,7 @@ from lightning_transfer.heads import DecoderHead, LanguageModelHead, MLPHead
 from lightning_transfer.heads.factory import make_head
 from lightning_transfer.utils import Labels
 from lightning_transfer.utils.checkpoint_format import config_to_dict
-from lightning_transfer.weight_transfer import hand_over
+from lightning_transfer.weight_transfer import transfer_weights
 from lightning_transfer.weight_transfer.config_differences import compute_alike
 from tests.tiny import CONFIGS, HIDDEN
 from tests.tiny_seq2seq import CAUSAL, SEQ2SEQ
@@ -43,12 +43,12 @@ def test_such_layers_stay_as_they_are_built_where_that_is_asked_for():
     assert all(torch.equal(before[name], after[name]) for name in before if name != table)
     assert torch.equal(after[table], old.token_embeddings.weight)
     assert rows(handed) == [
-        ("token embeddings", "taken"),
-        ("positions", "made anew"),
-        ("encoder", "made anew"),
+        ("token embeddings", "transferred"),
+        ("positions", "reinitialised"),
+        ("encoder", "reinitialised"),
         ("encoder", "skipped"),
     ]
-    [why] = {part.why for part in handed.parts if part.became == "made anew"}
+    [why] = {part.why for part in handed.parts if part.status == "reinitialised"}
     assert "hidden_act is 'gelu'" in why
     assert "num_attention_heads is 2" in why
 
@@ -56,7 +56,7 @@ def test_such_layers_stay_as_they_are_built_where_that_is_asked_for():
 def test_the_other_side_may_compute_what_it_likes():
     old, new = make("bart"), make("bart", seed=9, decoder_attention_heads=4)
     handed = hand(old, new, ["encoder"])
-    assert ("encoder", "taken") in rows(handed)
+    assert ("encoder", "transferred") in rows(handed)
     with pytest.raises(ValueError, match="decoder_attention_heads is 2 in them and 4 here"):
         hand(old, new, ["decoder"])
 
@@ -65,7 +65,7 @@ def test_a_decoder_is_held_against_the_encoder_that_it_takes_from():
     sizes = {"encoder_attention_heads": 4, "decoder_layers": 3}
     old = make("bart", **sizes)
     like = make("bart", seed=9, **sizes, decoder_attention_heads=4)
-    assert ("decoder", "taken") in rows(hand(old, like, {"decoder": "encoder"}))
+    assert ("decoder", "transferred") in rows(hand(old, like, {"decoder": "encoder"}))
     with pytest.raises(ValueError, match="decoder_attention_heads is 4 in them and 2 here"):
         hand(old, make("bart", seed=9, **sizes), {"decoder": "encoder"})
 
@@ -110,24 +110,24 @@ def test_a_head_that_computes_something_else_starts_anew(changes, message):
     head = MLPHead(HIDDEN, 1, **changes)
     handed = hand(old, make("bert", seed=9), head=head)
     part = handed.parts[-1]
-    assert part.became == ("taken" if message is None else "made anew")
+    assert part.status == ("transferred" if message is None else "reinitialised")
     assert message is None or message in part.why
 
 
 def test_a_language_models_head_with_another_norm_starts_anew():
-    labels, old, new = Labels("tokens"), make("bert"), make("bert", seed=9)
+    labels, old, new = Labels("masked_tokens"), make("bert"), make("bert", seed=9)
     start = weights_of(old, head=make_head(LanguageModelHead, old, 0), labels=labels)
     size = tuple(old.token_embeddings.weight.shape)
     head = LanguageModelHead(HIDDEN, 0, vocabulary=size, norm_eps=1e-5)
-    assert "norm_eps is 1e-12" in hand_over(start, new, head, labels).parts[-1].why
+    assert "norm_eps is 1e-12" in transfer_weights(start, new, head, labels).parts[-1].why
 
 
 def test_a_decoders_head_with_another_scale_starts_anew():
     labels = Labels("text")
     old, new = make("t5"), make("t5", seed=9, scale_decoder_outputs=False)
     start = weights_of(old, head=make_head(DecoderHead, old, 0), labels=labels)
-    told = hand_over(start, new, make_head(DecoderHead, new, 0), labels).parts[-1]
-    assert told.became == "made anew"
+    told = transfer_weights(start, new, make_head(DecoderHead, new, 0), labels).parts[-1]
+    assert told.status == "reinitialised"
     assert "scale is 0.25 in the weights and 1.0 here" in told.why
 
 
@@ -167,13 +167,13 @@ def test_a_decoder_begins_as_the_encoder_but_for_its_cross_attention(name):
         else:
             source = plain.replace(".layer.2.", ".layer.1.") if "t5" in name else plain
             assert torch.equal(value, one[source]), key
-    told = {p.why: p.became for p in handed.parts if p.part == "decoder" and p.became != "skipped"}
+    told = {p.why: p.status for p in handed.parts if p.part == "decoder" and p.status != "skipped"}
     expected = {
-        "from the encoder of the weights": "taken",
-        "cross-attention: none in the weights": "made anew",
+        "from the encoder of the weights": "transferred",
+        "cross-attention: none in the weights": "reinitialised",
     }
     if one_way:
-        expected["distances: the encoder of the weights looks both ways"] = "made anew"
+        expected["distances: the encoder of the weights looks both ways"] = "reinitialised"
     assert told == expected
 
 

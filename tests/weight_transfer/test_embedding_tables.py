@@ -10,7 +10,7 @@ from lightning_transfer.heads import DecoderHead, LanguageModelHead
 from lightning_transfer.heads.factory import make_head
 from lightning_transfer.utils import Labels
 from lightning_transfer.utils.checkpoint_format import config_to_dict
-from lightning_transfer.weight_transfer import Tokenizers, config_for, hand_over
+from lightning_transfer.weight_transfer import Tokenizers, config_for, transfer_weights
 from tests.conftest import WORDS, make_tokenizer
 from tests.weight_transfer.weights import hand, make, rows, weights_of
 
@@ -58,7 +58,7 @@ def test_a_text_of_tokens_that_both_know_has_the_same_features(name):
     assert torch.equal(features[0][mask], features[1][mask])
     part = handed.parts[0]
     shared = len(OLD) - 4
-    assert (part.part, part.became) == ("token embeddings", "resized")
+    assert (part.part, part.status) == ("token embeddings", "resized")
     assert part.why == f"{shared} of {len(NEW)} tokens by string, 4 left behind"
 
 
@@ -97,18 +97,18 @@ def test_no_token_in_common_makes_the_table_anew():
     foreign = make_other(["un", "deux"], ("<e>", "<s>", "<u>", "<m>", "<p>"))
     old, new = make("bert", vocab_size=len(OLD)), make("bert", seed=9, vocab_size=len(foreign))
     handed = hand(old, new, tokenizers=(OLD, foreign))
-    assert rows(handed)[0] == ("token embeddings", "made anew")
+    assert rows(handed)[0] == ("token embeddings", "reinitialised")
     assert handed.parts[0].why == "no token in common with the weights"
 
 
 def test_a_language_models_head_follows_the_tokens_too():
     old, new = backbones()
-    labels = Labels("tokens")
+    labels = Labels("masked_tokens")
     head = make_head(LanguageModelHead, old, 0)
     torch.nn.init.normal_(head.bias)
     fresh = make_head(LanguageModelHead, new, 0)
     start = weights_of(old, head=head, labels=labels, tokenizer=OLD)
-    handed = hand_over(start, new, fresh, labels, tokenizer=NEW)
+    handed = transfer_weights(start, new, fresh, labels, tokenizer=NEW)
     assert str(handed) == "head kept with its tokens by string"
     there, here = OLD.get_vocab(), NEW.get_vocab()
     common = sorted(set(there) & set(here))
@@ -126,7 +126,7 @@ def test_the_head_of_a_decoder_follows_the_tokens_of_the_targets():
     head, fresh = (make_head(DecoderHead, backbone, 0) for backbone in (old, new))
     torch.nn.init.normal_(head.bias)
     start = weights_of(old, head=head, labels=labels, tokenizer=OLD)
-    handed = hand_over(start, new, fresh, labels, tokenizer=NEW)
+    handed = transfer_weights(start, new, fresh, labels, tokenizer=NEW)
     assert str(handed) == "head kept with its tokens by string"
     assert fresh.bias.shape == (1, len(NEW))
     there, here = OLD.get_vocab(), NEW.get_vocab()
@@ -149,7 +149,7 @@ def test_a_decoder_follows_the_tokens_of_the_targets():
     for word in set(there) & set(here):
         assert torch.equal(sides[1][1][here[word]], sides[0][1][there[word]])
     assert rows(handed)[:2] == [
-        ("encoder token embeddings", "taken"),
+        ("encoder token embeddings", "transferred"),
         ("decoder token embeddings", "resized"),
     ]
 
@@ -159,7 +159,7 @@ def test_targets_are_read_as_before_where_their_tokenizer_stays():
     new = make("marian-apart", seed=9, vocab_size=len(OLD), decoder_vocab_size=len(NEW))
     start = weights_of(old, tokenizer=OLD, target=NEW)
     handed = hand(start, new, tokenizers=(None, OLD), target_tokenizer=NEW)
-    assert {became for _, became in rows(handed)} == {"taken"}
+    assert {became for _, became in rows(handed)} == {"transferred"}
 
 
 def rows_agree(old, new, there, here):
@@ -214,25 +214,25 @@ def test_one_table_for_both_sides_gets_the_tokens_of_either():
 
 def test_a_run_with_a_tokenizer_of_targets_leaves_a_model_that_only_reads_alone():
     old, new = make("bert", vocab_size=len(OLD)), make("bert", seed=9, vocab_size=len(OLD))
-    labels = Labels("tokens")
+    labels = Labels("masked_tokens")
     head, fresh = (make_head(LanguageModelHead, backbone, 0) for backbone in (old, new))
     torch.nn.init.normal_(head.bias)
     start = weights_of(old, head=head, labels=labels, tokenizer=OLD)
-    handed = hand_over(start, new, fresh, labels, tokenizer=OLD, target_tokenizer=NEW)
+    handed = transfer_weights(start, new, fresh, labels, tokenizer=OLD, target_tokenizer=NEW)
     assert torch.equal(fresh.bias, head.bias)
-    assert {part.became for part in handed.parts} == {"taken"}
+    assert {part.status for part in handed.parts} == {"transferred"}
 
 
 @pytest.mark.parametrize("more", [0, 7])
 def test_a_heads_rows_stay_where_the_tokens_do(more):
     old, new = make("bert", vocab_size=len(OLD)), make("bert", seed=9, vocab_size=len(OLD) + more)
-    labels = Labels("tokens")
+    labels = Labels("masked_tokens")
     head, fresh = (make_head(LanguageModelHead, backbone, 0) for backbone in (old, new))
     torch.nn.init.normal_(head.bias)
     start = weights_of(old, head=head, labels=labels, tokenizer=OLD)
-    handed = hand_over(start, new, fresh, labels, tokenizer=make_tokenizer())
+    handed = transfer_weights(start, new, fresh, labels, tokenizer=make_tokenizer())
     assert torch.equal(fresh.bias[: len(OLD)], head.bias)
-    assert handed.parts[-1].became == ("resized" if more else "taken")
+    assert handed.parts[-1].status == ("resized" if more else "transferred")
 
 
 def test_a_head_takes_no_row_by_position_where_no_token_is_the_same():
@@ -240,11 +240,11 @@ def test_a_head_takes_no_row_by_position_where_no_token_is_the_same():
         [f"w{i}" for i in range(len(OLD) - 5)], ("<e>", "<s>", "<u>", "<m>", "<p>")
     )
     old, new = make("bert", vocab_size=len(OLD)), make("bert", seed=9, vocab_size=len(foreign))
-    labels = Labels("tokens")
+    labels = Labels("masked_tokens")
     head, fresh = (make_head(LanguageModelHead, backbone, 0) for backbone in (old, new))
     torch.nn.init.normal_(head.bias)
     start = weights_of(old, head=head, labels=labels, tokenizer=OLD)
-    hand_over(start, new, fresh, labels, tokenizer=foreign)
+    transfer_weights(start, new, fresh, labels, tokenizer=foreign)
     assert not fresh.bias.any()
     assert torch.equal(fresh.transform.weight, head.transform.weight)
 
@@ -257,5 +257,5 @@ def test_the_head_of_two_tokenizers_goes_to_one_for_both():
     head, fresh = (make_head(DecoderHead, backbone, 0) for backbone in (old, new))
     torch.nn.init.normal_(head.bias)
     start = weights_of(old, head=head, labels=labels, tokenizer=OLD, target=NEW)
-    hand_over(start, new, fresh, labels, tokenizer=OLD)
+    transfer_weights(start, new, fresh, labels, tokenizer=OLD)
     assert rows_agree(head.bias[0], fresh.bias[0], NEW, OLD)

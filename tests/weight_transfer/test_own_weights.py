@@ -11,7 +11,7 @@ from lightning_transfer.heads import DecoderHead, MLPHead
 from lightning_transfer.heads.factory import make_head
 from lightning_transfer.utils import Labels
 from lightning_transfer.utils.checkpoint_format import config_to_dict
-from lightning_transfer.weight_transfer import Take, hand_over
+from lightning_transfer.weight_transfer import WeightTransferSpec, transfer_weights
 from tests.tiny import CONFIGS, HIDDEN
 from tests.tiny_seq2seq import CAUSAL, SEQ2SEQ
 from tests.weight_transfer.weights import make, rows, weights_of
@@ -42,7 +42,7 @@ def begun(backbone):
 
 def hand_to(backbone, start, parts):
     head = make_head(DecoderHead, backbone, 0)
-    return head, hand_over(start, backbone, head, TEXT, take=Take.of(parts))
+    return head, transfer_weights(start, backbone, head, TEXT, spec=WeightTransferSpec.of(parts))
 
 
 @pytest.mark.parametrize("name", ["bart", "bert2bert"])
@@ -57,7 +57,7 @@ def test_a_pretrained_decoder_that_stays_keeps_its_own_head(name, parts, tmp_pat
     assert expected
     assert all(torch.equal(value, expected[key]) for key, value in head.state_dict().items())
     assert any(value.any() for value in expected.values())
-    assert (handed.parts[-1].part, handed.parts[-1].became) == ("head", "kept")
+    assert (handed.parts[-1].part, handed.parts[-1].status) == ("head", "kept")
     assert str(handed) == "head kept: not asked for"
 
 
@@ -67,7 +67,7 @@ def test_an_encoder_below_a_pretrained_decoder_leaves_its_head_alone(tmp_path):
     own = Backbone.warm_start(folder, folder)
     head, handed = hand_to(own, weights_of(make("bert", seed=9)), None)
     assert all(torch.equal(v, begun(own)[k]) for k, v in head.state_dict().items())
-    assert handed.parts[-1].became == "kept"
+    assert handed.parts[-1].status == "kept"
 
 
 def test_a_head_does_not_stay_above_a_decoder_that_goes(tmp_path):
@@ -76,17 +76,21 @@ def test_a_head_does_not_stay_above_a_decoder_that_goes(tmp_path):
     start = weights_of(other, head=make_head(DecoderHead, other, 0), labels=TEXT)
     head, handed = hand_to(own, start, ["backbone"])
     assert not head.bias.any()
-    assert handed.parts[-1].became == "made anew"
+    assert handed.parts[-1].status == "reinitialised"
 
 
 def test_a_pooler_stays_with_its_encoder(tmp_path):
     torch.manual_seed(0)
     own = Backbone.from_pretrained(saved(BertModel(CONFIGS["bert"]), tmp_path))
     start, head = weights_of(make("bert", seed=9)), MLPHead(HIDDEN, 1)
-    hand_over(start, own, head, Labels("rating"), take=Take.of(["embeddings"]))
+    transfer_weights(
+        start, own, head, Labels("regression"), spec=WeightTransferSpec.of(["embeddings"])
+    )
     assert torch.equal(head.dense.weight, own.pooler_state["weight"])
     other = MLPHead(HIDDEN, 1)
-    hand_over(start, own, other, Labels("rating"), take=Take.of(["encoder"]))
+    transfer_weights(
+        start, own, other, Labels("regression"), spec=WeightTransferSpec.of(["encoder"])
+    )
     assert not torch.equal(other.dense.weight, own.pooler_state["weight"])
 
 
@@ -97,8 +101,8 @@ def test_a_backbone_that_is_built_from_a_config_is_random(name):
         part["_name_or_path"] = "a/pretrained-one"  # where the sizes are from, not the weights
     backbone = Backbone.from_config(config)
     head = torch.nn.Linear(backbone.hidden_size, 1)
-    handed = hand_over(None, backbone, head, Labels("rating"))
-    assert {became for _, became in rows(handed)} == {"made anew"}
+    handed = transfer_weights(None, backbone, head, Labels("regression"))
+    assert {became for _, became in rows(handed)} == {"reinitialised"}
     sizes = [part.parameters for part in handed.parts if part.part != "head"]
     assert sum(sizes) == sum(p.numel() for p in backbone.parameters())
 
@@ -108,36 +112,43 @@ def test_a_pretrained_one_is_kept(name, tmp_path):
     backbone = Backbone.from_pretrained(writer(name, tmp_path))
     assert not backbone.fresh
     head = make_head(DecoderHead, backbone, 0)
-    handed = hand_over(None, backbone, head, TEXT)
-    assert {part.became for part in handed.parts} == {"kept"}
+    handed = transfer_weights(None, backbone, head, TEXT)
+    assert {part.status for part in handed.parts} == {"kept"}
 
 
 def test_a_decoder_from_an_encoder_has_new_cross_attention_and_a_new_head(tmp_path):
     folder = saved(BertModel(CONFIGS["bert"]), tmp_path)
     backbone = Backbone.warm_start(folder, folder)
-    handed = hand_over(None, backbone, make_head(DecoderHead, backbone, 0), TEXT)
-    assert [became for part, became in rows(handed) if part == "decoder"] == ["kept", "made anew"]
+    handed = transfer_weights(None, backbone, make_head(DecoderHead, backbone, 0), TEXT)
+    assert [became for part, became in rows(handed) if part == "decoder"] == [
+        "kept",
+        "reinitialised",
+    ]
     state = backbone.model.state_dict()
     cross = sum(v.numel() for k, v in state.items() if "crossattention" in k)
-    sizes = {p.became: p.parameters for p in handed.parts if p.part == "decoder"}
-    assert sizes["made anew"] == cross
-    assert handed.parts[-1].became == "made anew"
+    sizes = {p.status: p.parameters for p in handed.parts if p.part == "decoder"}
+    assert sizes["reinitialised"] == cross
+    assert handed.parts[-1].status == "reinitialised"
     fresh = Backbone.warm_start(folder, CONFIGS["bert"].to_dict())
-    assert dict(rows(hand_over(None, fresh, torch.nn.Linear(HIDDEN, 1), Labels("rating")))) == {
+    assert dict(
+        rows(transfer_weights(None, fresh, torch.nn.Linear(HIDDEN, 1), Labels("regression")))
+    ) == {
         "encoder token embeddings": "kept",
-        "decoder token embeddings": "made anew",
+        "decoder token embeddings": "reinitialised",
         "encoder positions": "kept",
         "encoder": "kept",
-        "decoder positions": "made anew",
-        "decoder": "made anew",
+        "decoder positions": "reinitialised",
+        "decoder": "reinitialised",
     }
 
 
 def test_a_model_that_is_passed_in_is_pretrained_if_its_config_says_from_where(tmp_path):
     saved(BertModel(CONFIGS["bert"]), tmp_path)
     for model, became in (
-        (BertModel(copy.deepcopy(CONFIGS["bert"])), "made anew"),
+        (BertModel(copy.deepcopy(CONFIGS["bert"])), "reinitialised"),
         (BertModel.from_pretrained(tmp_path), "kept"),
     ):
-        handed = hand_over(None, Backbone(model), torch.nn.Linear(HIDDEN, 1), Labels("rating"))
+        handed = transfer_weights(
+            None, Backbone(model), torch.nn.Linear(HIDDEN, 1), Labels("regression")
+        )
         assert {value for _, value in rows(handed)} == {became}

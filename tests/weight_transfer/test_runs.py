@@ -47,12 +47,12 @@ def final(folder, name):
 
 def parts_of(found, name):
     """Part and what became of it, of a stage run in the results."""
-    [run] = [run for run in found["handed_on"] if run["run"] == f"stages/{name}"]
-    return {part["part"]: part["became"] for part in run["parts"]}
+    [run] = [run for run in found["weight_transfer"] if run["run"] == f"stages/{name}"]
+    return {part["part"]: part["status"] for part in run["parts"]}
 
 
 def both(runs, *options):
-    return [*transfer(runs.news, runs.movies, controls=False), *ONCE, *options]
+    return [*transfer(runs.news, runs.movies, baselines=False), *ONCE, *options]
 
 
 def own_backbone(folder, *options):
@@ -66,35 +66,35 @@ def own_backbone(folder, *options):
 def test_by_default_everything_is_taken_and_the_results_say_so(runs, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     found = runs.fit(tmp_path, *both(runs))
-    assert [(run["run"], run["from"]) for run in found["handed_on"]] == [
+    assert [(run["run"], run["from"]) for run in found["weight_transfer"]] == [
         (f"stages/{SOURCE}", None),
         (f"stages/{TARGET}", f"stages/{SOURCE}"),
     ]
-    assert set(parts_of(found, SOURCE).values()) == {"kept", "made anew"}
+    assert set(parts_of(found, SOURCE).values()) == {"kept", "reinitialised"}
     assert parts_of(found, TARGET) == {
-        "token embeddings": "taken",
-        "positions": "taken",
-        "encoder": "taken",
-        "head": "taken",
+        "token embeddings": "transferred",
+        "positions": "transferred",
+        "encoder": "transferred",
+        "head": "transferred",
     }
     assert "taken from stage source" in caplog.text
     assert "token embeddings" in caplog.text
     assert Results.read(tmp_path).to_dict() == found
-    sizes = [part["parameters"] for part in found["handed_on"][1]["parts"]]
+    sizes = [part["parameters"] for part in found["weight_transfer"][1]["parts"]]
     assert sum(sizes) == sum(p.numel() for p in load(tmp_path).task.parameters())
 
 
 def test_the_head_is_left_where_the_backbone_alone_is_asked_for(runs, tmp_path):
-    found = runs.fit(tmp_path, *both(runs, "stages.target.take=[backbone]"))
+    found = runs.fit(tmp_path, *both(runs, "stages.target.weight_transfer=[backbone]"))
     old, start = final(tmp_path, SOURCE), dict(Watch.started)[TARGET]
     same = {name: torch.equal(old[name], start[name]) for name in old}
     assert all(same[name] for name in old if name.startswith("backbone."))
     assert not same["head.out.weight"]
-    assert parts_of(found, TARGET)["head"] == "made anew"
+    assert parts_of(found, TARGET)["head"] == "reinitialised"
 
 
 def test_the_backbone_is_the_pretrained_one_where_it_is_not_asked_for(runs, tmp_path):
-    found = runs.fit(tmp_path, *both(runs, "stages.target.take={backbone: false}"))
+    found = runs.fit(tmp_path, *both(runs, "stages.target.weight_transfer={backbone: false}"))
     first, start = Watch.started[0][1], dict(Watch.started)[TARGET]
     assert all(torch.equal(first[k], start[k]) for k in first if k.startswith("backbone."))
     assert torch.equal(start["head.out.weight"], final(tmp_path, SOURCE)["head.out.weight"])
@@ -102,7 +102,7 @@ def test_the_backbone_is_the_pretrained_one_where_it_is_not_asked_for(runs, tmp_
 
 
 def test_labels_that_agree_in_part_do_not_matter_to_a_head_that_is_not_taken(runs, tmp_path):
-    classes = {"label": "mood", "kind": "names"}
+    classes = {"label": "mood", "kind": "single_label"}
     words = [
         *stage("source", runs.news, **classes, epochs=1),
         *stage("target", runs.movies, "data.label.names=[negative,positive]", **classes, epochs=1),
@@ -112,8 +112,8 @@ def test_labels_that_agree_in_part_do_not_matter_to_a_head_that_is_not_taken(run
     with pytest.raises(ValueError, match="agree only in part"):
         runs.fit(tmp_path / "a", *words)
     assert Watch.started == []
-    found = runs.fit(tmp_path / "b", *words, "stages.target.take={head: false}")
-    assert parts_of(found, TARGET)["head"] == "made anew"
+    found = runs.fit(tmp_path / "b", *words, "stages.target.weight_transfer={head: false}")
+    assert parts_of(found, TARGET)["head"] == "reinitialised"
 
 
 def test_a_stage_with_a_backbone_of_its_own_takes_what_fits_by_string_and_name(
@@ -156,18 +156,18 @@ def test_a_tokenizer_of_its_own_gives_the_backbone_another_table(runs, folders, 
     assert len(start[table]) == len(here) != len(there)
     assert parts_of(found, TARGET) == {
         "token embeddings": "resized",
-        "positions": "taken",
-        "encoder": "taken",
-        "head": "taken",
+        "positions": "transferred",
+        "encoder": "transferred",
+        "head": "transferred",
     }
 
 
 def test_the_next_stage_goes_on_with_the_backbone_of_the_one_before(runs, folders, tmp_path):
-    words = own_backbone(folders / "wider", "stages.target.take=[]")
+    words = own_backbone(folders / "wider", "stages.target.weight_transfer=[]")
     third = stage("third", runs.movies, epochs=1)
     found = runs.fit(tmp_path, *both(runs, *words), *third, "order=[source,target,third]")
     last = f"{TARGET}/third-seed0"
-    assert set(parts_of(found, last).values()) == {"taken"}
+    assert set(parts_of(found, last).values()) == {"transferred"}
     assert parts_of(found, TARGET)["encoder"] == "kept"
     old, start = final(tmp_path, TARGET), dict(Watch.started)[last]
     assert start["head.out.weight"].shape == (1, 24)
@@ -179,10 +179,16 @@ def test_the_next_stage_goes_on_with_the_backbone_of_the_one_before(runs, folder
     [
         (["deeper"], "the weights in stage source do not fit .* layer 3, and they have 2 layers"),
         (["wider"], "the token embeddings are 16 wide in the weights and 24 here"),
-        (["wider", "stages.target.take=[encodr]"], "stages.target: take names 'encodr'.*encoder?"),
+        (
+            ["wider", "stages.target.weight_transfer=[encodr]"],
+            "stages.target: weight_transfer names 'encodr'.*encoder?",
+        ),
         (["wider", "stages.target.on_mismatch=no"], "stages.target: on_mismatch must be error or"),
-        (["wider", "stages.target.take=[decoder]"], "nothing of them has a place in it"),
-        (["wider", "+stages.target.takes=[]"], "stages.target.takes is no setting .*take?"),
+        (["wider", "stages.target.weight_transfer=[decoder]"], "nothing of them has a place in it"),
+        (
+            ["wider", "+stages.target.weight_transfers=[]"],
+            "stages.target.weight_transfers is no setting .*weight_transfer?",
+        ),
     ],
 )
 def test_what_does_not_fit_is_found_before_the_first_step(
@@ -203,6 +209,6 @@ def test_a_run_that_was_cut_off_still_knows_what_was_handed_on(runs, tmp_path):
         runs.fit(tmp_path / "cut", *words)
     Watch.reset()
     found = runs.fit(tmp_path / "cut", *words, resume=True)
-    assert found["handed_on"] == whole["handed_on"]
+    assert found["weight_transfer"] == whole["weight_transfer"]
     record = json.loads((tmp_path / "cut/stages" / TARGET / "fit.json").read_text())
-    assert record["handed_on"] == found["handed_on"][1]["parts"]
+    assert record["weight_transfer"] == found["weight_transfer"][1]["parts"]

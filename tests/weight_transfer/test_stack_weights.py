@@ -21,7 +21,7 @@ def test_all_of_a_backbone_goes_to_one_of_the_same_form(name):
     old, new = make(name), make(name, seed=9)
     handed = hand(old, new)
     assert equal(old.state_dict(), new.state_dict())
-    assert {became for _, became in rows(handed)} == {"taken"}
+    assert {became for _, became in rows(handed)} == {"transferred"}
     held = sum(p.numel() for p in new.parameters())
     sizes = [part.parameters for part in handed.parts if part.part != "head"]
     assert sum(sizes) == held
@@ -34,11 +34,11 @@ def test_an_encoder_goes_below_a_decoder():
     assert equal(state(old, "encoder"), state(new, "encoder"))
     assert equal(decoder, state(new, "decoder"))
     assert rows(handed) == [
-        ("encoder token embeddings", "taken"),
-        ("decoder token embeddings", "made anew"),
-        ("encoder positions", "taken"),
-        ("encoder", "taken"),
-        ("decoder", "made anew"),
+        ("encoder token embeddings", "transferred"),
+        ("decoder token embeddings", "reinitialised"),
+        ("encoder positions", "transferred"),
+        ("encoder", "transferred"),
+        ("decoder", "reinitialised"),
     ]
     assert [p.why for p in handed.parts][1] == "the weights have no decoder"
 
@@ -53,10 +53,10 @@ def test_a_decoder_takes_the_self_attention_of_an_encoder_where_it_is_told_to():
     assert equal(before, after, cross)
     assert equal(one, after)
     assert equal(one, state(new, "encoder"))
-    told = [(p.part, p.became, p.why) for p in handed.parts if p.part == "decoder"]
+    told = [(p.part, p.status, p.why) for p in handed.parts if p.part == "decoder"]
     assert told == [
-        ("decoder", "taken", "from the encoder of the weights"),
-        ("decoder", "made anew", "cross-attention: none in the weights"),
+        ("decoder", "transferred", "from the encoder of the weights"),
+        ("decoder", "reinitialised", "cross-attention: none in the weights"),
     ]
 
 
@@ -78,7 +78,7 @@ def test_a_causal_model_goes_into_a_decoder():
     assert equal(one, after)
     assert {n for n in after if "cross" in n} == after.keys() - one.keys()
     assert equal(encoder, state(new, "encoder"))
-    assert ("decoder", "taken") in rows(handed)
+    assert ("decoder", "transferred") in rows(handed)
     back = make("gpt2", seed=5)
     hand(new, back)
     assert equal(state(back, "decoder"), one)
@@ -96,8 +96,8 @@ def test_one_side_is_taken_and_the_other_stays(name, side):
     tied = name != "marian-apart"
     names = {n for n in before if not (tied and n == "embed_tokens.weight")}
     assert equal(before, after, names)
-    assert (side, "taken") in rows(handed)
-    assert (other, "made anew") in rows(handed)
+    assert (side, "transferred") in rows(handed)
+    assert (other, "reinitialised") in rows(handed)
     assert (other, "skipped") in rows(handed)
     if tied:
         tables = [new.model.get_submodule(f"{s}.embed_tokens").weight for s in (side, other)]
@@ -110,7 +110,7 @@ def test_tables_alone_are_taken_if_they_alone_are_named():
     handed = hand(old, new, ["embeddings"])
     assert torch.equal(new.model.shared.weight, old.model.shared.weight)
     assert equal(before, state(new, "encoder"), before.keys() - {"embed_tokens.weight"})
-    assert rows(handed)[0] == ("token embeddings", "taken")
+    assert rows(handed)[0] == ("token embeddings", "transferred")
 
 
 def test_layers_without_their_tables():
@@ -122,7 +122,7 @@ def test_layers_without_their_tables():
     assert equal(
         state(old, "encoder"), state(new, "encoder"), state(old, "encoder").keys() - {name}
     )
-    assert rows(handed)[0] == ("token embeddings", "made anew")
+    assert rows(handed)[0] == ("token embeddings", "reinitialised")
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_a_longer_or_shorter_stack_where_that_is_asked_for(there, here):
     assert equal(one, after)
     assert equal(before, after, after.keys() - one.keys()) or here < there
     [told] = [p for p in handed.parts if "layer 3" in p.why]
-    assert told.became == ("skipped" if there > here else "made anew")
+    assert told.status == ("skipped" if there > here else "reinitialised")
     assert told.parameters == sum(v.numel() for k, v in {**one, **after}.items() if "layer.2." in k)
 
 
@@ -184,7 +184,7 @@ def test_positions_that_are_computed_are_of_any_length():
     table = new.model.encoder.embed_positions.weight.detach().clone()
     handed = hand(old, new)
     assert torch.equal(new.model.encoder.embed_positions.weight, table)
-    assert "made anew" not in dict(rows(handed)).values()
+    assert "reinitialised" not in dict(rows(handed)).values()
     inputs = make_pairs()
     assert torch.equal(new.eval()(**inputs), old.eval()(**inputs))
 
@@ -197,7 +197,7 @@ def test_another_architecture_is_refused_although_the_names_agree():
     handed = hand(make("bert"), new, {"embeddings": False}, on_mismatch="new")
     layers = [name for name in before if "layer." in name]
     assert equal(before, state(new, "encoder"), layers)
-    assert ("encoder", "made anew") in rows(handed)
+    assert ("encoder", "reinitialised") in rows(handed)
 
 
 def test_nothing_in_common_is_an_error():
@@ -216,7 +216,7 @@ def test_other_widths_leave_all_as_it_is_built():
     handed = hand(old, new, on_mismatch="new")
     after = state(new, "encoder")
     assert equal(before, after, [n for n in before if before[n].shape[-1:] == (24,)])
-    assert dict(rows(handed))["token embeddings"] == "made anew"
+    assert dict(rows(handed))["token embeddings"] == "reinitialised"
     assert "16 wide in the weights and 24 here" in handed.parts[0].why
 
 
@@ -226,7 +226,7 @@ def test_the_backbone_may_be_left_behind():
     handed = hand(old, new, ["head"])
     assert equal(before, state(new, "encoder"))
     assert ("backbone of the weights", "skipped") in rows(handed)
-    assert handed.parts[-1].became == "taken"
+    assert handed.parts[-1].status == "transferred"
 
 
 def test_each_weight_keeps_its_type():
@@ -278,7 +278,7 @@ def test_a_backbone_of_the_users_own_is_taken_whole_or_not_at_all():
     old, new = OwnBackbone(), OwnBackbone()
     handed = hand(old, new)
     assert equal(old.state_dict(), new.state_dict())
-    assert rows(handed) == [("backbone", "taken")]
+    assert rows(handed) == [("backbone", "transferred")]
     with pytest.raises(ValueError, match="parts of a backbone can be told in our Backbone alone"):
         hand(old, new, ["encoder"])
     assert rows(hand(old, OwnBackbone(), []))[0] == ("backbone", "kept")

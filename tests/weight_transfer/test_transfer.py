@@ -9,19 +9,19 @@ from lightning_transfer.heads import LinearHead, MLPHead
 from lightning_transfer.tasks import SequenceClassification, SequenceRegression
 from lightning_transfer.utils import Labels
 from lightning_transfer.utils.checkpoint_format import describe_task
-from lightning_transfer.weight_transfer import align_outputs, hand_over
+from lightning_transfer.weight_transfer import align_outputs, transfer_weights
 from tests.tiny import CONFIGS, HIDDEN, OwnBackbone, OwnHead, make_backbone, make_batch
 
 BATCH = make_batch()
-RATING = Labels("rating")
+RATING = Labels("regression")
 
 
 def single(*names):
-    return Labels("single", names)
+    return Labels("single_label", names)
 
 
 def make_task(labels, head_class=MLPHead, backbone=None, **arguments):
-    task_class = SequenceRegression if labels.kind == "rating" else SequenceClassification
+    task_class = SequenceRegression if labels.kind == "regression" else SequenceClassification
     head = head_class(HIDDEN, labels.num_outputs, **arguments)
     return task_class(backbone or make_backbone(), head, labels=labels).eval()
 
@@ -34,7 +34,9 @@ def weights_of(task):
 def hand(old, labels, head_class=MLPHead, label_map=None, **arguments):
     """A new task that starts from the weights of an old one, and the line about it."""
     new = make_task(labels, head_class, make_backbone(seed=9), **arguments)
-    line = str(hand_over(weights_of(old), new.backbone, new.head, labels, label_map=label_map))
+    line = str(
+        transfer_weights(weights_of(old), new.backbone, new.head, labels, label_map=label_map)
+    )
     for name, value in old.backbone.state_dict().items():
         assert torch.equal(new.backbone.state_dict()[name], value)
     return new, line
@@ -45,7 +47,7 @@ def test_a_pretrained_pooler_goes_to_an_mlp_head_over_the_first_token():
     model = BertModel(CONFIGS["bert"])
     pooler = model.pooler.dense.weight.detach().clone()
     backbone, head = Backbone(model), MLPHead(HIDDEN, 1)
-    assert str(hand_over(None, backbone, head, RATING)) == "new head"
+    assert str(transfer_weights(None, backbone, head, RATING)) == "new head"
     assert torch.equal(head.dense.weight, pooler)
     assert torch.equal(head.dense.bias, backbone.pooler_state["bias"])
 
@@ -55,13 +57,13 @@ def test_a_pretrained_pooler_goes_to_an_mlp_head_over_the_first_token():
 )
 def test_other_heads_start_anew(head):
     before = {name: value.clone() for name, value in head.state_dict().items()}
-    assert str(hand_over(None, make_backbone(), head, RATING)) == "new head"
+    assert str(transfer_weights(None, make_backbone(), head, RATING)) == "new head"
     assert all(torch.equal(value, before[name]) for name, value in head.state_dict().items())
 
 
 def test_without_a_pooler_the_head_starts_anew():
     for backbone in (make_backbone("distilbert"), OwnBackbone()):
-        assert str(hand_over(None, backbone, MLPHead(HIDDEN, 1), RATING)) == "new head"
+        assert str(transfer_weights(None, backbone, MLPHead(HIDDEN, 1), RATING)) == "new head"
 
 
 @pytest.mark.parametrize("head_class", [MLPHead, LinearHead, OwnHead])
@@ -73,7 +75,7 @@ def test_same_labels_keep_the_head(head_class):
 
 
 @pytest.mark.parametrize("head_class", [MLPHead, LinearHead, OwnHead])
-@pytest.mark.parametrize("kind", ["single", "multi"])
+@pytest.mark.parametrize("kind", ["single_label", "multi_label"])
 def test_same_labels_in_another_order_permute_the_logits(head_class, kind):
     names, order = ("neg", "neu", "pos"), ("pos", "neg", "neu")
     old = make_task(Labels(kind, names), head_class)
@@ -87,7 +89,7 @@ def test_same_labels_in_another_order_permute_the_logits(head_class, kind):
 def test_weights_of_another_backbone_are_refused():
     start = weights_of(make_task(RATING))
     with pytest.raises(ValueError, match=r"a.ckpt do not fit the backbone, a OwnBackbone: .*Unexp"):
-        hand_over(start, OwnBackbone(), MLPHead(HIDDEN, 1), RATING)
+        transfer_weights(start, OwnBackbone(), MLPHead(HIDDEN, 1), RATING)
 
 
 def test_labels_that_agree_in_part_are_an_error():
@@ -103,7 +105,7 @@ def test_a_label_map_carries_rows_and_leaves_the_others_new():
     backbone = make_backbone()
     labels = single("mixed", "good", "bad")
     label_map = {"neg": "bad", "pos": "good"}
-    line = str(hand_over(weights_of(old), backbone, head, labels, label_map=label_map))
+    line = str(transfer_weights(weights_of(old), backbone, head, labels, label_map=label_map))
     assert line == "head kept by label name: neg, pos become mixed, good, bad"
     new = SequenceClassification(backbone, head, labels=labels).eval()
     assert torch.equal(new(BATCH)[:, [2, 1]], old(BATCH))
@@ -120,8 +122,8 @@ def test_a_label_map_may_leave_an_old_label_behind():
     ("labels", "line"),
     [
         (single("tech", "politics"), "new head: the labels neg, pos become tech, politics"),
-        (Labels("multi", ("neg", "pos")), "new head: the labels neg, pos become neg, pos"),
-        (RATING, "new head: the labels neg, pos become rating"),
+        (Labels("multi_label", ("neg", "pos")), "new head: the labels neg, pos become neg, pos"),
+        (RATING, "new head: the labels neg, pos become regression"),
     ],
 )
 def test_other_labels_start_a_new_head(labels, line):
@@ -129,22 +131,24 @@ def test_other_labels_start_a_new_head(labels, line):
     torch.manual_seed(5)
     head = MLPHead(HIDDEN, labels.num_outputs)
     before = {name: value.clone() for name, value in head.state_dict().items()}
-    assert str(hand_over(weights_of(old), make_backbone(), head, labels)) == line
+    assert str(transfer_weights(weights_of(old), make_backbone(), head, labels)) == line
     assert all(torch.equal(value, before[name]) for name, value in head.state_dict().items())
 
 
-@pytest.mark.parametrize(("kind", "told"), [("tokens", "tokens"), ("next_tokens", "next tokens")])
+@pytest.mark.parametrize(
+    ("kind", "told"), [("masked_tokens", "masked tokens"), ("next_tokens", "next tokens")]
+)
 def test_labels_without_names_are_told_by_their_kind(kind, told):
     start = weights_of(make_task(single("neg", "pos")))
     start.described["labels"] = Labels(kind).to_dict()
-    handed = hand_over(start, make_backbone(), MLPHead(HIDDEN, 1), RATING)
-    assert str(handed) == f"new head: the labels {told} become rating"
+    handed = transfer_weights(start, make_backbone(), MLPHead(HIDDEN, 1), RATING)
+    assert str(handed) == f"new head: the labels {told} become regression"
 
 
 def test_a_rating_keeps_its_head_whatever_its_bands():
-    old = make_task(Labels("rating", ("a", "b"), (0,)))
-    new, line = hand(old, Labels("rating", ("c", "d", "e"), (-1, 1)))
-    assert line == "head kept: labels rating"
+    old = make_task(Labels("regression", ("a", "b"), (0,)))
+    new, line = hand(old, Labels("regression", ("c", "d", "e"), (-1, 1)))
+    assert line == "head kept: labels regression"
     assert torch.equal(new(BATCH), old(BATCH))
 
 
@@ -187,13 +191,15 @@ def test_a_trained_task_answers_in_the_order_of_the_data():
 
 
 def test_a_rating_is_scored_in_the_bands_of_the_data():
-    bands = Labels("rating", ("low", "high"), (0,))
+    bands = Labels("regression", ("low", "high"), (0,))
     aligned = align_outputs(make_task(RATING), bands)
     assert aligned.labels == bands
     assert "test/accuracy" in aligned.test_metrics.keys()
 
 
-@pytest.mark.parametrize("labels", [RATING, single("a", "b"), Labels("multi", ("neg", "pos"))])
+@pytest.mark.parametrize(
+    "labels", [RATING, single("a", "b"), Labels("multi_label", ("neg", "pos"))]
+)
 def test_a_task_is_not_scored_on_labels_it_never_learned(labels):
     with pytest.raises(ValueError, match="the model answers neg, pos and the data ask for"):
         align_outputs(make_task(single("neg", "pos")), labels)

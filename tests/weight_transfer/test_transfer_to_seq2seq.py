@@ -39,8 +39,8 @@ def writing(runs, folder):
 
 
 def parts_of(found, name):
-    [run] = [run for run in found["handed_on"] if run["run"] == f"stages/{name}"]
-    return {(part["part"], part["became"]): part["why"] for part in run["parts"]}
+    [run] = [run for run in found["weight_transfer"] if run["run"] == f"stages/{name}"]
+    return {(part["part"], part["status"]): part["why"] for part in run["parts"]}
 
 
 def test_an_encoder_goes_below_a_decoder_and_comes_back_alone(runs, tmp_path):
@@ -67,11 +67,13 @@ def test_an_encoder_goes_below_a_decoder_and_comes_back_alone(runs, tmp_path):
         new = written[f"backbone.model.encoder.{layer}"]
         assert torch.equal(begun[READ][f"backbone.model.{layer}"], new), layer
     told = parts_of(found, WRITE)
-    assert told["encoder", "taken"] == ""
+    assert told["encoder", "transferred"] == ""
     # Its pretrained ones, and the cross-attention that no encoder comes with.
-    assert told["decoder", "kept"] == told["decoder", "made anew"] == "the weights have no decoder"
-    assert ("head", "made anew") in told
+    assert (
+        told["decoder", "kept"] == told["decoder", "reinitialised"] == "the weights have no decoder"
+    )
+    assert ("head", "reinitialised") in told
     told = parts_of(found, READ)
-    assert told["encoder", "taken"] == ""
+    assert told["encoder", "transferred"] == ""
     assert told["decoder", "skipped"] == "the backbone has no decoder"
     assert not load(tmp_path).task.backbone.is_encoder_decoder

@@ -12,7 +12,7 @@ from lightning_transfer.heads.factory import make_head
 from lightning_transfer.tasks import SequenceToSequence
 from lightning_transfer.utils import Labels
 from lightning_transfer.utils.checkpoint_format import config_to_dict
-from lightning_transfer.weight_transfer import Tokenizers, config_for, hand_over
+from lightning_transfer.weight_transfer import Tokenizers, config_for, transfer_weights
 from tests.conftest import WORDS
 from tests.weight_transfer.test_embedding_tables import NEW, OLD, make_other
 from tests.weight_transfer.weights import make, weights_of
@@ -123,7 +123,7 @@ def test_a_model_folder_generates_by_the_new_tokenizer_of_the_targets(tmp_path):
     torch.manual_seed(0)
     new = Backbone.from_config(config)
     head = make_head(DecoderHead, new, 0)
-    hand_over(
+    transfer_weights(
         weights_of(old, labels=labels, tokenizer=OLD, head=make_head(DecoderHead, old, 0)),
         new,
         head,

@@ -11,12 +11,12 @@ from lightning_transfer.backbones import Backbone
 from lightning_transfer.checkpoints.loading import Weights
 from lightning_transfer.heads import LinearHead
 from lightning_transfer.utils import Labels
-from lightning_transfer.weight_transfer import Take, hand_over
+from lightning_transfer.weight_transfer import WeightTransferSpec, transfer_weights
 from lightning_transfer.weight_transfer.stack_weights import sides_of
 from tests.tiny import CONFIGS, make_backbone
 from tests.tiny_seq2seq import CAUSAL, make_seq2seq
 
-RATING = Labels("rating")
+RATING = Labels("regression")
 
 
 def make(name, *, seed=0, **changes):
@@ -46,14 +46,14 @@ def weights_of(backbone, *, head=None, labels=RATING, tokenizer=None, target=Non
 def hand(old, new, parts=None, *, on_mismatch="error", tokenizers=(None, None), **more):
     """Hand the weights of one backbone to another, and return what became of them."""
     start = old if isinstance(old, Weights) else weights_of(old, tokenizer=tokenizers[0])
-    take = Take.of(parts, on_mismatch=on_mismatch)
+    spec = WeightTransferSpec.of(parts, on_mismatch=on_mismatch)
     head = more.pop("head", None) or LinearHead(new.hidden_size, 1)
-    return hand_over(start, new, head, RATING, take=take, tokenizer=tokenizers[1], **more)
+    return transfer_weights(start, new, head, RATING, spec=spec, tokenizer=tokenizers[1], **more)
 
 
 def rows(handed):
     """Part and what became of it, without sizes; the head aside."""
-    return [(p.part, p.became) for p in handed.parts if p.part != "head"]
+    return [(p.part, p.status) for p in handed.parts if p.part != "head"]
 
 
 def state(backbone, side):

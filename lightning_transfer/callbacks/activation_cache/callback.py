@@ -211,7 +211,7 @@ class ActivationCache(Callback):
         if replayer.full and not full:
             log.warning(
                 "the output of frozen layers is stored for %s rows and no more: %s; the others are "
-                "computed in each epoch (activations.limit_gb=%g)",
+                "computed in each epoch (activation_cache.limit_gb=%g)",
                 f"{replayer.count(depth):,}",
                 replayer.full,
                 self.limit_gb,

@@ -403,14 +403,14 @@ class Native:
     def describe(self, config: Any, labels: Labels) -> None:
         """Write the architecture and the labels into a model's config."""
         config.architectures = [NATIVE_CLASSES[config.model_type]]
-        names = ("rating",) if labels.kind == "rating" else labels.names
+        names = ("value",) if labels.kind == "regression" else labels.names
         config.num_labels = len(names)
         config.id2label = dict(enumerate(names))
         config.label2id = {name: index for index, name in enumerate(names)}
         config.problem_type = {
-            "rating": "regression",
-            "single": "single_label_classification",
-            "multi": "multi_label_classification",
+            "regression": "regression",
+            "single_label": "single_label_classification",
+            "multi_label": "multi_label_classification",
         }[labels.kind]
 
     def opener(self, labels: Labels) -> Any:
@@ -453,7 +453,7 @@ def _form_of(kind: str, config: Any) -> AnyNative | None:
 
 def _forms(kind: str) -> Mapping[str, Native | NativeLM | NativeCausalLM | NativeTags]:
     forms: Mapping[str, Mapping[str, Native | NativeLM | NativeCausalLM | NativeTags]]
-    forms = {"tokens": NATIVE_LM, "next_tokens": NATIVE_CAUSAL_LM, "tags": NATIVE_TAGS}
+    forms = {"masked_tokens": NATIVE_LM, "next_tokens": NATIVE_CAUSAL_LM, "tags": NATIVE_TAGS}
     return forms.get(kind, NATIVE)
 
 

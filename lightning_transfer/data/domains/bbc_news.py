@@ -30,7 +30,7 @@ class BbcTopics(TextDataModule):
 
     default_columns = Columns(label="topic", group="story")
     default_label = LabelSpec(
-        "names", names=("business", "entertainment", "politics", "sports", "tech")
+        "single_label", names=("business", "entertainment", "politics", "sports", "tech")
     )
     default_tokens = Tokens(max_length=256)
 

@@ -27,7 +27,7 @@ class Files(TextDataModule):
         >>> data = Files(
         ...     str(path),
         ...     columns=Columns(text="body", label="kind"),
-        ...     label=LabelSpec("names"),
+        ...     label=LabelSpec("single_label"),
         ...     splits=Splits(val=0, test=1),
         ... )
         >>> data.setup("test")

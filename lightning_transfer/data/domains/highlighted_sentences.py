@@ -152,7 +152,7 @@ class HighlightedSentences(TextDataModule):
     """
 
     default_columns = Columns(text_pair="context", group="paper")
-    default_label = LabelSpec("names", names=LABELS)
+    default_label = LabelSpec("single_label", names=LABELS)
     default_tokens = Tokens(max_length=128)
 
     def __init__(

@@ -11,7 +11,7 @@ from lightning_transfer.data.text_data_module import TextDataModule
 from lightning_transfer.data.tokenization.tokens import Tokens
 
 POLARITY = LabelSpec(
-    "names", names=("negative", "positive"), values={"0": "negative", "1": "positive"}
+    "single_label", names=("negative", "positive"), values={"0": "negative", "1": "positive"}
 )
 """The table's 0 and 1 by name."""
 

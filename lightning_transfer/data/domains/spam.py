@@ -41,7 +41,7 @@ class Spam(TextDataModule):
     """
 
     default_columns = Columns(label="kind", group="wave")
-    default_label = LabelSpec("names", names=("ham", "spam"))
+    default_label = LabelSpec("single_label", names=("ham", "spam"))
     default_tokens = Tokens(max_length=128)
 
     def load_rows(self) -> Table:

@@ -9,7 +9,7 @@ from lightning_transfer.data.label_spec import LabelSpec
 from lightning_transfer.data.readers.rows import Table
 from lightning_transfer.data.text_data_module import TextDataModule
 
-SENTIMENT = LabelSpec("rating", names=("negative", "neutral", "positive"), cutoffs=(-0.5, 0.5))
+SENTIMENT = LabelSpec("regression", names=("negative", "neutral", "positive"), cutoffs=(-0.5, 0.5))
 """Mean of 20 human ratings in [-4, 4]; the bands are ours, for accuracy and F1."""
 
 

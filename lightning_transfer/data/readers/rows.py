@@ -55,8 +55,8 @@ class Rows:
             Rating: float32 ``(rows,)``. One label: int64 ``(rows,)``. Several labels: float32
             ``(rows, num_labels)``, 1 where the row has the label.
         """
-        if self.labels.kind != "multi":
-            kind = np.float32 if self.labels.kind == "rating" else np.int64
+        if self.labels.kind != "multi_label":
+            kind = np.float32 if self.labels.kind == "regression" else np.int64
             return np.array(self.targets, dtype=kind)
         hot = np.zeros((len(self), self.labels.num_outputs), dtype=np.float32)
         for row, positions in enumerate(self.targets):
@@ -223,9 +223,9 @@ def _check_classes(targets: list[Any], labels: Labels, where: str) -> None:
     if any(target != targets[0] for target in targets):
         return
     only = targets[0]
-    if labels.kind == "single":
+    if labels.kind == "single_label":
         what = f"the label {labels.names[only]!r}"
-    elif labels.kind == "multi":
+    elif labels.kind == "multi_label":
         what = f"the labels {[labels.names[position] for position in only]}"
     else:
         what = f"the rating {only}"

@@ -87,8 +87,12 @@ class Corpus:
 
     def _same_of_each(self, each: int, *, seed: int) -> np.ndarray:
         labels, positions = self.rows.labels, self.positions["train"]
-        if labels.kind in ("multi", "tags") or not labels.names:
-            given = "several a row" if labels.kind in ("multi", "tags") else "numbers without bands"
+        if labels.kind in ("multi_label", "tags") or not labels.names:
+            given = (
+                "several a row"
+                if labels.kind in ("multi_label", "tags")
+                else "numbers without bands"
+            )
             raise ValueError(
                 f"train_size={each}/class needs one class a row, and the labels of {self.where} "
                 f"are {given}; give a count or a fraction"
@@ -103,9 +107,9 @@ class Corpus:
     def _strata(self, positions: np.ndarray) -> list[int]:
         labels = self.rows.labels
         targets = [self.rows.targets[row] for row in positions]
-        if labels.kind == "single":
+        if labels.kind == "single_label":
             return targets
-        if labels.kind in ("multi", "tags"):
+        if labels.kind in ("multi_label", "tags"):
             sets = [tuple(sorted(set(target))) for target in targets]
             place = {kinds: number for number, kinds in enumerate(sorted(set(sets)))}
             return [place[kinds] for kinds in sets]
@@ -119,9 +123,9 @@ class Corpus:
         count: Counter[int] = Counter()
         for row in positions:
             target = self.rows.targets[row]
-            if labels.kind == "rating":
+            if labels.kind == "regression":
                 target = labels.band_index(target)
-            count.update(target if labels.kind in ("multi", "tags") else [target])
+            count.update(target if labels.kind in ("multi_label", "tags") else [target])
         return {name: count[position] for position, name in enumerate(labels.names)}
 
     def table(self, positions: np.ndarray) -> "Dataset":

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightning_transfer.experiments.results import Gain, Metric, Results
+from lightning_transfer.experiments.results import Comparison, Metric, Results
 from lightning_transfer.experiments.sweeps import job_records
 from lightning_transfer.utils.atomic_files import atomic_path
 
@@ -19,7 +19,7 @@ _LOCK = ".sweep.csv.lock"
 _BEFORE = ("job", "status")
 _AFTER = (
     *("metric", "value", "ci95_low", "ci95_high"),
-    *("test_metric", "test", "gain", "gain_low", "gain_high", "verdict"),
+    *("test_metric", "test", "difference", "difference_low", "difference_high", "verdict"),
     *("seconds", "folder", "error"),
 )
 
@@ -32,13 +32,13 @@ class SweepRow:
         job: The job.
         test_metric: Name of the test score that is shown.
         test: Test score of the transfer; nothing is ranked by it.
-        gain: Gain of the transfer over its control.
+        gain: Comparison of the transfer over its baseline.
     """
 
     job: job_records.SweptJob
     test_metric: str | None = None
     test: Metric | None = None
-    gain: Gain | None = None
+    comparison: Comparison | None = None
 
     @classmethod
     def of(cls, job: job_records.SweptJob) -> "SweepRow":
@@ -51,9 +51,9 @@ class SweepRow:
             return cls(job)
         metrics = results.rows[-1].metrics
         own = (job.record.metric or "").rpartition("/")[2]
-        chosen = results.gain.metric if results.gain else own
+        chosen = results.comparison.metric if results.comparison else own
         name = next((name for name in (chosen, own, *metrics) if name in metrics), None)
-        return cls(job, name, metrics[name] if name else None, results.gain)
+        return cls(job, name, metrics[name] if name else None, results.comparison)
 
 
 @dataclass(frozen=True)
@@ -145,10 +145,10 @@ class SweepTable:
         if tests:
             heads.append("/".join(f"test {name}" for name in tests))
             cells.append("" if line is None else _told(line.test))
-        if any(one.gain for one in self.lines):
-            heads.append("gain")
-            gain = line.gain if line else None
-            cells.append(f"{gain.value:+.3f}\n{gain.verdict}" if gain else "")
+        if any(one.comparison for one in self.lines):
+            heads.append("difference")
+            comparison = line.comparison if line else None
+            cells.append(f"{comparison.value:+.3f}\n{comparison.verdict}" if comparison else "")
         return heads if line is None else cells
 
     def caption(self) -> str:
@@ -258,13 +258,18 @@ def _told(metric: Metric | None) -> str:
 
 def _cells(line: SweepRow, keys: Sequence[str]) -> list[object]:
     record, values = line.job.record, _values(line.job.record)
-    score, gain = record.score, line.gain
+    score, comparison = record.score, line.comparison
     low, high = score.ci95 if score else (None, None)
-    gain_low, gain_high = gain.ci95 if gain else (None, None)
+    difference_low, difference_high = comparison.ci95 if comparison else (None, None)
     return [
         *(line.job.name, record.status, *(values.get(key, "") for key in keys)),
         *(record.metric, score.mean if score else None, low, high),
         *(line.test_metric, line.test.mean if line.test else None),
-        *(gain.value if gain else None, gain_low, gain_high, gain.verdict if gain else None),
+        *(
+            comparison.value if comparison else None,
+            difference_low,
+            difference_high,
+            comparison.verdict if comparison else None,
+        ),
         *(round(record.seconds, 1), line.job.folder, record.error),
     ]

@@ -27,7 +27,7 @@ DEPTHS = 4  # embeddings and three layers
 class Reviews(TextDataModule):
     """Texts whose rating is the balance of their words."""
 
-    default_label = LabelSpec("rating")
+    default_label = LabelSpec("regression")
 
     def load_rows(self):
         rows = make_rows(TRAIN + VAL + TEST)
@@ -227,7 +227,7 @@ def test_a_limit_that_is_reached_is_told_once_and_training_goes_on(caplog):
     told = [line for line in caplog.messages if "and no more" in line]
     assert len(told) == 1
     assert "the limit is 0.0 GB" in told[0]
-    assert "activations.limit_gb=2e-05" in told[0]
+    assert "activation_cache.limit_gb=2e-05" in told[0]
 
 
 def test_a_lower_store_makes_room_for_the_one_that_is_read(tmp_path):

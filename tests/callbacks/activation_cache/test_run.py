@@ -5,7 +5,7 @@ import pytest
 from lightning_transfer.callbacks.activation_cache.activation_store import SUMS
 from tests.runs import results
 
-FROZEN = "strategy@stages.target.strategy=frozen"
+FROZEN = "finetuning@stages.target.finetuning=frozen"
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +32,7 @@ def test_a_sweep_over_a_frozen_backbone_computes_no_row_twice(runs, stores, tmp_
     rate = [FROZEN, "stages.target.optimizer.lr=0.003"]
     runs.target(tmp_path / "two", overrides=rate)
     assert stores() == {path: first}
-    runs.target(tmp_path / "without", overrides=[*rate, "activations=null"])
+    runs.target(tmp_path / "without", overrides=[*rate, "activation_cache=null"])
     for name, values in scores(tmp_path / "without").items():
         assert scores(tmp_path / "two")[name] == pytest.approx(values, rel=1e-4), name
 

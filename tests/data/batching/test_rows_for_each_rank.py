@@ -23,7 +23,7 @@ TEXTS = [f"text {number}" for number in range(20)]
 
 
 class Labelled(TextDataModule):
-    default_label = LabelSpec("names", names=["a", "b"])
+    default_label = LabelSpec("single_label", names=["a", "b"])
 
     def load_rows(self):
         return {"text": TEXTS, "label": ["a", "b"] * 10}

@@ -42,7 +42,9 @@ HUTTO = {
 def packaged(tmp_path, monkeypatch):
     """Small files in place of the packaged ones."""
     for module in ("vader", "movie_reviews", "bbc_news", "spam"):
-        monkeypatch.setattr(f"lightning_transfer.data.domains.{module}.fetch", lambda name: tmp_path)
+        monkeypatch.setattr(
+            f"lightning_transfer.data.domains.{module}.fetch", lambda name: tmp_path
+        )
     return tmp_path
 
 
@@ -61,7 +63,7 @@ def test_rated_texts_are_read_from_the_packaged_file(packaged, domain):
     data = domain()
     data.setup("fit")
     assert data.labels.to_dict() == {
-        "kind": "rating",
+        "kind": "regression",
         "names": ["negative", "neutral", "positive"],
         "cutoffs": [-0.5, 0.5],
     }
@@ -85,7 +87,7 @@ def test_the_sentences_of_an_article_stay_together(packaged, domain):
 
 def test_the_columns_of_rated_texts_can_be_chosen(packaged):
     source = write_ratings(packaged / "own.txt")
-    data = News(source, columns=Columns(label="article"), label=LabelSpec("names"))
+    data = News(source, columns=Columns(label="article"), label=LabelSpec("single_label"))
     data.setup("fit")
     assert data.labels.names == tuple(sorted(map(str, range(1, 11))))
     with pytest.raises(ValueError, match=r"own.txt: no column 'stars' for the label; it has"):

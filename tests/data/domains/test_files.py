@@ -6,7 +6,7 @@ import pytest
 
 from lightning_transfer.data import Columns, Files, LabelSpec, Splits
 
-SPAM = LabelSpec("names", names=["ham", "spam"])
+SPAM = LabelSpec("single_label", names=["ham", "spam"])
 COLUMNS = Columns(text="body", label="kind")
 ROWS = [(f"mail number {number}", "spam" if number % 3 else "ham") for number in range(30)]
 
@@ -51,7 +51,7 @@ def test_labels_of_several_types_are_one_column(tmp_path):
     path.write_text(
         '{"body": "a", "kind": 0}\n{"body": "b", "kind": "1"}\n{"body": "c", "kind": 1.0}\n'
     )
-    label = LabelSpec("names", values={"0": "ham", "1": "spam", "1.0": "spam"})
+    label = LabelSpec("single_label", values={"0": "ham", "1": "spam", "1.0": "spam"})
     data = files(str(path), label=label, splits=Splits(0, 0))
     data.setup("fit")
     assert data.label_counts == {"ham": 1, "spam": 2}
@@ -67,7 +67,7 @@ def test_a_list_among_texts_is_a_bad_row(tmp_path):
 def test_a_name_among_lists_of_names_is_a_list(tmp_path):
     path = tmp_path / "mail.jsonl"
     path.write_text('{"body": "a", "kind": "x"}\n{"body": "b", "kind": ["x", "y"]}\n')
-    data = files(str(path), label=LabelSpec("multi"), splits=Splits(0, 0))
+    data = files(str(path), label=LabelSpec("multi_label"), splits=Splits(0, 0))
     data.setup("fit")
     assert data.label_counts == {"x": 2, "y": 1}
 
@@ -75,7 +75,9 @@ def test_a_name_among_lists_of_names_is_a_list(tmp_path):
 def test_parquet_with_a_list_of_labels(tmp_path):
     table = pa.table({"body": ["a", "b", "c"], "kind": [["x"], ["x", "y"], []]})
     pq.write_table(table, tmp_path / "mail.parquet")
-    data = files(str(tmp_path / "mail.parquet"), label=LabelSpec("multi"), splits=Splits(0, 0))
+    data = files(
+        str(tmp_path / "mail.parquet"), label=LabelSpec("multi_label"), splits=Splits(0, 0)
+    )
     data.setup("fit")
     assert data.label_counts == {"x": 2, "y": 1}
 

@@ -5,7 +5,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Sequence, Value
 from lightning_transfer.data import Columns, HubData, LabelSpec, Splits
 
 MOODS = ["negative", "positive"]
-NAMES = LabelSpec("names")
+NAMES = LabelSpec("single_label")
 
 
 def make(count, labels=None, prefix="text"):
@@ -57,7 +57,7 @@ def test_several_class_ids_become_names(tmp_path):
     table = {"text": ["a", "b", "c"], "label": [[0], [0, 1], []]}
     Dataset.from_dict(table, features=features).save_to_disk(tmp_path / "saved")
     data = HubData(
-        str(tmp_path / "saved"), label=LabelSpec("multi", names=MOODS), splits=Splits(0, 0)
+        str(tmp_path / "saved"), label=LabelSpec("multi_label", names=MOODS), splits=Splits(0, 0)
     )
     data.setup("fit")
     assert data.label_counts == {"negative": 2, "positive": 1}
@@ -70,7 +70,7 @@ def test_a_folder_of_files_is_loaded_by_datasets(tmp_path, monkeypatch):
     for split in ("train", "test"):
         rows = "".join(f"{split} {number},{number % 2}\n" for number in range(10))
         (folder / f"{split}.csv").write_text("sentence,label\n" + rows)
-    data = hub(folder, label=LabelSpec("names", values={0: "no", 1: "yes"}))
+    data = hub(folder, label=LabelSpec("single_label", values={0: "no", 1: "yes"}))
     data.setup("fit")
     assert (data.n_train, data.n_val, data.n_test) == (9, 1, 10)
     assert data.labels.names == ("no", "yes")

@@ -160,7 +160,7 @@ def test_labels_of_a_domain_are_not_looked_at():
             table = {"text": ["a", " ", "b"], "label": ["no", "number", None]}
             return Dataset.from_dict({**table, "group": ["x", "x", None]})
 
-    documents = DomainDocuments(Strange(label=LabelSpec("rating")))
+    documents = DomainDocuments(Strange(label=LabelSpec("regression")))
     assert list(documents) == [Document("a", "x"), Document("b", None)]
 
 

@@ -7,7 +7,7 @@ import pytest
 from lightning_transfer.data import LabelSpec, Splits, TextDataModule
 from lightning_transfer.data.splits.splitter import SPLITS
 
-NAMES = LabelSpec("names", names=["no", "yes"])
+NAMES = LabelSpec("single_label", names=["no", "yes"])
 
 
 def corpus(splits, **table):

@@ -16,7 +16,7 @@ from lightning_transfer.heads import DecoderHead
 from lightning_transfer.heads.factory import make_head
 from lightning_transfer.tasks import SequenceToSequence
 from lightning_transfer.utils import Labels
-from lightning_transfer.weight_transfer import hand_over
+from lightning_transfer.weight_transfer import transfer_weights
 from tests.conftest import WORDS, make_tokenizer
 from tests.tiny_seq2seq import make_seq2seq
 
@@ -68,7 +68,7 @@ def test_what_is_generated_is_in_the_language_that_was_asked_for(kind, tmp_path)
     ids = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
     backbone = make_seq2seq("mbart", vocab_size=len(tokenizer), **ids)
     head = make_head(DecoderHead, backbone, 0)
-    hand_over(None, backbone, head, TEXT)
+    transfer_weights(None, backbone, head, TEXT)
     task = SequenceToSequence(backbone, head, labels=TEXT, generation={"max_new_tokens": 5}).eval()
     task.adopt(tokenizer)
     french = tokenizer.convert_tokens_to_ids("fr_XX")

@@ -6,17 +6,17 @@ import threading
 import pytest
 
 from lightning_transfer.cli import main
-from lightning_transfer.experiments.results import Gain, Metric, Results, Row
+from lightning_transfer.experiments.results import Comparison, Metric, Results, Row
 from lightning_transfer.experiments.sweeps import job_records, sweep_table
 from lightning_transfer.experiments.sweeps.job_records import JobRecord
 from lightning_transfer.experiments.sweeps.sweep_table import SweepTable
 
 
-def results(transfer, control):
+def results(transfer, baseline):
     ours = Row("transfer", "target", 128, 500, 9.0, {"pearson": Metric(transfer)})
-    theirs = Row("no_source", "target", 128, 500, 5.0, {"pearson": Metric(control)})
-    gain = Gain.between(ours, theirs, metric="pearson")
-    return Results("x", tuple(range(len(transfer))), (theirs, ours), gain)
+    theirs = Row("no_source", "target", 128, 500, 5.0, {"pearson": Metric(baseline)})
+    comparison = Comparison.between(ours, theirs, metric="pearson")
+    return Results("x", tuple(range(len(transfer))), (theirs, ours), comparison)
 
 
 def done(folder, overrides, values, *, metric="val/pearson", mode="max"):
@@ -60,7 +60,7 @@ def test_csv_has_a_row_a_job_best_first(sweep):
     assert float(best["value"]) == pytest.approx(0.75)
     assert float(best["ci95_low"]) == pytest.approx(0.75 - 12.7062 * 0.05, abs=1e-4)
     assert float(best["test"]) == pytest.approx(0.25)
-    assert float(best["gain"]) == pytest.approx(-0.125)
+    assert float(best["difference"]) == pytest.approx(-0.125)
     assert best["verdict"] == "not significant"
     assert best["seconds"] == "12.3"
     assert best["folder"] == str(sweep / "1")

@@ -291,7 +291,7 @@ TWO = ("trainer.devices=2", "trainer.strategy=ddp")
 @pytest.mark.slow
 def test_jobs_with_two_ranks_train_only_themselves(runs):
     """Lightning's choice for two devices is ddp; what trains changes after the first of 2 steps."""
-    gradual = "strategy@stages.target.strategy=gradual"
+    gradual = "finetuning@stages.target.finetuning=gradual"
     done = launch(runs, "seed=0,1", "trainer.devices=2", gradual)
     assert done.returncode == 0, done.stderr
     assert tally() == ["0 0 0", "0 1 0", "1 0 0", "1 1 0"]

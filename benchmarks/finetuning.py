@@ -1,6 +1,6 @@
 """Compare the strategies on news -> movies: score, what trains, seconds, peak memory.
 
-python benchmarks/strategies.py
+python benchmarks/finetuning.py
 
 The source stage is trained once. Then each strategy trains the target stage from it, with the same
 rows, epochs and seeds, and keeps the weights of the last step; only the learning rate is its own,
@@ -125,7 +125,7 @@ def _words(source: Path, name: str, labels: int, rate: float) -> list[str]:
     return [
         "order=[target]",
         f"stages.target.init_from={source}",
-        f"strategy@stages.target.strategy={name}",
+        f"finetuning@stages.target.finetuning={name}",
         f"stages.target.data.train_size={labels}",
         f"stages.target.optimizer.lr={rate}",
         f"stages.target.epochs={10 if labels <= 128 else 5}",
@@ -139,7 +139,12 @@ def _fit(run: Path, words: Sequence[str]) -> None:
         return
     shutil.rmtree(run, ignore_errors=True)
     command = [sys.executable, "-m", "lightning_transfer", "fit", "+experiment=news_to_movies"]
-    own = ["~controls.zero_shot", "~controls.no_source", "gain.over=null", f"hydra.run.dir={run}"]
+    own = [
+        "~baselines.zero_shot",
+        "~baselines.no_source",
+        "comparison.baseline=null",
+        f"hydra.run.dir={run}",
+    ]
     run.parent.mkdir(parents=True, exist_ok=True)
     with run.with_name(f"{run.name}.out").open("w") as out:
         process = subprocess.Popen([*command, *own, *words], stdout=out, stderr=out)
@@ -182,7 +187,7 @@ def _table(rows: Sequence[dict]) -> str:
         "| strategy | labels | lr | Pearson r | over `full` | trained | seconds | peak MiB |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
-    full = {row["labels"]: row["values"] for row in rows if row["strategy"] == "full"}
+    full = {row["labels"]: row["values"] for row in rows if row["finetuning"] == "full"}
     for row in rows:
         low, high = row["ci95"]
         lines.append(
@@ -194,7 +199,7 @@ def _table(rows: Sequence[dict]) -> str:
 
 
 def _difference(row: dict, full: Sequence[float] | None) -> str:
-    if full is None or row["strategy"] == "full":
+    if full is None or row["finetuning"] == "full":
         return ""
     pairs = [ours - theirs for ours, theirs in zip(row["values"], full, strict=False)]
     mean = statistics.fmean(pairs)
