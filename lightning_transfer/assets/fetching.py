@@ -9,11 +9,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import filelock
-
 from lightning_transfer.assets.cache import asset_folder, cache_dir, cached, write_manifest
 from lightning_transfer.assets.pins import Asset, find_asset
 from lightning_transfer.assets.unpack import unpack
+from lightning_transfer.utils.file_locks import lock_file, locked
 
 _log = logging.getLogger(__name__)
 _TEMP = ".tmp-"
@@ -113,30 +112,28 @@ def _check_online(asset: Asset) -> None:
 
 @contextmanager
 def _locked(home: Path, asset: Asset) -> Iterator[None]:
-    """Hold the asset's lock; the system lets go of it when a process dies."""
-    lock = _lock(home, asset.name)
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
+    """Hold the lock of an asset, and log it if another process fetches the asset."""
+
+    def log_wait() -> None:
         _log.info("waiting for another process, which fetches %s", asset.name)
-        lock.acquire()
-    try:
+
+    with locked(_lock_path(home, asset.name), on_wait=log_wait):
         yield
-    finally:
-        lock.release()
 
 
-def _lock(home: Path, name: str) -> filelock.BaseFileLock:
-    return filelock.FileLock(home / f".{name}.lock")
+def _lock_path(home: Path, name: str) -> Path:
+    return home / f".{name}.lock"
 
 
 def _sweep(home: Path) -> None:
-    """Remove the temporary folders of processes that died: those whose lock nobody holds."""
+    """Remove the temporary folders of dead processes, whose locks are free."""
     for left in home.glob(f"{_TEMP}*"):
-        lock = _lock(home, left.name.removeprefix(_TEMP).partition("-")[0])
-        # Held by a live process (Timeout is an OSError), or another user's: not ours to remove.
-        with suppress(OSError), lock.acquire(timeout=0):
+        name = left.name.removeprefix(_TEMP).partition("-")[0]
+        # A live process holds the lock, or the folder belongs to another user: leave it alone.
+        with suppress(OSError):
+            handle = lock_file(_lock_path(home, name), wait=False)
             shutil.rmtree(left, ignore_errors=True)
+            os.close(handle)
 
 
 @contextmanager

@@ -1,11 +1,12 @@
 """Which files of the package index we use: each pinned by version and sha256."""
 
-import difflib
 import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+
+from lightning_transfer.utils.suggestions import closest, did_you_mean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,6 +262,5 @@ def find_asset(name: str) -> Asset:
     """
     if name in ASSETS:
         return ASSETS[name]
-    close = difflib.get_close_matches(name.lower(), ASSETS, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(close)}? " if close else ""
-    raise ValueError(f"unknown asset {name!r}; {hint}Known assets: {', '.join(ASSETS)}")
+    near = did_you_mean(closest(name.lower(), ASSETS, cutoff=0.5))
+    raise ValueError(f"unknown asset {name!r}{near} Known assets: {', '.join(ASSETS)}")

@@ -42,9 +42,14 @@ class ResumePoint(Checkpoint):
             raise ValueError(f"every_n_steps must be >= 1, got {every_n_steps}; set resume_every")
         self.path = Path(folder) / self.FILE
         self.every_n_steps = every_n_steps
+        self.trained_here = False  # stays False where a strategy trains in forked processes
         self._states: dict[str, Any] | None = None
         self._step = 0  # optimizer steps before the batch at hand
         self._epoch_is_due = False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Note that this process runs the loops itself."""
+        self.trained_here = True
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -17,6 +17,7 @@ from lightning_transfer.cli import error_messages, help_text
 from lightning_transfer.cli.arguments import FLAGS_HELP, POSITIONAL, CommandLine, completing, parse
 from lightning_transfer.cli.job import Job
 from lightning_transfer.cli.process import hydra_process, process
+from lightning_transfer.config.private_apis import config_loader, search_path
 from lightning_transfer.experiments.sweeps.job_records import JobFailed
 from lightning_transfer.utils.errors import UsageError
 from lightning_transfer.utils.suggestions import closest_keys, did_you_mean, dotted
@@ -131,10 +132,7 @@ def _run_hydra(line: CommandLine) -> int:
     except JobFailed as error:  # told where it failed, which may be another process
         return error.code
     except Exception as error:
-        pid, code = getattr(error, "_reported", (0, 1))
-        if pid == os.getpid():
-            return code
-        if pid or isinstance(error, UsageError) or not error_messages.is_of_config(error):
+        if isinstance(error, UsageError) or not error_messages.is_of_config(error):
             raise
         raise UsageError(error_messages.explain(error, line.overrides, composer)) from error
     return 0
@@ -144,19 +142,17 @@ class _Composer:
     """Composes configs as the line's Hydra app does, to check them before it starts."""
 
     def __init__(self, line: CommandLine, command: str) -> None:
-        from hydra._internal.config_loader_impl import ConfigLoaderImpl
-        from hydra._internal.utils import create_config_search_path
         from hydra.core.config_search_path import SearchPathQuery
         from hydra.core.override_parser.overrides_parser import OverridesParser
 
-        path = create_config_search_path(line.flags.get("--config-path", _CONF))
+        path = search_path(line.flags.get("--config-path", _CONF))
         if "--config-dir" in line.flags:
             folder = os.path.abspath(line.flags["--config-dir"])
             if not os.path.isdir(folder):
                 raise UsageError(f"--config-dir {line.flags['--config-dir']}: no such folder")
             path.prepend("command-line", f"file://{folder}", SearchPathQuery(provider="schema"))
         self._name = line.flags.get("--config-name", command)
-        self._loader = ConfigLoaderImpl(path)
+        self._loader = config_loader(path)
         self._parser = OverridesParser.create(config_loader=self._loader)
         self._composed: dict[tuple[str, ...], Any] = {}
 

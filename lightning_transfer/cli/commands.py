@@ -11,12 +11,11 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import to_absolute_path
 from omegaconf import DictConfig, OmegaConf
-from rich.table import Table
 
 from lightning_transfer.cli.process import importing, is_main_process
-from lightning_transfer.experiments.report.console_tables import console_for
 from lightning_transfer.experiments.sweeps import job_records
 from lightning_transfer.utils.errors import UsageError
+from lightning_transfer.utils.tables import console_for, make_table
 
 log = logging.getLogger(__name__)
 
@@ -227,11 +226,12 @@ def _score(cfg: DictConfig, split: Any) -> dict[str, float]:
     data.seed = config["seed"]
     arguments = trainer_arguments(config["trainer"], {}, where="trainer")
     values, rows = score(loaded, data, split, arguments=arguments, folder=Path.cwd())
-    table = Table(title=f"{split} · {spec['_target_'].rpartition('.')[2]} · {rows:,} rows")
-    table.add_column("metric")
-    table.add_column("value", justify="right")
-    for name, value in values.items():
-        table.add_row(name, f"{value:.4f}")
+    table = make_table(
+        [("metric", "name"), ("value", "number")],
+        [(name, f"{value:.4f}") for name, value in values.items()],
+        title=f"{split} · {spec['_target_'].rpartition('.')[2]} · {rows:,} rows",
+        padding=1,
+    )
     console_for(table).print(table)
     return values
 

@@ -55,10 +55,8 @@ class Job:
                 return None
             except Exception as error:
                 code = error_messages.report(error, self.verbose, self._name())
-                with contextlib.suppress(AttributeError):
-                    error._reported = (os.getpid(), code)  # type: ignore[attr-defined]
-                # Not every error survives the way from one process to another.
-                failed = error if _sweep() is None else job_records.JobFailed(_line(error), code)
+                # Reported here; not every error survives the way from one process to another.
+                failed = job_records.JobFailed(_line(error), code)
         # Hydra says the same again on the way out; main puts the stream back.
         sys.stderr = WithoutHydra(sys.stderr)
         raise failed

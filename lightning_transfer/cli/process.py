@@ -6,10 +6,11 @@ import importlib.util
 import os
 import subprocess
 import sys
-import threading
 import types
 from collections.abc import Iterator, Sequence
 from typing import Any
+
+from lightning_transfer.config.private_apis import detach_ranks
 
 
 def is_main_process() -> bool:
@@ -109,22 +110,13 @@ PATIENCE = 10.0
 
 
 def _end_ranks() -> None:
-    """Wait for the ranks that Lightning started, and end those that hang.
-
-    Lightning's observer of them is told to forget them: it would kill this process, and the rest
-    of a sweep with it, some seconds after a job whose ranks have failed.
-    """
-    for thread in threading.enumerate():
-        if thread.name != "child-process-observer":
-            continue
-        ranks: list[subprocess.Popen[bytes]] = getattr(thread, "_child_processes", [])
-        thread._child_processes = []  # type: ignore[attr-defined]
-        for rank in ranks:
-            try:
-                rank.wait(PATIENCE)
-            except subprocess.TimeoutExpired:
-                rank.kill()
-                rank.wait()
+    """Wait for the ranks that Lightning started, and end those that hang."""
+    for rank in detach_ranks():
+        try:
+            rank.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            rank.kill()
+            rank.wait()
 
 
 @contextlib.contextmanager

@@ -1,10 +1,11 @@
 """Which column of a table is what."""
 
-import difflib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from typing import TypeVar
+
+from lightning_transfer.utils.suggestions import closest, did_you_mean
 
 Cells = TypeVar("Cells")  # of a column
 
@@ -96,8 +97,8 @@ def check_columns(named: Mapping[str, str], there: Collection[str], where: str) 
     for ours, theirs in named.items():
         if theirs in there:
             continue
-        near = difflib.get_close_matches(theirs, list(there), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        near = closest(theirs, there, count=1)
+        hint = did_you_mean(near) if near else ""
         raise ValueError(
             f"{where}: no column {theirs!r} for the {ours}; it has "
             f"{', '.join(sorted(there)) or 'none'}{hint}; set columns.{ours}"

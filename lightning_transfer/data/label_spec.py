@@ -1,12 +1,12 @@
 """How a label column becomes targets."""
 
-import difflib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from lightning_transfer.utils import Labels
+from lightning_transfer.utils.suggestions import closest, did_you_mean
 
 KINDS = ("regression", "binned", "single_label", "multi_label")
 
@@ -165,6 +165,5 @@ class LabelSpec:
     def _position(self, name: str, labels: Labels) -> int:
         if name in labels.names:
             return labels.names.index(name)
-        near = difflib.get_close_matches(name, labels.names, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"unknown label {name!r}; known: {', '.join(labels.names)}{hint}")
+        near = did_you_mean(closest(name, labels.names, count=1))
+        raise ValueError(f"unknown label {name!r}; known: {', '.join(labels.names)}{near}")

@@ -1,6 +1,5 @@
 """Ways to write entities as one tag a word, and the one that is learned: BIO."""
 
-import difflib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lightning_transfer.utils import Labels
+from lightning_transfer.utils.suggestions import closest, did_you_mean
 
 SCHEMES = ("bio", "iob1", "iobes", "plain")
 """BIO (IOB2): each entity begins with B. IOB1: only one that touches another of its type does.
@@ -178,9 +178,8 @@ class TagSpec:
         """
         if tag in labels.names:
             return labels.names.index(tag)
-        near = difflib.get_close_matches(tag, labels.names, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"unknown tag {tag!r}; known: {', '.join(labels.names)}{hint}")
+        near = did_you_mean(closest(tag, labels.names, count=1))
+        raise ValueError(f"unknown tag {tag!r}; known: {', '.join(labels.names)}{near}")
 
 
 def _sorting(tag: str) -> tuple[str, str]:

@@ -12,11 +12,11 @@ from lightning_transfer.config.instantiate import own_parts
 from lightning_transfer.config.settings import check_settings
 from lightning_transfer.experiments.dry_run import Preflight
 from lightning_transfer.experiments.plan import PlannedRow, StageRun, plan_rows
-from lightning_transfer.experiments.report.console_tables import console_for
 from lightning_transfer.experiments.report.curves import Curve, plot_curves, plot_sizes
 from lightning_transfer.experiments.results import LOWER_IS_BETTER, Comparison, Metric, Results, Row
 from lightning_transfer.experiments.stage_runner import Fitted, StageRunner, Tested
 from lightning_transfer.experiments.training import METRICS, is_rank_zero
+from lightning_transfer.utils.tables import console_for
 
 log = logging.getLogger(__name__)
 

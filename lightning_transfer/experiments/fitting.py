@@ -9,7 +9,6 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, Timer
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 
 from lightning_transfer.backbones.cpu import give_back_freed_memory
 from lightning_transfer.callbacks import ResumePoint
@@ -116,7 +115,7 @@ def fit_task(
         raise
     finish(loggers)
     epochs, steps = trainer.fit_loop.epoch_progress.current.ready, trainer.global_step
-    if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
+    if not point.trained_here:
         epochs, steps = _recover(point.path, [timer, *([best] if best else [])])
     _keep(trainer, best, folder)
     score = None if best is None else best.best_model_score

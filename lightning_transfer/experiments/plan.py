@@ -1,10 +1,11 @@
 """What a transfer consists of: chains of stages, their baselines, and what each is scored on."""
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
+
+from lightning_transfer.utils.suggestions import closest, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -199,8 +200,7 @@ def _check_names(names: Sequence[str], stages: Mapping[str, Any], where: str) ->
         raise ValueError(f"{where} must be a list of stage names, got {names!r}")
     for name in names:
         if name not in stages:
-            close = difflib.get_close_matches(str(name), stages, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise ValueError(f"{where} names the stage {name!r}, known: {sorted(stages)}{hint}")
+            near = did_you_mean(closest(str(name), stages, count=1))
+            raise ValueError(f"{where} names the stage {name!r}, known: {sorted(stages)}{near}")
     if len(set(names)) != len(names):
         raise ValueError(f"{where} names a stage twice: {list(names)}")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from lightning_transfer.utils.atomic_files import atomic_write
+from lightning_transfer.utils.tables import ColumnKind, make_table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -281,23 +282,15 @@ class Results:
 
     def to_table(self) -> "Table":
         """Return the table for ``rich``: a mean with its interval below, to fit 80 columns."""
-        from rich import box
-        from rich.table import Table
-        from rich.text import Text
-
-        metrics = self.metric_names()
-        table = Table(title=Text(self.experiment), caption=Text(self.caption()), show_edge=False)
-        table.box, table.padding = box.SIMPLE_HEAD, 0
-        table.add_column("run", no_wrap=True, style="bold")
-        for name in metrics:
-            # "[0.123," in a narrow one; where that is too wide, digits go on below, and none is cut
-            table.add_column(Text(name), justify="right", min_width=7, overflow="fold")
-        for name in ("n_train", "n_test", "seconds"):
-            table.add_column(name, justify="right", no_wrap=True)
+        names = self.metric_names()
+        columns: list[tuple[str, ColumnKind]] = [("run", "name")]
+        columns += [(name, "score") for name in names]
+        columns += [(name, "number") for name in ("n_train", "n_test", "seconds")]
+        rows = []
         for row in self.rows:
-            cells = [row.metrics[name].lines() if name in row.metrics else [] for name in metrics]
-            table.add_row(Text(row.name), *(Text("\n".join(cell)) for cell in cells), *_counts(row))
-        return table
+            cells = [row.metrics[name].lines() if name in row.metrics else [] for name in names]
+            rows.append([row.name, *("\n".join(cell) for cell in cells), *_counts(row)])
+        return make_table(columns, rows, title=self.experiment, caption=self.caption())
 
     def caption(self) -> str:
         """Say what the numbers in the table are, and the gain."""

@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import fcntl
 import fnmatch
 import functools
 import json
@@ -16,6 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from lightning_transfer.utils.atomic_files import TEMP_PREFIX, atomic_write
+from lightning_transfer.utils.file_locks import lock_file
 
 CONFIG = "config.yaml"
 MAY_CHANGE = (
@@ -219,19 +219,20 @@ def _write(file: Path, config: Mapping[str, Any]) -> None:
 
 def _lock(folder: Path) -> int | None:
     """Take the folder's lock and leave our process id in it; return the open file."""
-    handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+    path = folder / ".lock"
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        holder = os.pread(handle, 200, 0).decode(errors="replace").strip() or "unknown"
-        os.close(handle)
-        if error.errno in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
-            _log.warning("no file locks at %s: start no second run there", folder)
-            return None
+        handle = lock_file(path, wait=False)
+    except BlockingIOError:
+        holder = path.read_text(encoding="utf-8", errors="replace").strip() or "unknown"
         raise BlockingIOError(
             f"another run is going on in {folder} (process {holder}); wait for it, or choose "
             "another hydra.run.dir"
         ) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
+            raise
+        _log.warning("no file locks at %s: start no second run there", folder)
+        return None
     os.ftruncate(handle, 0)
     os.pwrite(handle, f"{os.getpid()} on {socket.gethostname()}\n".encode(), 0)
     _close_in_children()

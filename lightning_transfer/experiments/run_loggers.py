@@ -10,6 +10,7 @@ from typing import Any
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
 from lightning_transfer.config.instantiate import build
+from lightning_transfer.config.private_apis import has_run
 from lightning_transfer.experiments.plan import StageRun
 from lightning_transfer.experiments.training import is_rank_zero, next_log_folder
 from lightning_transfer.utils import allowed_targets
@@ -64,7 +65,7 @@ def finish(loggers: Sequence[Logger], *, failed: bool = False) -> None:
         failed: Whether it is to be marked as failed.
     """
     for logger in loggers:
-        if isinstance(logger, WandbLogger) and logger._experiment is not None and is_rank_zero():
+        if isinstance(logger, WandbLogger) and has_run(logger) and is_rank_zero():
             logger.experiment.finish(exit_code=1 if failed else 0)
 
 

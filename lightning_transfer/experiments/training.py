@@ -1,7 +1,6 @@
 """One Trainer run: its arguments, loggers and logs."""
 
 import csv
-import difflib
 import inspect
 import signal
 import warnings
@@ -17,6 +16,7 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 
 from lightning_transfer.checkpoints.checkpoint_io import AtomicCheckpointIO
 from lightning_transfer.utils.atomic_files import atomic_path
+from lightning_transfer.utils.suggestions import closest, did_you_mean
 
 LOGS = "logs"
 METRICS = "metrics.csv"
@@ -55,9 +55,8 @@ def trainer_arguments(
             if name in _ELSEWHERE:
                 raise ValueError(f"{place}.{name} is not set here; use {_ELSEWHERE[name]}")
             if name not in known:
-                close = difflib.get_close_matches(name, known, n=1)
-                hint = f"; did you mean {close[0]!r}?" if close else ""
-                raise ValueError(f"{place}.{name} is no argument of Lightning's Trainer{hint}")
+                near = did_you_mean(closest(name, known, count=1))
+                raise ValueError(f"{place}.{name} is no argument of Lightning's Trainer{near}")
     merged = {**shared, **own}
     if merged.get("max_epochs") is None:
         merged["max_epochs"] = epochs

@@ -1,14 +1,14 @@
 """Files of texts to predict of: which columns are read, and where the predictions go."""
 
-import difflib
 import logging
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from lightning_transfer.data.readers import tables
-from lightning_transfer.data.readers.tables import ROW, Row
+from lightning_transfer.data.readers import table_files
+from lightning_transfer.data.readers.table_files import ROW, Row
 from lightning_transfer.inference import table_writer
+from lightning_transfer.utils.suggestions import closest
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class TextColumns:
     def _check_columns(self, columns: Sequence[str]) -> None:
         for option, wanted in (("text", self.text), ("text_pair", self.pair)):
             if wanted is not None and wanted not in columns:
-                close = difflib.get_close_matches(wanted, columns, n=len(columns), cutoff=0.0)
+                close = closest(wanted, columns, count=len(columns), cutoff=0.0)
                 raise ValueError(
                     f"{self.name} has no column {wanted!r}; its columns, the closest first: "
                     f"{', '.join(close)}; name the right one with {option}="
@@ -124,7 +124,7 @@ def _stdout_form(path: str | Path, delimiter: str | None) -> table_writer.Form:
     if str(path) != "-":
         return (
             "jsonl"
-            if tables.SUFFIXES.get(Path(path).suffix.lower()) in ("jsonl", "parquet")
+            if table_files.SUFFIXES.get(Path(path).suffix.lower()) in ("jsonl", "parquet")
             else "csv"
         )
     peek = getattr(getattr(sys.stdin, "buffer", None), "peek", None)

@@ -20,9 +20,9 @@ from lightning_transfer.adapters import Adapter
 from lightning_transfer.checkpoints.loading import HeadFactory, Loaded, load
 from lightning_transfer.data import LengthBatchSampler, Tokens
 from lightning_transfer.data.batching.tokenized_split import Collate, TokenizedSplit
-from lightning_transfer.data.readers import tables
+from lightning_transfer.data.readers import table_files
 from lightning_transfer.data.readers.rows import text_fault
-from lightning_transfer.data.readers.tables import Row
+from lightning_transfer.data.readers.table_files import Row
 from lightning_transfer.data.tokenization.token_table import TokenTable, tokenize
 from lightning_transfer.inference import table_writer
 from lightning_transfer.inference.prediction_files import TextColumns, choose_target, new_columns
@@ -239,7 +239,7 @@ class Predictor:
         self.task.check_pairs(given=text_pair is not None)
         target, form = choose_target(path, out, delimiter)
         table_writer.RowWriter(target, ["label"], form=form)  # opens nothing, but checks the target
-        read = partial(tables.read_batches, path, delimiter=delimiter, encoding=encoding)
+        read = partial(table_files.read_batches, path, delimiter=delimiter, encoding=encoding)
         read = partial(read, on_bad_row=on_bad_row, batch_rows=chunk_rows)
         texts = TextColumns(path, text, text_pair, self._fault, skip=on_bad_row == "skip")
         # A stream cannot be read twice, and the reader would warn twice of what it skips.

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from lightning_transfer.utils.tables import ColumnKind, make_table
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -66,21 +68,10 @@ class WeightTransferReport:
 
     def to_table(self, title: str = "") -> "Table":
         """Return the table for ``rich``."""
-        from rich import box
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(show_edge=False, box=box.SIMPLE_HEAD)
-        if title:  # on one line, where there is room for it
-            table.title, table.title_justify, table.min_width = Text(title), "left", len(title)
-        table.add_column("part", style="bold")
-        table.add_column("status", no_wrap=True)
-        table.add_column("parameters", justify="right", no_wrap=True)
-        table.add_column("why")
-        for part in self.parts:
-            cells = (part.part, part.status, f"{part.parameters:,}", part.why)
-            table.add_row(*map(Text, cells))
-        return table
+        columns: list[tuple[str, ColumnKind]]
+        columns = [("part", "name"), ("status", "word"), ("parameters", "number"), ("why", "text")]
+        rows = [(p.part, p.status, f"{p.parameters:,}", p.why) for p in self.parts]
+        return make_table(columns, rows, title=title, title_left=True, padding=1)
 
     def to_text(self, title: str = "", *, width: int = 100) -> str:
         """Return the table for a log file, in plain characters.

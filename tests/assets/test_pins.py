@@ -21,7 +21,7 @@ def test_every_asset_says_what_it_is_and_under_which_terms():
 def test_an_unknown_name_lists_the_closest_and_all():
     with pytest.raises(ValueError, match=r"'movies_review'; did you mean movie_reviews\? .*aclsum"):
         find_asset("movies_review")
-    with pytest.raises(ValueError, match=r"unknown asset 'zzzz'; Known assets: minilm, vader"):
+    with pytest.raises(ValueError, match=r"unknown asset 'zzzz'. Known assets: minilm, vader"):
         find_asset("zzzz")
 
 

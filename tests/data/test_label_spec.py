@@ -90,7 +90,7 @@ def test_what_is_no_finite_number_is_no_rating(spec, raw, message):
 
 def test_an_unknown_label_names_the_known_and_the_close_one():
     spec = LabelSpec("single_label", names=["negative", "positive"])
-    message = r"unknown label 'postive'; known: negative, positive; did you mean 'positive'\?"
+    message = r"unknown label 'postive'; known: negative, positive; did you mean positive\?"
     with pytest.raises(ValueError, match=message):
         spec.parse("postive", spec.stated())
 

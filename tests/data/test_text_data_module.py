@@ -508,7 +508,7 @@ BAD_ROWS = [
         bad("mood", "spma"),
         NAMES,
         "reviews.csv, line 5, column 'stars': unknown label 'spma'; known: spam, ham; did you mean "
-        "'spam'?",
+        "spam?",
     ),
 ]
 

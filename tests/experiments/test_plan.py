@@ -168,8 +168,8 @@ def test_the_same_stage_after_another_is_other_work():
 @pytest.mark.parametrize(
     ("order", "baselines", "message"),
     [
-        (["sorce"], {}, r"order names the stage 'sorce', known: .*; did you mean 'source'\?"),
-        (["zzz"], {}, r"order names the stage 'zzz', known: \['middle', 'source', 'target'\]$"),
+        (["sorce"], {}, r"order names the stage 'sorce', known: .*; did you mean source\?"),
+        (["zzz"], {}, r"order names the stage 'zzz', known: \['middle', 'source', 'target'\]\.$"),
         (["source", "source"], {}, r"order names a stage twice: \['source', 'source'\]"),
         ([], {}, r"order must be a list of stage names, got \[\]"),
         ("source", {}, "order must be a list of stage names, got 'source'"),

@@ -220,7 +220,7 @@ def test_file_system_without_locks_is_a_warning(tmp_path, monkeypatch, caplog):
     def fail(*_):
         raise OSError(run_folder.errno.ENOTSUP, "not supported")
 
-    monkeypatch.setattr(run_folder.fcntl, "flock", fail)
+    monkeypatch.setattr("lightning_transfer.utils.file_locks.fcntl.flock", fail)
     RunFolder.open(tmp_path, config=CONFIG, resume=False).close()
     assert "no file locks at" in caplog.text
 

@@ -57,9 +57,9 @@ def test_the_trainers_own_number_of_epochs_is_stronger_than_the_stages(shared, o
 @pytest.mark.parametrize(
     ("shared", "own", "message"),
     [
-        ({"presision": 16}, {}, "trainer.presision is no .* Trainer; did you mean 'precision'"),
-        ({}, {"max_epoch": 1}, r"stages.a.trainer.max_epoch is no .*; did you mean 'max_epochs'"),
-        ({}, {"zzz": 1}, r"stages.a.trainer.zzz is no argument of Lightning's Trainer$"),
+        ({"presision": 16}, {}, "trainer.presision is no .* Trainer; did you mean precision"),
+        ({}, {"max_epoch": 1}, r"stages.a.trainer.max_epoch is no .*; did you mean max_epochs"),
+        ({}, {"zzz": 1}, r"stages.a.trainer.zzz is no argument of Lightning's Trainer\.$"),
         ({"callbacks": []}, {}, r"trainer.callbacks is not set here; use stages.\*.callbacks"),
         ({}, {"logger": True}, r"stages.a.trainer.logger is not set here; use logger="),
         ({"default_root_dir": "x"}, {}, r"not set here; use hydra.run.dir="),

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from lightning_transfer.data.readers.tables import read_batches
+from lightning_transfer.data.readers.table_files import read_batches
 from lightning_transfer.inference.table_writer import RowWriter
 
 AWKWARD = [

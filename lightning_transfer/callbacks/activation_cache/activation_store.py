@@ -1,6 +1,5 @@
 """The outputs of one layer for the rows of a token table, in one memory-mapped file."""
 
-import fcntl
 import json
 import os
 import zlib
@@ -9,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+
+from lightning_transfer.utils.file_locks import lock_file
 
 VALUES, SUMS, ABOUT, LOCK = "values.bin", "sums.bin", "about.json", "lock"
 
@@ -143,10 +144,9 @@ def _lock(folder: Path) -> int:
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            handle = lock_file(folder / LOCK, shared=True)
         except FileNotFoundError:  # evicted between the two lines
             continue
-        fcntl.flock(handle, fcntl.LOCK_SH)
         try:
             if os.stat(folder / LOCK).st_ino == os.fstat(handle).st_ino:
                 return handle

@@ -1,6 +1,5 @@
 """The folder of all activation stores, kept below a size."""
 
-import fcntl
 import os
 import shutil
 from pathlib import Path
@@ -16,6 +15,7 @@ from lightning_transfer.callbacks.activation_cache.activation_store import (
     describe,
 )
 from lightning_transfer.utils.atomic_files import TEMP_PREFIX
+from lightning_transfer.utils.file_locks import lock_file
 
 _SPARE = 2**30  # bytes of the disk that are left to others
 
@@ -107,14 +107,13 @@ class Shelf:
 
     def _remove(self, store: Path) -> bool:
         try:
-            handle = os.open(store / LOCK, os.O_RDWR | os.O_CLOEXEC)
-        except OSError:  # another process was quicker
+            handle = lock_file(store / LOCK, wait=False, create=False)
+        except OSError:  # in use, or another process has removed it
             return False
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             waste = store.with_name(f"{TEMP_PREFIX}{os.getpid()}-{store.name}")
             store.rename(waste)
-        except OSError:  # in use
+        except OSError:  # another process has removed it
             return False
         finally:
             os.close(handle)

@@ -8,7 +8,7 @@ from typing import Any
 from lightning_transfer.assets import fetch
 from lightning_transfer.data.columns import TargetColumns
 from lightning_transfer.data.readers.rows import Table
-from lightning_transfer.data.readers.tables import ROW, Row, read_batches
+from lightning_transfer.data.readers.table_files import ROW, Row, read_batches
 from lightning_transfer.data.splits.splitter import SPLITS, check_split_name
 from lightning_transfer.data.text_to_text import TextToText
 from lightning_transfer.data.tokenization.tokens import Tokens

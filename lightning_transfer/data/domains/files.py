@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning_transfer.data.readers.rows import Table
 from lightning_transfer.data.readers.split_files import name_of, split_files
-from lightning_transfer.data.readers.tables import ROW, SUFFIXES, read_batches
+from lightning_transfer.data.readers.table_files import ROW, SUFFIXES, read_batches
 from lightning_transfer.data.text_data_module import TextDataModule
 
 

@@ -9,7 +9,7 @@ from typing import Any, TextIO
 
 from lightning_transfer.data.readers.rows import Table
 from lightning_transfer.data.readers.split_files import STEMS, split_mapping
-from lightning_transfer.data.readers.tables import ROW, SUFFIXES, read_batches
+from lightning_transfer.data.readers.table_files import ROW, SUFFIXES, read_batches
 from lightning_transfer.data.text_to_text import TextToText
 
 _PACKED = ".gz"

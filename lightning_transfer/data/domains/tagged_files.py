@@ -4,7 +4,7 @@ from typing import Any
 
 from lightning_transfer.data.readers.rows import Table
 from lightning_transfer.data.readers.split_files import name_of, split_files
-from lightning_transfer.data.readers.tables import ROW, read_batches
+from lightning_transfer.data.readers.table_files import ROW, read_batches
 from lightning_transfer.data.tagged_text import TaggedText
 
 SUFFIXES = (".jsonl", ".json", ".parquet")

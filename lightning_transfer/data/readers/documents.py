@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, Protocol, get_args, runtime_checkable
 
 from lightning_transfer.data.readers.rows import text_fault
-from lightning_transfer.data.readers.tables import ROW, SUFFIXES, read_batches
+from lightning_transfer.data.readers.table_files import ROW, SUFFIXES, read_batches
 from lightning_transfer.data.splits.split_spec import normalize
 
 

@@ -3,7 +3,7 @@
 import re
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import combinations
 
 
@@ -20,37 +20,24 @@ def linked(parts: Sequence[Sequence[str]]) -> list[int]:
         >>> linked([["a", "x"], ["b"], ["c", "x"], ["c"]])
         [0, 1, 0, 0]
     """
-    group = list(range(len(parts)))
     holder: dict[str, int] = {}
-    for row, own in enumerate(parts):
-        for part in own:
-            join(group, holder.setdefault(part, row), row)
-    return [first_of(group, row) for row in range(len(parts))]
+    pairs = ((holder.setdefault(part, row), row) for row, own in enumerate(parts) for part in own)
+    return _first_of_groups(len(parts), pairs)
 
 
-def first_of(group: list[int], row: int) -> int:
-    """Return the first row of a row's group.
+def _first_of_groups(rows: int, pairs: Iterable[tuple[int, int]]) -> list[int]:
+    """Return for each row the first row that pairs connect it with."""
+    from scipy.cluster.hierarchy import DisjointSet
 
-    Args:
-        group: Of each row a row of its group that is no later; shortened on the way.
-        row: Position of the row.
-    """
-    while group[row] != row:
-        group[row] = group[group[row]]
-        row = group[row]
-    return row
-
-
-def join(group: list[int], first: int, second: int) -> None:
-    """Make one group of those of two rows.
-
-    Args:
-        group: As :func:`first_of` takes it.
-        first: Position of a row.
-        second: Position of another.
-    """
-    low, high = sorted((first_of(group, first), first_of(group, second)))
-    group[high] = low
+    groups = DisjointSet(range(rows))
+    for first, second in pairs:
+        groups.merge(first, second)
+    firsts = list(range(rows))
+    for group in groups.subsets():
+        first = min(group)
+        for row in group:
+            firsts[row] = first
+    return firsts
 
 
 _WORD = re.compile(r"\w+")
@@ -85,11 +72,12 @@ def near_duplicate_groups(texts: Sequence[str], *, share: float = 0.3, keep: int
     for positions in holders.values():
         if len(positions) <= _COMMON:
             shared.update(combinations(positions, 2))
-    group = list(range(len(texts)))
-    for (first, second), count in shared.items():
-        if count >= share * min(len(sketches[first]), len(sketches[second])):
-            join(group, first, second)
-    return [first_of(group, position) for position in range(len(texts))]
+    pairs = (
+        (first, second)
+        for (first, second), count in shared.items()
+        if count >= share * min(len(sketches[first]), len(sketches[second]))
+    )
+    return _first_of_groups(len(texts), pairs)
 
 
 def _sketch(text: str, keep: int) -> set[int]:

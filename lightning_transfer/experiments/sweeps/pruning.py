@@ -78,8 +78,10 @@ class Pruning(Callback):
 
         storage = JournalStorage(JournalFileBackend(self.journal))
         study = load_study(study_name=job_records.STUDY, storage=storage, pruner=self.pruner)
-        [frozen] = [known for known in study.trials if known.number == self.number]
-        trial = Trial(study, frozen._trial_id)
+        frozen = study.trials[self.number]  # trials are listed by their numbers
+        study_id = storage.get_study_id_from_name(job_records.STUDY)
+        number = storage.get_trial_id_from_study_id_trial_number(study_id, self.number)
+        trial = Trial(study, number)
         if self.validations not in frozen.intermediate_values:  # or a resumed job says it again
             trial.report(value if self.mode == "max" else -value, self.validations)
         if not trial.should_prune():

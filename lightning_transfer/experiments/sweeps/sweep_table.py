@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from lightning_transfer.experiments.results import Comparison, Metric, Results
 from lightning_transfer.experiments.sweeps import job_records
 from lightning_transfer.utils.atomic_files import atomic_path
+from lightning_transfer.utils.file_locks import locked
+from lightning_transfer.utils.tables import ColumnKind, console_for, make_table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -111,30 +113,19 @@ class SweepTable:
 
     def to_table(self) -> "Table":
         """Return the table for ``rich``; what no job has is left out, to fit 80 columns."""
-        from rich import box
-        from rich.table import Table
-        from rich.text import Text
-
-        jobs_are = "1 job" if len(self.lines) == 1 else f"{len(self.lines)} jobs"
-        table = Table(title=Text(f"sweep · {jobs_are}"), title_justify="left")
-        table.box, table.padding, table.show_edge = box.SIMPLE_HEAD, 0, False
-        table.add_column("job", no_wrap=True, style="bold")
-        table.add_column("status", no_wrap=True)
-        for key in _short(self.keys):
-            table.add_column(Text(key), overflow="fold")
-        for name in self._scores():
-            table.add_column(Text(name), justify="right", min_width=7)
-        table.add_column("seconds", justify="right", no_wrap=True)
+        columns: list[tuple[str, ColumnKind]] = [("job", "name"), ("status", "word")]
+        columns += [(key, "text") for key in _short(self.keys)]
+        columns += [(name, "score") for name in self._scores()]
+        rows = []
         for line in self.lines:
             record, values = line.job.record, _values(line.job.record)
-            row = [
-                line.job.name,
-                record.status,
-                *(_rounded(values.get(key, "")) for key in self.keys),
-            ]
-            shown = [*row, *self._scores(line), f"{record.seconds:.1f}"]
-            table.add_row(*(Text(cell) for cell in shown))
-        return table
+            shown = [_rounded(values.get(key, "")) for key in self.keys]
+            scores = self._scores(line)
+            seconds = f"{record.seconds:.1f}"
+            rows.append([line.job.name, record.status, *shown, *scores, seconds])
+        jobs_are = "1 job" if len(self.lines) == 1 else f"{len(self.lines)} jobs"
+        title = f"sweep · {jobs_are}"
+        return make_table([*columns, ("seconds", "number")], rows, title=title, title_left=True)
 
     def _scores(self, line: SweepRow | None = None) -> list[str]:
         """Return the heads of the columns of scores, or the cells of a line."""
@@ -166,8 +157,6 @@ class SweepTable:
 
     def render(self) -> None:
         """Print the table, what failed, and what to do next."""
-        from lightning_transfer.experiments.report.console_tables import console_for
-
         table = self.to_table()
         console = console_for(table)
         console.print(table)
@@ -197,9 +186,7 @@ class SweepTable:
 
 def write(folder: str | Path) -> None:
     """Write the table of a sweep; jobs that end at the same moment take turns."""
-    from filelock import FileLock
-
-    with FileLock(Path(folder) / _LOCK):
+    with locked(Path(folder) / _LOCK):
         SweepTable.read(folder).write()
 
 

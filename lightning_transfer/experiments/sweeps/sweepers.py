@@ -20,6 +20,7 @@ from hydra.types import HydraContext, TaskFunction
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from lightning_transfer.config.private_apis import basic_sweeper
 from lightning_transfer.experiments import run_folder
 from lightning_transfer.experiments.sweeps import job_records, sweep_table
 from lightning_transfer.utils import allowed_targets
@@ -113,10 +114,8 @@ class GridSweeper(Sweeper):
     def __init__(self, max_batch_size: int | None = None, params: Any = None) -> None:
         """See the class."""
         super().__init__()
-        # Imported late: Hydra's search for plugins runs the module again, with a new class.
-        from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-
-        self.inner = BasicSweeper(max_batch_size, dict(params or {}))
+        self.params = dict(params or {})
+        self.inner: Any = basic_sweeper(max_batch_size, self.params)
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -134,7 +133,10 @@ class GridSweeper(Sweeper):
             lightning_transfer.experiments.sweeps.job_records.JobFailed: At the end, if a job failed.
         """
         assert self.inner.hydra_context is not None
-        for override in _parsed(self.inner.hydra_context, self.inner._parse_config() + arguments):
+        for override in _parsed(
+            self.inner.hydra_context,
+            [f"{key}={value}" for key, value in self.params.items()] + arguments,
+        ):
             if override.is_sweep_override() and not override.is_discrete_sweep():
                 raise UsageError(
                     f"{override.input_line}: a grid has no intervals; name values (a=1,2,3), or "

@@ -134,7 +134,7 @@ def test_bad_bytes_are_named_by_line_and_skipped_if_asked(tmp_path, caplog):
     [
         (
             Columns(text="boddy", label="kind"),
-            r"mail.csv: no column 'boddy' for the text; it has body, kind; did you mean 'body'\?; "
+            r"mail.csv: no column 'boddy' for the text; it has body, kind; did you mean body\?; "
             "set columns.text",
         ),
         (Columns(text="body"), "mail.csv: no column 'label' for the label; it has body, kind; set"),

@@ -1,7 +1,6 @@
 """Streams rows out of csv, tsv, jsonl and parquet files, whoever wrote them, in constant memory."""
 
 import csv
-import difflib
 import io
 import json
 import logging
@@ -14,6 +13,8 @@ from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TextIO
+
+from lightning_transfer.utils.suggestions import closest
 
 log = logging.getLogger(__name__)
 
@@ -29,9 +30,9 @@ _SAMPLE_BYTES = 1 << 18
 _MAX_CHARS = 1 << 24  # a longer line or field is an accident, and would fill the memory
 _ESCAPED = re.compile("[\udc80-\udcff]")  # bytes that surrogateescape could not decode
 _BOMS = {b"\xef\xbb\xbf": "utf-8", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
-_BINARY = {b"PK\x03\x04": "an Excel workbook or a zip", b"\x1f\x8b": "gzip", b"PAR1": "parquet"}
-_GUESSES = "cp1252 cp1250 cp1251 cp1253 cp1254 koi8_r cp932 euc_jp gb18030 big5 cp949".split()
+_CODE_PAGES = "cp1252 cp1250 cp1251 cp1253 cp1254 koi8_r cp932 euc_jp gb18030 big5 cp949".split()
 _WESTERN = set("àáâãäåæçèéêëìíîïñòóôõöøœùúûüšßÀÁÂÄÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÖØÙÚÛÜŠ‘’“”–—…«»¡¿°£\xa0")
+_BINARY = {b"PK\x03\x04": "an Excel workbook or a zip", b"\x1f\x8b": "gzip", b"PAR1": "parquet"}
 
 
 def read_batches(
@@ -174,7 +175,7 @@ def _format_of(path: Path) -> str:
         names = ", ".join(inside[:5]) or f"there is none with {allowed}"
         raise IsADirectoryError(f"{path} is a folder; give one file of it: {names}")
     if not path.exists():
-        close = difflib.get_close_matches(path.name, os.listdir(folder) if folder.is_dir() else [])
+        close = closest(path.name, os.listdir(folder) if folder.is_dir() else [])
         raise FileNotFoundError(
             f"no file {path.name!r} in {folder.absolute()}; close names: {close or 'none'}"
         )
@@ -193,7 +194,7 @@ def _check_options(form: str, delimiter: str | None, encoding: str | None) -> No
     try:
         b"a".decode(encoding or "utf-8", "replace")  # an empty one would not look it up
     except LookupError:
-        close = difflib.get_close_matches(str(encoding), ["utf-8", "utf-16", "latin-1", *_GUESSES])
+        close = closest(str(encoding), ["utf-8", "utf-16", "latin-1", *_CODE_PAGES])
         raise ValueError(f"unknown encoding {encoding!r}; close: {close or 'none'}") from None
 
 
@@ -257,17 +258,12 @@ def _detect_encoding(head: bytes, name: str) -> str:
 def _guess_encoding(head: bytes) -> str | None:
     from charset_normalizer import from_bytes
 
-    telling = b"\n".join([line for line in head.split(b"\n") if not line.isascii()][:200])
-    matches = from_bytes(telling, cp_isolation=_GUESSES)
-    best = matches.best()
-    if best is None:
-        return None
-    equals = [m for m in matches if m.chaos <= best.chaos and m.coherence >= best.coherence - 0.1]
-    if any("cp1252" in match.could_be_from_charset for match in equals):  # the most common one
-        letters = [char for char in telling.decode("cp1252", "replace") if ord(char) > 127]
-        western = sum(char in _WESTERN for char in letters)
-        return "cp1252" if western >= 0.9 * len(letters) else None
-    return best.encoding if len({char for char in str(best) if ord(char) > 127}) >= 6 else None
+    best = from_bytes(head, cp_isolation=_CODE_PAGES).best()
+    if best is not None and len({char for char in str(best) if ord(char) > 127}) >= 6:
+        return best.encoding
+    # A few stray bytes decode in every code page: then only letters of Western text count.
+    signs = {char for char in head.decode("cp1252", "replace") if ord(char) > 127}
+    return "cp1252" if signs <= _WESTERN else None
 
 
 def _json_rows(lines: _Lines, bad: _BadRows) -> Iterator[Row]:

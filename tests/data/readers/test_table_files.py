@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lightning_transfer.data.readers.tables import read_batches
+from lightning_transfer.data.readers.table_files import read_batches
 
 Write = Callable[..., Path]
 
@@ -331,7 +331,7 @@ def test_a_quote_that_is_never_closed_is_an_error_even_when_skipping(write: Writ
 def test_an_open_quote_does_not_fill_the_memory(
     write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lightning_transfer.data.readers.tables._MAX_CHARS", 300_000)
+    monkeypatch.setattr("lightning_transfer.data.readers.table_files._MAX_CHARS", 300_000)
     before = csv.field_size_limit(300_000)
     path = write('text,label\n"fine",1\n"fine",1\n"open,1\n' + "x,0\n" * 200_000 + '","')
     try:
@@ -342,7 +342,7 @@ def test_an_open_quote_does_not_fill_the_memory(
 
 
 def test_an_endless_line_is_refused(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lightning_transfer.data.readers.tables._MAX_CHARS", 1000)
+    monkeypatch.setattr("lightning_transfer.data.readers.table_files._MAX_CHARS", 1000)
     with pytest.raises(ValueError, match=r"a\.jsonl, line 1: over 1000 characters"):
         rows_of(write('{"text": "' + "x" * 5000 + '"}', "a.jsonl"))
 
