@@ -260,7 +260,7 @@ def test_a_domain_is_built_as_its_class_would_be(name):
         return
     if isinstance(data, RawText):
         own = RawText(data.documents)
-        parts = ("blocks", "guess", "masking", "train_size", "splits", "tokens", "batch_size")
+        parts = ("blocks", "pretraining", "masking", "train_size", "splits", "tokens", "batch_size")
     elif isinstance(data, TextToText):
         own = type(data)()
         parts = ("columns", "splits", "tokens", "target_tokens", "batch_size", "on_bad_row")

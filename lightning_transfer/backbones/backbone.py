@@ -13,7 +13,7 @@ from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from lightning_transfer.backbones import cpu
 from lightning_transfer.backbones.layer_layout import (
-    find_anatomy,
+    find_layer_layout,
     layers_by_depth,
     replayable_stack,
     room_for_tokens,
@@ -21,8 +21,14 @@ from lightning_transfer.backbones.layer_layout import (
     take_pooler,
     unread,
 )
-from lightning_transfer.backbones.lm_heads import HeadForm, has_head, head_form, is_pair, take_apart
-from lightning_transfer.backbones.masked_lm import MaskedLM, read_masked_lm
+from lightning_transfer.backbones.lm_heads import (
+    LMHeadLayout,
+    has_head,
+    head_form,
+    is_pair,
+    take_apart,
+)
+from lightning_transfer.backbones.masked_lm import MaskedLMHead, read_masked_lm_head
 from lightning_transfer.backbones.partial_forward import Stack
 from lightning_transfer.backbones.pretrained import (
     auto_class,
@@ -51,11 +57,11 @@ class StackModel(nn.Module):
         *,
         lm_head: Mapping[str, Tensor] | None = None,
         fresh: Iterable[str] | None = None,
-        masked_lm: MaskedLM | None = None,
+        masked_lm: MaskedLMHead | None = None,
     ) -> None:
         """See the class."""
         super().__init__()
-        self._anatomy = find_anatomy(model)
+        self._anatomy = find_layer_layout(model)
         self.fresh = frozenset(unread(model, self._anatomy) if fresh is None else fresh)
         writer = self._anatomy.writer
         taken = None if writer is None else take_lm_head(model, writer)
@@ -127,7 +133,7 @@ class StackModel(nn.Module):
         return table if isinstance(table, nn.Embedding) else None
 
     @property
-    def head_form(self) -> HeadForm:
+    def head_form(self) -> LMHeadLayout:
         """What the architecture computes above its decoder.
 
         Raises:
@@ -410,7 +416,7 @@ class Backbone(StackModel):
         lm_head: What :func:`lm_head.take_apart` took from it.
         fresh: Names of the weights, those of ``lm_head`` among them, that are random; None: all
             of a side whose config does not say where its weights are from.
-        masked_lm: What :func:`masked_lm.read_masked_lm` found beside it.
+        masked_lm: What :func:`masked_lm.read_masked_lm_head` found beside it.
 
     Raises:
         ValueError: If the model has no stack of layers that can be found, or more than one a side.
@@ -468,7 +474,7 @@ class Backbone(StackModel):
         )
         if has_head(model.config):
             return cls._of(model, fresh=fresh, pretrained=True)
-        masked_lm = read_masked_lm(source, model.config, revision=revision)
+        masked_lm = read_masked_lm_head(source, model.config, revision=revision)
         return cls(model, fresh=fresh, masked_lm=masked_lm)
 
     @classmethod

@@ -58,7 +58,7 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Anatomy:
+class LayerLayout:
     """The sides of a model.
 
     Args:
@@ -117,7 +117,7 @@ class Parts(nn.ModuleList):
         return self
 
 
-def find_anatomy(model: PreTrainedModel) -> Anatomy:
+def find_layer_layout(model: PreTrainedModel) -> LayerLayout:
     """Find the sides of a model.
 
     Raises:
@@ -126,7 +126,7 @@ def find_anatomy(model: PreTrainedModel) -> Anatomy:
     """
     if not _has_two_sides(model):
         reader = _find_side(model, "")
-        return Anatomy(reader, causal="embeddings" not in reader.tokens)
+        return LayerLayout(reader, causal="embeddings" not in reader.tokens)
     decoder = model.get_submodule("decoder")
     inner = _path_below(decoder, getattr(decoder, "base_model", decoder))
     writer = f"decoder.{inner}" if inner else "decoder"
@@ -135,7 +135,7 @@ def find_anatomy(model: PreTrainedModel) -> Anatomy:
             f"{type(model).__name__} has a language modelling head, which stands apart from a "
             "backbone; pass the model that AutoModel gives"
         )
-    return Anatomy(
+    return LayerLayout(
         _find_side(model, "encoder"),
         _find_side(model, writer),
         shared=_there(model, "", ("shared",)),
@@ -198,7 +198,7 @@ def _path_below(module: nn.Module, part: nn.Module) -> str:
     return next(path for path, found in module.named_modules() if found is part)
 
 
-def layers_by_depth(model: nn.Module, anatomy: Anatomy) -> list[nn.Module]:
+def layers_by_depth(model: nn.Module, anatomy: LayerLayout) -> list[nn.Module]:
     """Return the embeddings, then each layer, from the input up.
 
     Of an encoder-decoder, a norm that ends the encoder stands with the layer below it: it has a
@@ -219,7 +219,7 @@ def layers_by_depth(model: nn.Module, anatomy: Anatomy) -> list[nn.Module]:
     return [embeddings, *below, top, _one([*bridge, first]), *above]
 
 
-def replayable_stack(model: nn.Module, anatomy: Anatomy) -> Stack:
+def replayable_stack(model: nn.Module, anatomy: LayerLayout) -> Stack:
     """Return the layers that read ``input_ids``, to be run in part."""
     part, reader = model.get_submodule, anatomy.reader
     return Stack(
@@ -232,7 +232,7 @@ def replayable_stack(model: nn.Module, anatomy: Anatomy) -> Stack:
 
 def _list(model: nn.Module, path: str) -> list[nn.Module]:
     found = model.get_submodule(path)
-    assert isinstance(found, nn.ModuleList)  # as find_anatomy found it
+    assert isinstance(found, nn.ModuleList)  # as find_layer_layout found it
     return list(found)
 
 
@@ -274,7 +274,7 @@ def _kept(module: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in module.state_dict().items()}
 
 
-def unread(model: PreTrainedModel, anatomy: Anatomy) -> set[str]:
+def unread(model: PreTrainedModel, anatomy: LayerLayout) -> set[str]:
     """Return the names of the weights on sides whose config names no place that they are from."""
     if model.config.name_or_path:
         return set()

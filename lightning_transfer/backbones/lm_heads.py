@@ -31,7 +31,7 @@ _TRANSFORMS = {
 
 
 @dataclass(frozen=True)
-class HeadForm:
+class LMHeadLayout:
     """What an architecture computes above its decoder.
 
     Features are scaled, may pass a transform (dense layer, activation, layer norm), and are
@@ -153,7 +153,7 @@ def empty_whole(config: PretrainedConfig) -> PreTrainedModel:
     return whole
 
 
-def head_form(config: PretrainedConfig) -> HeadForm:
+def head_form(config: PretrainedConfig) -> LMHeadLayout:
     """Return what the architecture of a config computes above its decoder.
 
     Raises:
@@ -179,10 +179,10 @@ def head_form(config: PretrainedConfig) -> HeadForm:
         bias, names["bias"] = "fixed", ("final_logits_bias",)
     elif output.bias is not None:
         bias, names["bias"] = "learned", ("lm_head.bias",)
-    return HeadForm(_shape(output), tied, _scale(config), bias, None, 0.0, names)
+    return LMHeadLayout(_shape(output), tied, _scale(config), bias, None, 0.0, names)
 
 
-def _transforming(owner: Any, path: str, output: nn.Linear) -> HeadForm:
+def _transforming(owner: Any, path: str, output: nn.Linear) -> LMHeadLayout:
     dense, norm, bias = _TRANSFORMS[path]
     tied = output.weight is owner.get_input_embeddings().weight
     names: dict[str, tuple[str, ...]] = {} if tied else {"out.weight": (f"{path}.weight",)}
@@ -192,7 +192,7 @@ def _transforming(owner: Any, path: str, output: nn.Linear) -> HeadForm:
     names["bias"] = (bias, f"{path}.bias")  # which transformers ties to it
     activation = owner.config.hidden_act if path.startswith("cls") else "gelu"
     eps = float(owner.get_submodule(norm).eps)
-    return HeadForm(_shape(output), tied, 1.0, "learned", activation, eps, names)
+    return LMHeadLayout(_shape(output), tied, 1.0, "learned", activation, eps, names)
 
 
 def _shape(output: nn.Linear) -> tuple[int, int]:
@@ -233,7 +233,7 @@ def assemble(core: PreTrainedModel) -> PreTrainedModel:
 
 
 def put_head(
-    whole: PreTrainedModel, form: HeadForm, state: Mapping[str, Tensor], table: Tensor
+    whole: PreTrainedModel, form: LMHeadLayout, state: Mapping[str, Tensor], table: Tensor
 ) -> None:
     """Let an assembled model compute with these weights, which are not copied.
 
@@ -257,7 +257,7 @@ def put_head(
         raise RuntimeError(f"{type(whole).__name__} has parts that nothing is known of: {empty}")
 
 
-def native_names(config: PretrainedConfig, form: HeadForm) -> Iterator[tuple[str, str]]:
+def native_names(config: PretrainedConfig, form: LMHeadLayout) -> Iterator[tuple[str, str]]:
     """Yield our prefixes and names, and what transformers' model with a head calls them.
 
     A name that ends in a dot stands for all below it.

@@ -13,7 +13,7 @@ from transformers.utils.hub import get_checkpoint_shard_files
 
 
 @dataclass(frozen=True)
-class MaskedLMForm:
+class MaskedLMHeadLayout:
     """Where an architecture keeps the head that guesses masked tokens, and what this computes.
 
     Args:
@@ -50,8 +50,8 @@ class MaskedLMForm:
 
 _BERT = "cls.predictions"
 _LM_HEAD = ("lm_head.dense", "lm_head.layer_norm", "lm_head.decoder", "lm_head.bias")
-MASKED_LM: Mapping[str, MaskedLMForm] = {
-    "bert": MaskedLMForm(
+MASKED_LM: Mapping[str, MaskedLMHeadLayout] = {
+    "bert": MaskedLMHeadLayout(
         "bert",
         f"{_BERT}.transform.dense",
         f"{_BERT}.transform.LayerNorm",
@@ -60,11 +60,11 @@ MASKED_LM: Mapping[str, MaskedLMForm] = {
         activation=None,
         pairs=("bert.pooler.dense", "cls.seq_relationship"),
     ),
-    "roberta": MaskedLMForm("roberta", *_LM_HEAD),
-    "xlm-roberta": MaskedLMForm("roberta", *_LM_HEAD),
-    "camembert": MaskedLMForm("roberta", *_LM_HEAD),
-    "mpnet": MaskedLMForm("mpnet", *_LM_HEAD),
-    "distilbert": MaskedLMForm(
+    "roberta": MaskedLMHeadLayout("roberta", *_LM_HEAD),
+    "xlm-roberta": MaskedLMHeadLayout("roberta", *_LM_HEAD),
+    "camembert": MaskedLMHeadLayout("roberta", *_LM_HEAD),
+    "mpnet": MaskedLMHeadLayout("mpnet", *_LM_HEAD),
+    "distilbert": MaskedLMHeadLayout(
         "distilbert",
         "vocab_transform",
         "vocab_layer_norm",
@@ -77,7 +77,7 @@ MASKED_LM: Mapping[str, MaskedLMForm] = {
 
 
 @dataclass(frozen=True)
-class MaskedLM:
+class MaskedLMHead:
     """The head that a checkpoint holds beside the backbone, or why there is none.
 
     Args:
@@ -94,9 +94,9 @@ class MaskedLM:
     lacks: str = ""
 
 
-def read_masked_lm(
+def read_masked_lm_head(
     source: str, config: PretrainedConfig, *, revision: str | None = None
-) -> MaskedLM:
+) -> MaskedLMHead:
     """Read the head of a masked language model from the safetensors of a checkpoint.
 
     Nothing but the head is read of them.
@@ -108,19 +108,19 @@ def read_masked_lm(
     """
     form = MASKED_LM.get(config.model_type)
     if form is None:
-        return MaskedLM(lacks=f"it is not known where a {config.model_type} keeps one")
+        return MaskedLMHead(lacks=f"it is not known where a {config.model_type} keeps one")
     if not getattr(config, "tie_word_embeddings", True):
-        return MaskedLM(lacks="that of the checkpoint is not tied to the embeddings")
+        return MaskedLMHead(lacks="that of the checkpoint is not tied to the embeddings")
     stored = _stored(form, source, revision)
     state = {ours: stored[names] for ours, names in _names(form).items() if names in stored}
     missing = [ours for ours in _names(form) if ours not in state and not ours.startswith("out.")]
     if missing:
-        return MaskedLM(lacks="the checkpoint holds none")
+        return MaskedLMHead(lacks="the checkpoint holds none")
     activation, norm_eps = form.computes(config)
-    return MaskedLM(state, activation, norm_eps)
+    return MaskedLMHead(state, activation, norm_eps)
 
 
-def _names(form: MaskedLMForm) -> dict[str, str]:
+def _names(form: MaskedLMHeadLayout) -> dict[str, str]:
     """Return our names of what a head holds, and theirs."""
     layers = {ours: path for ours, path in form.paths.items() if ours != "dense"}
     leaves = ("weight", "bias")
@@ -128,7 +128,7 @@ def _names(form: MaskedLMForm) -> dict[str, str]:
     return found | {"bias": form.bias}
 
 
-def _stored(form: MaskedLMForm, source: str, revision: str | None) -> dict[str, Tensor]:
+def _stored(form: MaskedLMHeadLayout, source: str, revision: str | None) -> dict[str, Tensor]:
     """Return the head's tensors by the names of today's transformers."""
     wanted, found = set(_names(form).values()), {}
     for path in _weight_files(source, revision):
@@ -140,7 +140,7 @@ def _stored(form: MaskedLMForm, source: str, revision: str | None) -> dict[str, 
     return found
 
 
-def _today(name: str, form: MaskedLMForm) -> str:
+def _today(name: str, form: MaskedLMHeadLayout) -> str:
     """Return what a tensor is called today: TensorFlow's norms and a tied bias had other names."""
     if name == f"{form.output}.bias":
         return form.bias

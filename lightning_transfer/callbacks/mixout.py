@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightning_transfer.utils.initial_parameters import SourceWeights
+from lightning_transfer.utils.initial_parameters import InitialParameters
 
 
 class Mixout(Callback):
@@ -53,7 +53,7 @@ class Mixout(Callback):
         self.p = p
         self.unit = unit
         self.backbone = backbone
-        self._source = SourceWeights()
+        self._source = InitialParameters()
         self._mixed: list[nn.Linear] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

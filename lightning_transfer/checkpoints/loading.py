@@ -19,7 +19,7 @@ from lightning_transfer.backbones import Backbone
 from lightning_transfer.backbones.pretrained import resolve_source
 from lightning_transfer.checkpoints.adapter_files import read_adapter, stored_adapter
 from lightning_transfer.checkpoints.checkpoint_io import read_checkpoint
-from lightning_transfer.checkpoints.hf.state_dict_layouts import native_of
+from lightning_transfer.checkpoints.hf.state_dict_layouts import layout_of
 from lightning_transfer.checkpoints.model_folder import (
     DESCRIPTION,
     HEAD_FILE,
@@ -241,7 +241,7 @@ def _read_folder(folder: Path) -> Weights:
     described = _read_description(folder)
     stored = _read_tensors(folder / MODEL_FILE)
     if described["native"]:
-        native = native_of(described)
+        native = layout_of(described)
         ours: Callable[[str], str] = native.ours
         head = {}
     else:

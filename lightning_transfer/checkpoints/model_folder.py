@@ -26,9 +26,9 @@ from lightning_transfer.checkpoints.adapter_files import (
     write_adapter,
 )
 from lightning_transfer.checkpoints.hf.state_dict_layouts import (
-    AnyNative,
-    NativeSeq2Seq,
-    native_form,
+    HFLayout,
+    Seq2SeqLayout,
+    find_hf_layout,
 )
 from lightning_transfer.tasks import SequenceToSequence, TransferModule
 from lightning_transfer.utils.atomic_files import TEMP_PREFIX
@@ -100,7 +100,7 @@ def export(
         merge(backbone)
     if isinstance(task, SequenceToSequence):
         task.adopt(target_tokenizer or tokenizer)
-    native, reason = native_form(backbone, task.head, task.labels)
+    native, reason = find_hf_layout(backbone, task.head, task.labels)
     with _taking_place(folder) as temp:
         if native is None:
             _write_parts(backbone, task.head, temp)
@@ -170,9 +170,7 @@ def _write_parts(backbone: Backbone, head: nn.Module, folder: Path) -> None:
     _save(head.state_dict(), folder / HEAD_FILE)
 
 
-def _write_native(
-    backbone: Backbone, task: TransferModule, native: AnyNative, folder: Path
-) -> None:
+def _write_native(backbone: Backbone, task: TransferModule, native: HFLayout, folder: Path) -> None:
     config = copy.deepcopy(backbone.config)
     native.describe(config, task.labels)
     config.save_pretrained(folder)
@@ -180,7 +178,7 @@ def _write_native(
     state = {f"backbone.model.{name}": value for name, value in base.items()}
     state |= task.head.state_dict(prefix="head.")
     _save({native.names(name): value for name, value in state.items()}, folder / MODEL_FILE)
-    if isinstance(native, NativeSeq2Seq):
+    if isinstance(native, Seq2SeqLayout):
         assert isinstance(task, SequenceToSequence)  # as its kind of labels has it
         native.write_generation(task, folder)
 
@@ -192,7 +190,7 @@ def _save(state: Mapping[str, Tensor], path: Path) -> None:
 
 
 @torch.no_grad()
-def _verify(task: TransferModule, native: AnyNative, folder: Path, adapter: Adapter | None) -> None:
+def _verify(task: TransferModule, native: HFLayout, folder: Path, adapter: Adapter | None) -> None:
     """Load the folder as a stranger would, and compare."""
     with without_load_report():  # of a pooler, say, that no task has trained
         model = native.opener(task.labels).from_pretrained(folder, use_safetensors=True)
@@ -203,7 +201,7 @@ def _verify(task: TransferModule, native: AnyNative, folder: Path, adapter: Adap
     mask = torch.tensor([[1] * 6, [1] * 4 + [0] * 2])  # (batch, seq)
     model.eval()
     with evaluating(task):
-        if isinstance(native, NativeSeq2Seq):
+        if isinstance(native, Seq2SeqLayout):
             assert isinstance(task, SequenceToSequence)  # as its kind of labels has it
             pairs = native.compared(task, model, ids, mask)
         else:

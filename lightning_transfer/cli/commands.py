@@ -88,12 +88,12 @@ def predict(cfg: DictConfig) -> None:
     path = _absolute(config["ckpt"])
     with importing():
         from lightning_transfer.checkpoints.loading import read_labels
-        from lightning_transfer.inference import Predictor, Tagger, Writer
+        from lightning_transfer.inference import Predictor, Tagger, TextGenerator
 
         _quiet_libraries()
-    kinds: dict[str, type[Predictor]] = {"tags": Tagger, "text": Writer}
+    kinds: dict[str, type[Predictor]] = {"tags": Tagger, "text": TextGenerator}
     kind = kinds.get(read_labels(path).kind, Predictor)
-    if config["generation"] and kind is not Writer:
+    if config["generation"] and kind is not TextGenerator:
         raise ValueError("generation= is for models that write text, and this one writes none")
     predictor = kind.from_path(
         path,
@@ -102,7 +102,7 @@ def predict(cfg: DictConfig) -> None:
         max_length=config["max_length"],
         **_own_parts(path),
     )
-    if isinstance(predictor, Writer):
+    if isinstance(predictor, TextGenerator):
         predictor.generate_with(config["generation"] or {})
     if config["text"] is not None:
         pairs = None if config["text_pair"] is None else _texts(config["text_pair"])

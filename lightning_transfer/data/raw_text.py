@@ -13,16 +13,16 @@ from transformers import PreTrainedTokenizerBase
 from lightning_transfer.data.batching.blocks import Blocks, BlockSpec
 from lightning_transfer.data.batching.length_batch_sampler import LengthBatchSampler
 from lightning_transfer.data.batching.loaders import (
-    DealtLoaders,
+    DistributedLoaders,
     check_ranks_have_rows,
-    deal_to_ranks,
+    distribute_to_ranks,
 )
 from lightning_transfer.data.batching.masking import Masker, Masking, NextTokens
 from lightning_transfer.data.batching.pretraining_split import (
-    Guessing,
     PretrainingCollate,
     PretrainingSplit,
     RowSource,
+    TokenTargets,
 )
 from lightning_transfer.data.batching.sentence_pairs import NEXT, SentencePairs
 from lightning_transfer.data.readers.documents import Documents
@@ -37,10 +37,10 @@ from lightning_transfer.utils import Labels
 
 log = logging.getLogger(__name__)
 
-Guess = Literal["masked", "next"]
+Pretraining = Literal["masked", "causal"]
 
 
-class RawText(DealtLoaders, LightningDataModule):
+class RawText(DistributedLoaders, LightningDataModule):
     """Documents, split, tokenized once and cut into rows with something to guess in them.
 
     Text and tokens stay on disk, so the documents may be larger than memory. A document lies in one
@@ -71,7 +71,7 @@ class RawText(DealtLoaders, LightningDataModule):
         *,
         exclude: Mapping[str, Documents] | None = None,
         blocks: BlockSpec | None = None,
-        guess: Guess = "masked",
+        pretraining: Pretraining = "masked",
         masking: Masking | None = None,
         train_size: int | float | None = None,
         splits: Splits | None = None,
@@ -83,14 +83,16 @@ class RawText(DealtLoaders, LightningDataModule):
             check_size(train_size, "train_size")
         if batch_size < 1:
             raise ValueError(f"batch_size must be >= 1, got {batch_size}")
-        if guess not in get_args(Guess):
-            raise ValueError(f"guess must be one of {', '.join(get_args(Guess))}, got {guess!r}")
-        if guess == "next" and blocks is not None and blocks.packing == "pairs":
+        if pretraining not in get_args(Pretraining):
             raise ValueError(
-                "blocks.packing=pairs is for masked tokens, got guess='next'; set blocks.packing "
+                f"pretraining must be one of {', '.join(get_args(Pretraining))}, got {pretraining!r}"
+            )
+        if pretraining == "causal" and blocks is not None and blocks.packing == "pairs":
+            raise ValueError(
+                "blocks.packing=pairs is for masked tokens, got pretraining='causal'; set blocks.packing "
                 "to packed or cut"
             )
-        self.guess: Guess = guess
+        self.pretraining: Pretraining = pretraining
         self.documents = documents
         self.exclude = dict(exclude or {})
         self.blocks = blocks or BlockSpec()
@@ -114,7 +116,7 @@ class RawText(DealtLoaders, LightningDataModule):
     @property
     def labels(self) -> Labels:
         """The label contract: no label but what the second part of a pair is to the first."""
-        if self.guess == "next":
+        if self.pretraining == "causal":
             return Labels("next_tokens")
         return Labels("masked_tokens", NEXT if self.blocks.packing == "pairs" else ())
 
@@ -270,9 +272,9 @@ class RawText(DealtLoaders, LightningDataModule):
     ) -> RowSource:
         length, packing = self.blocks.length, self.blocks.packing
         frame = Frame.of(tokenizer, parts=2 if packing == "pairs" else 1)
-        if self.guess == "next" and frame.types is not None:
+        if self.pretraining == "causal" and frame.types is not None:
             raise ValueError(
-                "guess='next' needs a tokenizer without token_type_ids: GPT-like models take them "
+                "pretraining='causal' needs a tokenizer without token_type_ids: GPT-like models take them "
                 f"for words; {type(tokenizer).__name__} gives them, and one that is trained does "
                 "not with tokenizer.segments=false"
             )
@@ -289,15 +291,15 @@ class RawText(DealtLoaders, LightningDataModule):
     ) -> tuple[PretrainingSplit, LengthBatchSampler, PretrainingCollate]:
         tokenizer, rows = need_tokenizer(self.tokenizer), self.rows(split)
         trains = split == "train"
-        sampler = deal_to_ranks(
+        sampler = distribute_to_ranks(
             rows.lengths, self.batch_size, seed=self.seed, shuffle=trains, trainer=self.trainer
         )
-        guessing: Guessing = (
-            NextTokens() if self.guess == "next" else Masker(self.masking, tokenizer)
+        token_targets: TokenTargets = (
+            NextTokens() if self.pretraining == "causal" else Masker(self.masking, tokenizer)
         )
         drawn = PretrainingSplit(
             rows,
-            guessing,
+            token_targets,
             seed=self.seed if trains else self.splits.seed,
             sampler=sampler if trains else None,
         )

@@ -12,9 +12,9 @@ from transformers import PreTrainedTokenizerBase
 
 from lightning_transfer.data.batching.length_batch_sampler import LengthBatchSampler
 from lightning_transfer.data.batching.loaders import (
-    DealtLoaders,
+    DistributedLoaders,
     check_ranks_have_rows,
-    deal_to_ranks,
+    distribute_to_ranks,
     prediction_loader,
 )
 from lightning_transfer.data.batching.tokenized_split import Collate, TokenizedSplit, mark_full
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class TextDataModule(DealtLoaders, LightningDataModule):
+class TextDataModule(DistributedLoaders, LightningDataModule):
     """Base of all domains: a domain says where its rows come from, the rest is here.
 
     Rows are split once, by a hash of their text, before anything else looks at them, so that no
@@ -320,7 +320,7 @@ class TextDataModule(DealtLoaders, LightningDataModule):
     def _loader_parts(self, split: str) -> tuple[TokenizedSplit, LengthBatchSampler, Collate]:
         tokenizer = need_tokenizer(self.tokenizer)
         rows = self._make_split(split, self._tokenize(tokenizer))
-        sampler = deal_to_ranks(
+        sampler = distribute_to_ranks(
             rows.lengths,
             self.batch_size,
             seed=self.seed,

@@ -12,9 +12,9 @@ from transformers import PreTrainedTokenizerBase
 
 from lightning_transfer.data.batching.length_batch_sampler import LengthBatchSampler
 from lightning_transfer.data.batching.loaders import (
-    DealtLoaders,
+    DistributedLoaders,
     check_ranks_have_rows,
-    deal_to_ranks,
+    distribute_to_ranks,
     prediction_loader,
 )
 from lightning_transfer.data.batching.tokenized_split import (
@@ -42,7 +42,7 @@ SIDES = ("text", "target")
 """The two sides of a pair."""
 
 
-class TextToText(DealtLoaders, LightningDataModule):
+class TextToText(DistributedLoaders, LightningDataModule):
     """Base of the domains whose target is a text: a translation, a summary, a headline.
 
     As with :class:`TextDataModule` a domain says where its rows come from, rows are split once, and
@@ -299,7 +299,7 @@ class TextToText(DealtLoaders, LightningDataModule):
     def _loader_parts(self, split: str) -> tuple[TargetSplit, LengthBatchSampler, TargetCollate]:
         texts, targets = self._tokenize()
         rows = TargetSplit(TokenizedSplit(texts, self._positions(split), None), targets)
-        sampler = deal_to_ranks(
+        sampler = distribute_to_ranks(
             rows.lengths,
             self.batch_size,
             seed=self.seed,

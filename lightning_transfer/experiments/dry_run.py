@@ -9,7 +9,7 @@ from lightning_transfer.adapters.adapter import applied
 from lightning_transfer.checkpoints.adapter_files import check_adapter_transfer
 from lightning_transfer.experiments.plan import PlannedRow
 from lightning_transfer.experiments.results import LOWER_IS_BETTER
-from lightning_transfer.experiments.stage_runner import Rehearsed, StageRunner
+from lightning_transfer.experiments.stage_runner import BuiltStage, StageRunner
 from lightning_transfer.utils.labels import Labels, match_outputs
 from lightning_transfer.utils.suggestions import closest, did_you_mean
 from lightning_transfer.weight_transfer import align_outputs
@@ -17,7 +17,7 @@ from lightning_transfer.weight_transfer import align_outputs
 log = logging.getLogger(__name__)
 
 
-class Preflight:
+class DryRun:
     """Builds every stage once, without training: data, labels, heads, callbacks, Trainer arguments.
 
     Args:
@@ -44,7 +44,7 @@ class Preflight:
         # Each number of training rows that a stage is trained with; one after the other is drawn.
         self._sizes = dict.fromkeys((run.stage, run.train_size) for run in runs)
         self._labels: dict[str, Labels] = {}
-        self._rehearsed: dict[str, Rehearsed] = {}
+        self._built: dict[str, BuiltStage] = {}
 
     def check(self) -> None:
         """Raise what the stages would raise in mid-run.
@@ -59,14 +59,14 @@ class Preflight:
             self._read(stage)
         for stage, run in self._runs.items():
             own = self.runner.config["stages"][stage].get("init_from")
-            before = self._rehearsed[run.before.stage] if run.before and not own else None
-            self._rehearsed[stage] = self.runner.rehearse(run, self._labels[stage], before)
-            self._tokenize(stage, self._rehearsed[stage].tokenizer)
+            before = self._built[run.before.stage] if run.before and not own else None
+            self._built[stage] = self.runner.build_untrained(run, self._labels[stage], before)
+            self._tokenize(stage, self._built[stage].tokenizer)
             self._check_monitor(stage)
         for row in self.rows:
             self._check_labels(row)
             self._check_adapters(row)
-            self._tokenize(row.test, self._rehearsed[row.order[-1]].tokenizer)
+            self._tokenize(row.test, self._built[row.order[-1]].tokenizer)
 
     def _tell_unused(self) -> None:
         stages = self.runner.config["stages"]
@@ -102,7 +102,7 @@ class Preflight:
     def _check_monitor(self, stage: str) -> None:
         needs = {
             "patience": self.runner.config["stages"][stage].get("patience") is not None,
-            "scheduler": self._rehearsed[stage].task.recipe.watches_metric,
+            "scheduler": self._built[stage].task.recipe.watches_metric,
         }
         for name in (name for name, is_needed in needs.items() if is_needed):
             if not self.runner.data(stage, self._seeds[stage]).n_val:
@@ -111,7 +111,7 @@ class Preflight:
                     f"stages.{stage}.data.splits.val, or {name}=null"
                 )
         monitor = self.runner.monitor(stage)
-        known = ["val/loss", *map(str, self._rehearsed[stage].task.val_metrics)]
+        known = ["val/loss", *map(str, self._built[stage].task.val_metrics)]
         if monitor not in known:
             near = did_you_mean(closest(monitor, known))
             raise ValueError(
@@ -128,7 +128,7 @@ class Preflight:
                 label_map = stages[after].get("label_map")
                 match_outputs(self._labels[before], self._labels[after], label_map)
         if not row.saw_labels:
-            align_outputs(self._rehearsed[row.order[-1]].task, self._labels[row.test])
+            align_outputs(self._built[row.order[-1]].task, self._labels[row.test])
 
     def _check_adapters(self, row: PlannedRow) -> None:
         """Raise if a stage could only drop what the adapter of the one before has learned."""
@@ -136,7 +136,7 @@ class Preflight:
             own = self.runner.config["stages"][after].get("init_from")
             if own or not self.runner.take(after).any_of_backbone:
                 continue  # checked with the weights themselves; or nothing is to live on
-            held = [applied(self._rehearsed[stage].task.backbone) for stage in (before, after)]
+            held = [applied(self._built[stage].task.backbone) for stage in (before, after)]
             try:
                 check_adapter_transfer(*held)
             except ValueError as error:
@@ -158,7 +158,7 @@ class Preflight:
             )
         for row in self.rows:
             if row.base in compared:
-                task = align_outputs(self._rehearsed[row.order[-1]].task, self._labels[row.test])
+                task = align_outputs(self._built[row.order[-1]].task, self._labels[row.test])
                 known = [str(name).removeprefix("test/") for name in task.test_metrics]
                 if metric not in known:
                     near = did_you_mean(closest(metric, known))

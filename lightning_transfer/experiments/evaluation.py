@@ -20,7 +20,7 @@ _FIRST = (
 
 
 @dataclass(frozen=True)
-class Tested:
+class TestedStage:
     """What a test gave."""
 
     metrics: dict[str, float]

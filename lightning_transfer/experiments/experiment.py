@@ -10,11 +10,11 @@ from lightning_transfer.checkpoints.loading import load
 from lightning_transfer.checkpoints.model_folder import export
 from lightning_transfer.config.instantiate import own_parts
 from lightning_transfer.config.settings import check_settings
-from lightning_transfer.experiments.dry_run import Preflight
+from lightning_transfer.experiments.dry_run import DryRun
 from lightning_transfer.experiments.plan import PlannedRow, StageRun, plan_rows
 from lightning_transfer.experiments.report.curves import Curve, plot_curves, plot_sizes
 from lightning_transfer.experiments.results import LOWER_IS_BETTER, Comparison, Metric, Results, Row
-from lightning_transfer.experiments.stage_runner import Fitted, StageRunner, Tested
+from lightning_transfer.experiments.stage_runner import FittedStage, StageRunner, TestedStage
 from lightning_transfer.experiments.training import METRICS, is_rank_zero
 from lightning_transfer.utils.tables import console_for
 
@@ -50,7 +50,7 @@ class Experiment:
         check_settings(config)
         self.pinned = {name: stage.get("seed") for name, stage in config["stages"].items()}
         self.runner = StageRunner(config, folder, resume=resume, rows=self._rows_of_runs())
-        self.scores: dict[str, dict[StageRun, tuple[Fitted, Tested]]] = {}
+        self.scores: dict[str, dict[StageRun, tuple[FittedStage, TestedStage]]] = {}
 
     def _rows_of_runs(self) -> dict[StageRun, list[str]]:
         """Return stage run to the rows that need it."""
@@ -123,7 +123,7 @@ class Experiment:
             OSError: If a file is not there.
             ImportError: If a ``_target_`` cannot be imported.
         """
-        preflight = Preflight(self.runner, self.rows, seeds=self.seeds, pinned=self.pinned)
+        preflight = DryRun(self.runner, self.rows, seeds=self.seeds, pinned=self.pinned)
         preflight.check()
         if self.baseline is not None:
             preflight.check_comparison(self.metric, {self.candidate, self.baseline})
@@ -227,7 +227,7 @@ class Experiment:
             },
         )
 
-    def _seconds(self, run: StageRun, tested: Tested) -> float:
+    def _seconds(self, run: StageRun, tested: TestedStage) -> float:
         """Return the time of a row's chain of trainings and of its test."""
         return sum(self.runner.fit(step).seconds for step in run.chain) + tested.seconds
 
@@ -324,7 +324,7 @@ class Experiment:
         console.print(f"Run folder: {self.folder}", soft_wrap=True, highlight=False)
 
 
-def _rank(fitted: Fitted, mode: str) -> float:
+def _rank(fitted: FittedStage, mode: str) -> float:
     if fitted.best is None:
         return float("-inf")
     return fitted.best if mode == "max" else -fitted.best

@@ -30,7 +30,7 @@ FINAL = "final.ckpt"
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FittedStage:
     """What a trained stage leaves behind.
 
     Args:
@@ -55,7 +55,7 @@ class Fitted:
 
 
 @dataclass(frozen=True)
-class Keeping:
+class CheckpointPolicy:
     """Which weights are kept, and how.
 
     Args:
@@ -82,8 +82,8 @@ def fit_task(
     arguments: Mapping[str, Any],
     callbacks: Sequence[Callback],
     loggers: Sequence[Logger],
-    keeping: Keeping,
-) -> Fitted:
+    keeping: CheckpointPolicy,
+) -> FittedStage:
     """Train a task; its resume point stays, for the caller to remove.
 
     Args:
@@ -119,7 +119,7 @@ def fit_task(
         epochs, steps = _recover(point.path, [timer, *([best] if best else [])])
     _keep(trainer, best, folder)
     score = None if best is None else best.best_model_score
-    return Fitted(
+    return FittedStage(
         checkpoint=str(below / FINAL),
         n_train=data.n_train,
         seconds=timer.time_elapsed("train"),
@@ -129,7 +129,7 @@ def fit_task(
     )
 
 
-def _best(folder: Path, keeping: Keeping) -> ModelCheckpoint:
+def _best(folder: Path, keeping: CheckpointPolicy) -> ModelCheckpoint:
     return ModelCheckpoint(
         folder,
         filename="best",

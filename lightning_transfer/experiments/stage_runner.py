@@ -38,8 +38,8 @@ from lightning_transfer.config.instantiate import (
     scheduler_key,
 )
 from lightning_transfer.data import StageData
-from lightning_transfer.experiments.evaluation import Tested, score
-from lightning_transfer.experiments.fitting import Fitted, Keeping, fit_task
+from lightning_transfer.experiments.evaluation import TestedStage, score
+from lightning_transfer.experiments.fitting import CheckpointPolicy, FittedStage, fit_task
 from lightning_transfer.experiments.plan import StageRun
 from lightning_transfer.experiments.results import LOWER_IS_BETTER
 from lightning_transfer.experiments.run_loggers import StageLoggers
@@ -63,7 +63,7 @@ BEFORE = "before.json"
 
 
 @dataclass(frozen=True)
-class Rehearsed:
+class BuiltStage:
     """A stage that was built and not trained."""
 
     task: TransferModule
@@ -96,24 +96,24 @@ class StageRunner:
         self._modules: dict[str, StageData] = {}
         # What this process has seen done. Other ranks must not ask the folder, where rank 0 may
         # or may not have written it down yet.
-        self._fitted: dict[StageRun, Fitted] = {}
-        self._tested: dict[tuple[StageRun, str], Tested] = {}
+        self._fitted: dict[StageRun, FittedStage] = {}
+        self._tested: dict[tuple[StageRun, str], TestedStage] = {}
         self._pretrained: nn.Module | None = None  # for rehearsals only
         self._model = StageModel(config, self.data)
 
-    def fit(self, run: StageRun) -> Fitted:
+    def fit(self, run: StageRun) -> FittedStage:
         """Train a stage run and those before it, unless they are done."""
         if run not in self._fitted:
             record = self.folder / run.folder / "fit.json"
             if record.is_file():
-                self._fitted[run] = Fitted(**json.loads(record.read_text()))
+                self._fitted[run] = FittedStage(**json.loads(record.read_text()))
             else:
                 self._fitted[run] = self._fit(run, record)
             if is_rank_zero():  # the resume point of a finished stage is only in the way
                 (record.parent / ResumePoint.FILE).unlink(missing_ok=True)
         return self._fitted[run]
 
-    def _fit(self, run: StageRun, record: Path) -> Fitted:
+    def _fit(self, run: StageRun, record: Path) -> FittedStage:
         self._pretrained = None
         start = self._start(run)
         pl.seed_everything(run.seed, workers=True, verbose=False)
@@ -133,7 +133,9 @@ class StageRunner:
             atomic_write(record, json.dumps(asdict(fitted), indent=2))
         return fitted
 
-    def rehearse(self, run: StageRun, labels: Labels, before: Rehearsed | None = None) -> Rehearsed:
+    def build_untrained(
+        self, run: StageRun, labels: Labels, before: BuiltStage | None = None
+    ) -> BuiltStage:
         """Build all that a stage run takes, train nothing, and return its task and tokenizer.
 
         Args:
@@ -174,7 +176,7 @@ class StageRunner:
         check_vocabulary(target, task.backbone, target=True)
         if isinstance(task, SequenceToSequence):
             task.adopt(target)
-        return Rehearsed(task, tokenizer)
+        return BuiltStage(task, tokenizer)
 
     def _plain(self, run: StageRun) -> bool:
         """Whether every stage of a chain goes on with the backbone that the run has."""
@@ -287,8 +289,8 @@ class StageRunner:
         task.position = {"stage": run.stage, "seed": run.seed, "run": str(run.folder)}
         return task, handed
 
-    def _train(self, run: StageRun, task: TransferModule, data: StageData) -> Fitted:
-        keeping = Keeping(
+    def _train(self, run: StageRun, task: TransferModule, data: StageData) -> FittedStage:
+        keeping = CheckpointPolicy(
             self.monitor(run.stage),
             self.mode(run.stage),
             best=self.config["stages"][run.stage].get("keep", "best") == "best",
@@ -343,7 +345,7 @@ class StageRunner:
         """Give the results of the whole experiment to the loggers, as a run of their own."""
         self._loggers.log_results(values)
 
-    def test(self, run: StageRun, on: str) -> Tested:
+    def test(self, run: StageRun, on: str) -> TestedStage:
         """Score a stage run's weights on the test split of stage ``on``'s data.
 
         Raises:
@@ -352,7 +354,7 @@ class StageRunner:
         if (run, on) not in self._tested:
             record = self.folder / run.folder / f"test-{on}.json"
             if record.is_file():
-                self._tested[run, on] = Tested(**json.loads(record.read_text()))
+                self._tested[run, on] = TestedStage(**json.loads(record.read_text()))
             else:
                 self._tested[run, on] = self._test(run, on, record)
         return self._tested[run, on]
@@ -369,7 +371,7 @@ class StageRunner:
             found = {f"{name}_before": metrics[name] for name in task.before}
             atomic_write(record, json.dumps(found, indent=2))
 
-    def _test(self, run: StageRun, on: str, record: Path) -> Tested:
+    def _test(self, run: StageRun, on: str, record: Path) -> TestedStage:
         loaded = load(self.folder / self.fit(run).checkpoint, **own_parts(self.config, run.stage))
         data = self.data(on, run.seed, loaded.tokenizer)
         title = f"{run.title} on {on}"
@@ -384,7 +386,7 @@ class StageRunner:
         )
         if run.stage == on and (before := self.folder / run.folder / BEFORE).is_file():
             metrics |= json.loads(before.read_text())
-        tested = Tested(metrics, rows, time.monotonic() - started)
+        tested = TestedStage(metrics, rows, time.monotonic() - started)
         log.info("%s: %s", title, ", ".join(f"{k} {v:.3f}" for k, v in metrics.items()))
         if is_rank_zero():
             atomic_write(record, json.dumps(asdict(tested), indent=2))

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_transfer.backbones.lm_heads import HeadForm
+from lightning_transfer.backbones.lm_heads import LMHeadLayout
 from lightning_transfer.heads.mlp import ACTIVATIONS
 
 
@@ -27,7 +27,7 @@ class DecoderHead(nn.Module):
         ValueError: If ``num_outputs`` is not 0, or the form asks for an unknown activation.
 
     Example:
-        >>> form = HeadForm((30, 8), True, 1.0, "none", None, 0.0, {})
+        >>> form = LMHeadLayout((30, 8), True, 1.0, "none", None, 0.0, {})
         >>> DecoderHead(8, 0, form=form)(torch.ones(3, 8), torch.ones(30, 8)).shape
         torch.Size([3, 30])
     """
@@ -35,7 +35,7 @@ class DecoderHead(nn.Module):
     # A row a token, where it has them: they follow the tokens' strings to another tokenizer.
     token_rows = ("bias", "out.weight")
 
-    def __init__(self, hidden_size: int, num_outputs: int, *, form: HeadForm) -> None:
+    def __init__(self, hidden_size: int, num_outputs: int, *, form: LMHeadLayout) -> None:
         """See the class."""
         super().__init__()
         if num_outputs:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_transfer.backbones.masked_lm import MaskedLM
+from lightning_transfer.backbones.masked_lm import MaskedLMHead
 from lightning_transfer.heads.mlp import ACTIVATIONS, Activation
 from lightning_transfer.heads.pooling import PoolingMode
 
@@ -89,7 +89,7 @@ class LanguageModelHead(nn.Module):
         if self.dense is not None:
             self.dense.load_state_dict(dict(state))
 
-    def load_masked_lm(self, found: MaskedLM) -> tuple[bool, str]:
+    def load_masked_lm(self, found: MaskedLMHead) -> tuple[bool, str]:
         """Start from the head of a pretrained masked language model.
 
         Args:

@@ -33,7 +33,7 @@ class NextTokenHead(nn.Module):
         if num_outputs != 0:
             raise ValueError(
                 f"NextTokenHead guesses tokens and nothing else, got num_outputs={num_outputs}; "
-                "use data of raw text with guess=next"
+                "use data of raw text with pretraining=causal"
             )
         if hidden_size != vocabulary[1]:
             raise ValueError(

@@ -13,7 +13,7 @@ from lightning_transfer.tasks import Generation, SequenceToSequence
 from lightning_transfer.utils.modes import evaluating
 
 
-class Writer(Predictor):
+class TextGenerator(Predictor):
     """Writes a text for each text with a trained task: translations, summaries, headlines.
 
     ``predict_file`` adds the column ``generated``. Texts come in batches of like length, and a

@@ -109,7 +109,7 @@ class Predictor:
         if task.labels.kind not in self.kinds:
             raise ValueError(
                 f"a {type(task).__name__} is not for a {type(self).__name__}; texts are written by "
-                "writer.Writer, labelled by predict.Predictor, and their words by tagger.Tagger"
+                "inference.TextGenerator, labelled by inference.Predictor, and their words by inference.Tagger"
             )
         limit = getattr(task.backbone, "max_tokens", None)
         if limit is not None and limit < tokens.max_length:

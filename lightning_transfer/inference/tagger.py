@@ -31,7 +31,7 @@ class Entity:
 
 
 @dataclass(frozen=True)
-class Tagged:
+class TaggedWords:
     """What a model says about the words of one text.
 
     Args:
@@ -74,7 +74,7 @@ class Tagger(Predictor):
 
     def predict(  # type: ignore[override]
         self, texts: Sequence[str | list[str]], pairs: None = None
-    ) -> list[Tagged]:
+    ) -> list[TaggedWords]:
         """Tag the words of each text, in the order given.
 
         Args:
@@ -128,7 +128,7 @@ class Tagger(Predictor):
                 by_row[row] = of_tokens[: len(words)][words >= 0]  # (words, tags)
         return np.concatenate([by_row[row] for row in range(len(table))])
 
-    def _tagged(self, words: Sequence[str], scores: np.ndarray) -> Tagged:
+    def _tagged(self, words: Sequence[str], scores: np.ndarray) -> TaggedWords:
         if not np.isfinite(scores).all():
             raise ValueError(
                 f"the model's output for {' '.join(words)[:40]!r} is no number; its training "
@@ -137,7 +137,7 @@ class Tagger(Predictor):
         best = scores.argmax(axis=-1)
         tags = tuple(self.task.labels.names[tag] for tag in best)
         likely = tuple(float(str(score)) for score in scores.max(axis=-1))
-        return Tagged(tuple(words), tags, likely, tuple(_entities(words, tags)))
+        return TaggedWords(tuple(words), tags, likely, tuple(_entities(words, tags)))
 
 
 def _entities(words: Sequence[str], tags: Sequence[str]) -> Iterator[Entity]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightning_transfer.utils.initial_parameters import SourceWeights
+from lightning_transfer.utils.initial_parameters import InitialParameters
 
 
 class L2SP(nn.Module):
@@ -39,7 +39,7 @@ class L2SP(nn.Module):
             raise ValueError(f"alpha and beta must be >= 0, got {alpha} and {beta}")
         self.alpha = alpha
         self.beta = beta
-        self._source = SourceWeights()
+        self._source = InitialParameters()
 
     def begin(self, task: nn.Module) -> None:
         """Forget an earlier run: the weights that this one starts from count."""

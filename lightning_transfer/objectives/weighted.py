@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 @runtime_checkable
-class RemembersStart(Protocol):
+class KeepsInitialParameters(Protocol):
     """An objective that keeps something of how a run started, beside its parameters and buffers.
 
     The task calls :meth:`begin` at the start of every fit and keeps :meth:`resume_state` in resume

@@ -80,7 +80,7 @@ class CausalLanguageModelling(TransferModule):
         if self.labels.kind != "next_tokens":
             raise ValueError(
                 "CausalLanguageModelling needs text of which each next token is guessed, got "
-                f"labels of kind {self.labels.kind!r}; use data of raw text with guess=next"
+                f"labels of kind {self.labels.kind!r}; use data of raw text with pretraining=causal"
             )
         return MetricCollection(token_metrics("lm"), compute_groups=False)
 

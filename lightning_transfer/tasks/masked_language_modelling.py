@@ -21,7 +21,7 @@ from lightning_transfer.utils import Labels
 
 
 @dataclass(frozen=True)
-class Guesses:
+class MaskedLMOutput:
     """What the model says of a batch.
 
     Args:
@@ -106,7 +106,7 @@ class MaskedLanguageModelling(TransferModule):
         if unigram is not None:
             self.head.start_from(torch.as_tensor(unigram))
 
-    def forward(self, batch: Batch) -> Guesses:  # type: ignore[override]
+    def forward(self, batch: Batch) -> MaskedLMOutput:  # type: ignore[override]
         """Guess the tokens at the positions of a batch that have a label.
 
         Without ``labels`` (int64 (batch, seq), -100 where nothing is to be guessed) each position
@@ -118,10 +118,10 @@ class MaskedLanguageModelling(TransferModule):
         assert isinstance(table, nn.Embedding)
         tokens = self.head.tokens(hidden[wanted], table.weight)  # (targets, vocabulary)
         if not self.labels.names:
-            return Guesses(tokens)
-        return Guesses(tokens, self.head(hidden, mask), batch.get("pair_labels"))
+            return MaskedLMOutput(tokens)
+        return MaskedLMOutput(tokens, self.head(hidden, mask), batch.get("pair_labels"))
 
-    def loss(self, logits: Guesses, targets: Tensor) -> Tensor:  # type: ignore[override]
+    def loss(self, logits: MaskedLMOutput, targets: Tensor) -> Tensor:  # type: ignore[override]
         """Return the loss of the tokens plus that of the pairs.
 
         Args:

@@ -17,8 +17,8 @@ from transformers import PreTrainedModel
 
 from lightning_transfer.backbones import Backbone
 from lightning_transfer.backbones.cpu import keep_freed_memory
-from lightning_transfer.backbones.layer_layout import find_anatomy
-from lightning_transfer.objectives import RemembersStart, Weighted
+from lightning_transfer.backbones.layer_layout import find_layer_layout
+from lightning_transfer.objectives import KeepsInitialParameters, Weighted
 from lightning_transfer.optim import Recipe
 from lightning_transfer.utils import Labels
 from lightning_transfer.utils.checkpoint_format import KEY, describe_task
@@ -173,8 +173,8 @@ class TransferModule(LightningModule):
         if self.device.type == "cpu":
             keep_freed_memory()
 
-    def _remembering(self) -> dict[str, RemembersStart]:
-        return {k: o for k, o in self.objectives.items() if isinstance(o, RemembersStart)}
+    def _remembering(self) -> dict[str, KeepsInitialParameters]:
+        return {k: o for k, o in self.objectives.items() if isinstance(o, KeepsInitialParameters)}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Compute the loss of the labelled batch plus the objectives."""
@@ -354,7 +354,7 @@ def check_reader(backbone: nn.Module, head: nn.Module) -> None:
             "encoder of such weights with weight_transfer=[encoder]"
         )
     model: PreTrainedModel = backbone.model
-    if find_anatomy(model).causal and getattr(head, "pooling", None) == "cls":
+    if find_layer_layout(model).causal and getattr(head, "pooling", None) == "cls":
         raise ValueError(
             f"{name} reads from left to right, so its first token has seen nothing of a text, and "
             f"the {type(head).__name__} pools cls; set head.pooling=last"

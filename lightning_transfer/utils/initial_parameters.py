@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 
-class SourceWeights:
+class InitialParameters:
     """Copies of parameters as they were before they first trained.
 
     A parameter is copied when it is first asked for. Ask for those that require grad, before the
@@ -16,7 +16,7 @@ class SourceWeights:
 
     Example:
         >>> import torch
-        >>> weight, kept = torch.nn.Parameter(torch.ones(1)), SourceWeights()
+        >>> weight, kept = torch.nn.Parameter(torch.ones(1)), InitialParameters()
         >>> before = kept.of("weight", weight)
         >>> _ = weight.detach().add_(1)
         >>> kept.of("weight", weight)

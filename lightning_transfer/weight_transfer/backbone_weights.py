@@ -17,7 +17,7 @@ from lightning_transfer.weight_transfer.embedding_tables import (
     take_tokens,
 )
 from lightning_transfer.weight_transfer.layer_weights import Fit
-from lightning_transfer.weight_transfer.stack_weights import SideWeights, sides_of, token_tables
+from lightning_transfer.weight_transfer.stack_weights import StackWeights, stacks_of, token_tables
 from lightning_transfer.weight_transfer.vocabularies import Tokenizers
 from lightning_transfer.weight_transfer.weight_transfer_report import (
     ADAPTER,
@@ -109,7 +109,7 @@ def _fill_sides(
     """Fill the encoder, the decoder or both, each from the same of the weights."""
     given = Backbone.from_config(start.described["backbone"])
     _, merged = _fill_whole(start, given, old)
-    sides = _Sides(sides_of(given), sides_of(backbone), spec, tokenizers)
+    sides = _Sides(stacks_of(given), stacks_of(backbone), spec, tokenizers)
     parts, wrong = sides.fill()
     if not any(part.status in ("transferred", "resized") for part in parts):
         wrong.append("nothing of them has a place in it")
@@ -135,8 +135,8 @@ class _Sides:
 
     def __init__(
         self,
-        old: Mapping[str, SideWeights],
-        new: Mapping[str, SideWeights],
+        old: Mapping[str, StackWeights],
+        new: Mapping[str, StackWeights],
         spec: WeightTransferSpec,
         tokenizers: Tokenizers,
     ) -> None:
@@ -160,7 +160,7 @@ class _Sides:
                 )
         return self.parts, self.wrong
 
-    def _fill_tokens(self, part: str, sides: Sequence[SideWeights]) -> None:
+    def _fill_tokens(self, part: str, sides: Sequence[StackWeights]) -> None:
         asking = [side for side in sides if self.spec.tokens(side.name)]
         side = (asking or sides)[0]
         assert side.tokens is not None
@@ -177,14 +177,14 @@ class _Sides:
             found, wrong = take_tokens(sources, table, part, side.own_table(table))
             self._note([found], wrong)
 
-    def _read_otherwise(self, side: SideWeights) -> str:
+    def _read_otherwise(self, side: StackWeights) -> str:
         """Return why rows of the weights would mean something else in a side's table."""
         source = self.old.get(self.spec.source(side.name))
         if source is None or source.model_type != side.model_type:
             return ""
         return ", ".join(token_differences(source, side).values())
 
-    def _source_of(self, side: SideWeights) -> TokenSource | None:
+    def _source_of(self, side: StackWeights) -> TokenSource | None:
         """Return the table that a side takes its tokens from, and what both tables hold."""
         source = self.old.get(self.spec.source(side.name))
         if source is None or source.tokens is None:
@@ -192,7 +192,7 @@ class _Sides:
         words = self.tokenizers.words(old_writes=source.listens, new_writes=side.listens)
         return TokenSource(source.tokens, words)
 
-    def _fill_layers(self, side: SideWeights, source: SideWeights | None) -> None:
+    def _fill_layers(self, side: StackWeights, source: StackWeights | None) -> None:
         table = side.positions
         own = [*side.layers.values(), *([] if table is None else [table.weight])]
         if not self.spec.side(side.name):
@@ -205,7 +205,7 @@ class _Sides:
             fit.take()
             self._note(fit.parts(), "; ".join(fit.mismatches()))
 
-    def _fill_positions(self, side: SideWeights, source: SideWeights, fit: Fit) -> None:
+    def _fill_positions(self, side: StackWeights, source: StackWeights, fit: Fit) -> None:
         table = side.positions
         if table is None:
             return
@@ -220,10 +220,10 @@ class _Sides:
         if wrong:
             self.wrong.append(wrong)
 
-    def _keep(self, part: str, side: SideWeights, own: Iterable[Tensor], why: str) -> None:
+    def _keep(self, part: str, side: StackWeights, own: Iterable[Tensor], why: str) -> None:
         self.parts += side.own_parts(part, own, why)
 
-    def _miss(self, part: str, side: SideWeights, own: Iterable[Tensor]) -> None:
+    def _miss(self, part: str, side: StackWeights, own: Iterable[Tensor]) -> None:
         """Note a part that the weights have not; a mistake only if it was named."""
         wanted = self.spec.source(side.name)
         self._keep(part, side, own, f"the weights have no {wanted}")
@@ -235,8 +235,8 @@ def _all_parts(backbone: nn.Module, status: PartStatus | None, why: str) -> list
     """Return the parts of a backbone, of which one thing is said, or of each what it came with."""
     if not isinstance(backbone, Backbone):
         return [TransferredPart("backbone", status or "kept", count(backbone.parameters()), why)]
-    sides = sides_of(backbone)
-    found: list[tuple[str, SideWeights, list[Tensor]]] = []
+    sides = stacks_of(backbone)
+    found: list[tuple[str, StackWeights, list[Tensor]]] = []
     for part, held in token_tables(sides).items():
         assert held[0].tokens is not None
         found.append((part, held[0], [held[0].tokens.weight]))

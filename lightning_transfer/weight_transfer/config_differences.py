@@ -7,7 +7,7 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from lightning_transfer.utils.checkpoint_format import config_to_dict
-from lightning_transfer.weight_transfer.stack_weights import SideWeights
+from lightning_transfer.weight_transfer.stack_weights import StackWeights
 
 # What changes no function of the layers, or shows in the shapes and the names of their weights: all
 # else does, in whatever architecture, so that a field that nobody thought of is no silent mistake.
@@ -24,7 +24,7 @@ _OF_ANY = frozenset(PretrainedConfig().to_dict())  # such as labels and output f
 _OF_TOKENS = ("scale_embedding",)
 
 
-def differences(old: SideWeights, new: SideWeights) -> dict[str, str]:
+def differences(old: StackWeights, new: StackWeights) -> dict[str, str]:
     """Return the fields in which two sides of one architecture compute differently.
 
     Args:
@@ -43,7 +43,7 @@ def differences(old: SideWeights, new: SideWeights) -> dict[str, str]:
     }
 
 
-def token_differences(old: SideWeights, new: SideWeights) -> dict[str, str]:
+def token_differences(old: StackWeights, new: StackWeights) -> dict[str, str]:
     """Return those of them that change how a table of tokens is read."""
     return {name: told for name, told in differences(old, new).items() if name in _OF_TOKENS}
 

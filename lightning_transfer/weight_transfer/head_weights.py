@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_transfer.backbones.lm_heads import HeadForm, head_form
+from lightning_transfer.backbones.lm_heads import LMHeadLayout, head_form
 from lightning_transfer.checkpoints.loading import Weights
 from lightning_transfer.tasks import TransferModule
 from lightning_transfer.utils.checkpoint_format import class_path, config_of
@@ -123,7 +123,9 @@ def _differences(described: Mapping[str, Any], head: nn.Module) -> str:
     """Return in which arguments a head of the same shapes computes something else; or nothing."""
     there, here = dict(described["head"].get("args", {})), dict(getattr(head, "args", {}))
     form = getattr(head, "form", None)
-    if isinstance(form, HeadForm) and described["backbone"] is not None:  # the backbone's to say
+    if (
+        isinstance(form, LMHeadLayout) and described["backbone"] is not None
+    ):  # the backbone's to say
         there |= _computed(head_form(config_of(described["backbone"])))
         here |= _computed(form)
     names = [name for name in here if name in there and "dropout" not in name]
@@ -134,7 +136,7 @@ def _differences(described: Mapping[str, Any], head: nn.Module) -> str:
     )
 
 
-def _computed(form: HeadForm) -> dict[str, Any]:
+def _computed(form: LMHeadLayout) -> dict[str, Any]:
     return {"scale": form.scale, "activation": form.activation, "norm_eps": form.norm_eps}
 
 

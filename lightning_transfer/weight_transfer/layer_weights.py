@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lightning_transfer.weight_transfer.config_differences import differences
 from lightning_transfer.weight_transfer.stack_weights import (
-    SideWeights,
+    StackWeights,
     is_cross_attention,
     is_one_way,
     named_like,
@@ -28,8 +28,8 @@ class Fit:
         new: What is filled.
     """
 
-    old: SideWeights
-    new: SideWeights
+    old: StackWeights
+    new: StackWeights
     there: Mapping[str, Tensor] = field(init=False)
     here: Mapping[str, Tensor] = field(init=False)
     foreign: str = field(init=False, default="")  # why nothing fits
@@ -129,7 +129,7 @@ class Fit:
     def _source(self) -> str:
         return "" if self.old.name == self.new.name else f"from the {self.old.name} of the weights"
 
-    def _beyond(self, names: Iterable[str], side: SideWeights, other: SideWeights) -> list[int]:
+    def _beyond(self, names: Iterable[str], side: StackWeights, other: StackWeights) -> list[int]:
         """Return the layers, from 0, of one side that the other is too short for."""
         places = {side.layer_of(name) for name in names}
         return sorted(place for place in places if place is not None and place >= other.depth)

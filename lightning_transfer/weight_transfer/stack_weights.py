@@ -10,9 +10,9 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from lightning_transfer.backbones import Backbone
 from lightning_transfer.backbones.layer_layout import (
-    Anatomy,
+    LayerLayout,
     Side,
-    find_anatomy,
+    find_layer_layout,
     table_of_positions,
 )
 from lightning_transfer.weight_transfer.weight_transfer_report import (
@@ -31,7 +31,7 @@ _T5_PART = re.compile(r"(?P<layer>.*\.layer)\.(?P<place>\d+)\.(?P<rest>.*)")
 
 
 @dataclass(frozen=True)
-class SideWeights:
+class StackWeights:
     """The weights of one side of a model.
 
     Args:
@@ -43,7 +43,7 @@ class SideWeights:
 
     name: str
     model: PreTrainedModel
-    anatomy: Anatomy
+    anatomy: LayerLayout
     fresh: frozenset[str]
 
     @property
@@ -132,21 +132,21 @@ class SideWeights:
         return int(name.removeprefix(f"{stack}.").partition(".")[0])
 
 
-def sides_of(backbone: Backbone) -> Mapping[str, SideWeights]:
+def stacks_of(backbone: Backbone) -> Mapping[str, StackWeights]:
     """Return the sides of a backbone by name."""
-    anatomy = find_anatomy(backbone.model)
+    anatomy = find_layer_layout(backbone.model)
     return {
-        name: SideWeights(name, backbone.model, anatomy, backbone.fresh) for name in anatomy.sides
+        name: StackWeights(name, backbone.model, anatomy, backbone.fresh) for name in anatomy.sides
     }
 
 
-def token_tables(sides: Mapping[str, SideWeights]) -> dict[str, list[SideWeights]]:
+def token_tables(sides: Mapping[str, StackWeights]) -> dict[str, list[StackWeights]]:
     """Return what each table of tokens is called, and the sides that have it, or have it in common.
 
     Args:
         sides: Of one model.
     """
-    tables: dict[int, list[SideWeights]] = {}
+    tables: dict[int, list[StackWeights]] = {}
     for side in sides.values():
         if side.tokens is not None:
             tables.setdefault(id(side.tokens.weight), []).append(side)
@@ -157,7 +157,7 @@ def token_tables(sides: Mapping[str, SideWeights]) -> dict[str, list[SideWeights
     }
 
 
-def named_like(side: SideWeights, other: SideWeights) -> dict[str, Tensor]:
+def named_like(side: StackWeights, other: StackWeights) -> dict[str, Tensor]:
     """Return the weights of a side's layers, so named that the same part has the same name.
 
     Args:

@@ -10,13 +10,13 @@ from transformers import PreTrainedTokenizerBase
 from lightning_transfer.adapters import Adapter
 from lightning_transfer.adapters.adapter import applied, name_of
 from lightning_transfer.backbones import Backbone
-from lightning_transfer.backbones.masked_lm import MaskedLM
+from lightning_transfer.backbones.masked_lm import MaskedLMHead
 from lightning_transfer.checkpoints.adapter_files import stored_adapter
 from lightning_transfer.checkpoints.loading import Weights
 from lightning_transfer.utils import Labels
 from lightning_transfer.weight_transfer.backbone_weights import fill_backbone, own_parts
 from lightning_transfer.weight_transfer.head_weights import fill_head
-from lightning_transfer.weight_transfer.stack_weights import sides_of
+from lightning_transfer.weight_transfer.stack_weights import stacks_of
 from lightning_transfer.weight_transfer.vocabularies import Tokenizers
 from lightning_transfer.weight_transfer.weight_transfer_report import (
     ADAPTER,
@@ -40,7 +40,7 @@ class AcceptsLMHead(Protocol):
 class AcceptsMaskedLM(Protocol):
     """A head that can start from that of a pretrained masked language model."""
 
-    def load_masked_lm(self, found: MaskedLM) -> tuple[bool, str]:
+    def load_masked_lm(self, found: MaskedLMHead) -> tuple[bool, str]:
         """Take it over, if there is one; say whether it was, and what there is to be known."""
         ...
 
@@ -173,7 +173,7 @@ def _keeps_top(backbone: nn.Module, parts: Sequence[TransferredPart]) -> bool:
     """
     if not isinstance(backbone, Backbone):
         return False
-    *_, top = sides_of(backbone)
+    *_, top = stacks_of(backbone)
     return not any(p.part == top and p.status in ("transferred", "resized") for p in parts)
 
 

@@ -22,7 +22,7 @@ from tests.adapters.cases import ADAPTERS, CASES, MERGEABLE, SINGLE, make_task, 
 from tests.tiny import HIDDEN, OwnBackbone, make_backbone, make_inputs, make_loader, make_trainer
 
 IDS, MASK = make_inputs(lengths=(9, 3, 6))
-NATIVE = ("bert", "roberta", "distilbert", "electra", "deberta-v2")
+CLASSIFICATION_LAYOUTS = ("bert", "roberta", "distilbert", "electra", "deberta-v2")
 
 
 def logits(task):
@@ -50,7 +50,7 @@ def test_a_checkpoint_gives_the_same_logits(adapter, model, tmp_path):
 
 
 @pytest.mark.parametrize("adapter", MERGEABLE)
-@pytest.mark.parametrize("model", NATIVE)
+@pytest.mark.parametrize("model", CLASSIFICATION_LAYOUTS)
 def test_plain_transformers_opens_merged_weights_with_the_trained_head(
     adapter, model, tokenizer, tmp_path
 ):
@@ -83,7 +83,7 @@ def unmerged(model, adapter, head=None):
 
 
 @pytest.mark.parametrize("adapter", MERGEABLE)
-@pytest.mark.parametrize("model", NATIVE)
+@pytest.mark.parametrize("model", CLASSIFICATION_LAYOUTS)
 def test_peft_opens_the_adapter_of_an_unmerged_folder(adapter, model, tokenizer, tmp_path):
     task = unmerged(model, adapter)
     expected = logits(task)

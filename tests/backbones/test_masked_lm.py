@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForPreTraining
 
 from lightning_transfer.backbones import Backbone, masked_lm
-from lightning_transfer.backbones.masked_lm import read_masked_lm
+from lightning_transfer.backbones.masked_lm import read_masked_lm_head
 from lightning_transfer.checkpoints.loading import load
 from lightning_transfer.checkpoints.model_folder import export
 from lightning_transfer.heads import LanguageModelHead
@@ -179,12 +179,12 @@ def test_a_hub_model_is_read_from_where_transformers_keeps_it(tmp_path, monkeypa
 
     monkeypatch.setattr(masked_lm, "cached_file", cached_file)
     monkeypatch.setattr(masked_lm, "get_checkpoint_shard_files", shard_files)
-    found = read_masked_lm("me/model", model.config, revision="v1")
+    found = read_masked_lm_head("me/model", model.config, revision="v1")
     assert torch.equal(found.state["bias"], model.cls.predictions.bias)
     assert set(asked) == {("me/model", "v1")}
     monkeypatch.setattr(masked_lm, "SAFE_WEIGHTS_NAME", "none")
     monkeypatch.setattr(masked_lm, "SAFE_WEIGHTS_INDEX_NAME", "none")
-    assert read_masked_lm("me/model", model.config).lacks == "the checkpoint holds none"
+    assert read_masked_lm_head("me/model", model.config).lacks == "the checkpoint holds none"
 
 
 def test_a_pretrained_head_does_not_begin_with_the_frequencies_of_the_tokens(tmp_path, tokenizer):

@@ -7,7 +7,7 @@ from torch import nn
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from lightning_transfer.backbones import Backbone
-from lightning_transfer.checkpoints.hf.state_dict_layouts import native_form
+from lightning_transfer.checkpoints.hf.state_dict_layouts import find_hf_layout
 from lightning_transfer.checkpoints.loading import load
 from lightning_transfer.checkpoints.model_folder import DESCRIPTION, export
 from lightning_transfer.data import Tokens
@@ -163,7 +163,7 @@ def test_a_backbone_of_the_users_own_has_no_model_folder(tokenizer, tmp_path):
         task = SequenceClassification(backbone, MLPHead(HIDDEN, 3), labels=SINGLE)
         with pytest.raises(ValueError, match=f"{name}.* is not a Hugging Face model; keep the che"):
             export(task, tokenizer, tmp_path / "model")
-        assert native_form(backbone, task.head, task.labels)[0] is None
+        assert find_hf_layout(backbone, task.head, task.labels)[0] is None
     assert list(tmp_path.iterdir()) == []
 
 

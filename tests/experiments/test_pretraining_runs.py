@@ -224,7 +224,7 @@ def test_a_causal_model_is_pretrained_by_the_same_stage(runs, tmp_path):
     }
     words = [
         f"{word.partition('=')[0]}={causal[word]}" if word in causal else word
-        for word in scratch(runs, "stages.target.data.guess=next")
+        for word in scratch(runs, "stages.target.data.pretraining=causal")
     ]
     words = [word.replace("packing=pairs", "packing=packed") for word in words]
     words = [word.replace("model_type: bert", "model_type: gpt2") for word in words]

@@ -10,7 +10,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from lightning_transfer.checkpoints.loading import load
 from lightning_transfer.cli import commands
-from lightning_transfer.inference import Writer
+from lightning_transfer.inference import TextGenerator
 from tests.conftest import WORDS
 from tests.weight_transfer.test_embedding_tables import make_other
 
@@ -82,7 +82,7 @@ def test_two_stages_from_nothing_with_a_joint_tokenizer(alone, pairs, tmp_path, 
     loaded = load(tmp_path)
     assert loaded.target_tokenizer is None
     assert loaded.task.generation.num_beams == 2
-    writer = Writer.from_path(tmp_path)
+    writer = TextGenerator.from_path(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
     model = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "model").eval()
     inputs = tokenizer("good film the", return_tensors="pt")
@@ -116,7 +116,7 @@ def test_a_warm_start_writes_with_a_tokenizer_of_its_own(alone, pairs, tiny_fold
     assert "é" in loaded.target_tokenizer.decode(accents)
     assert loaded.tokenizer.get_vocab() != loaded.target_tokenizer.get_vocab()
     assert (tmp_path / "model/target_tokenizer").is_dir()
-    assert len(Writer.from_path(tmp_path).predict(["good film", "bad"])) == 2
+    assert len(TextGenerator.from_path(tmp_path).predict(["good film", "bad"])) == 2
 
 
 @pytest.fixture

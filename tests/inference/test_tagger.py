@@ -11,7 +11,7 @@ from lightning_transfer.checkpoints.model_folder import export
 from lightning_transfer.data import Tokens
 from lightning_transfer.heads import LinearHead, TokenHead
 from lightning_transfer.inference import Predictor, Tagger
-from lightning_transfer.inference.tagger import Entity, Tagged, _entities
+from lightning_transfer.inference.tagger import Entity, TaggedWords, _entities
 from lightning_transfer.tasks import SequenceClassification, TokenClassification
 from lightning_transfer.utils import Labels
 from tests.conftest import make_tokenizer, tiny_config
@@ -86,7 +86,7 @@ def test_entities_are_whole_words_of_one_kind():
 
 
 def test_a_prediction_is_printed_word_by_word():
-    said = Tagged(("Ada", "wrote"), ("B-P", "O"), (0.9, 0.75), ())
+    said = TaggedWords(("Ada", "wrote"), ("B-P", "O"), (0.9, 0.75), ())
     assert str(said) == "Ada\tB-P\t0.9000\nwrote\tO\t0.7500\n"
 
 

@@ -45,7 +45,7 @@ def data(tokenizer, packing="packed", texts=None):
     module = RawText(
         Listed(*(texts or stories(24))),
         blocks=BlockSpec(20, packing),
-        guess="next",
+        pretraining="causal",
         splits=Splits(val=4, test=4),
         batch_size=8,
     )
@@ -81,7 +81,7 @@ def test_rows_guess_the_next_token_and_nothing_is_hidden(tokenizer):
 def test_a_tokenizer_with_segments_is_told(tokenizer):
     tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
     with pytest.raises(
-        ValueError, match="guess='next' needs a tokenizer without token_type_ids: G"
+        ValueError, match="pretraining='causal' needs a tokenizer without token_type_ids: G"
     ):
         data(tokenizer).rows("train")
 
@@ -192,10 +192,12 @@ def test_what_does_not_go_together_is_told(tokenizer):
         CausalLanguageModelling(own, head, labels=NEXT)
     with pytest.raises(ValueError, match="has learned text without labels"):
         Predictor(make_task(), tokenizer, None)
-    with pytest.raises(ValueError, match="guess must be one of masked, next, got 'last'"):
-        RawText(Listed("a"), guess="last")
-    with pytest.raises(ValueError, match="pairs is for masked tokens, got guess='next'; set block"):
-        RawText(Listed("a"), guess="next", blocks=BlockSpec(20, "pairs"))
+    with pytest.raises(ValueError, match="pretraining must be one of masked, causal, got 'last'"):
+        RawText(Listed("a"), pretraining="last")
+    with pytest.raises(
+        ValueError, match="pairs is for masked tokens, got pretraining='causal'; set block"
+    ):
+        RawText(Listed("a"), pretraining="causal", blocks=BlockSpec(20, "pairs"))
 
 
 def test_a_backbone_says_whether_it_is_causal():

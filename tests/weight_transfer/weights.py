@@ -12,7 +12,7 @@ from lightning_transfer.checkpoints.loading import Weights
 from lightning_transfer.heads import LinearHead
 from lightning_transfer.utils import Labels
 from lightning_transfer.weight_transfer import WeightTransferSpec, transfer_weights
-from lightning_transfer.weight_transfer.stack_weights import sides_of
+from lightning_transfer.weight_transfer.stack_weights import stacks_of
 from tests.tiny import CONFIGS, make_backbone
 from tests.tiny_seq2seq import CAUSAL, make_seq2seq
 
@@ -58,4 +58,4 @@ def rows(handed):
 
 def state(backbone, side):
     """The weights of a side by name, as they are now."""
-    return {k: v.detach().clone() for k, v in sides_of(backbone)[side].module.state_dict().items()}
+    return {k: v.detach().clone() for k, v in stacks_of(backbone)[side].module.state_dict().items()}

@@ -1,7 +1,7 @@
 """Outputs of frozen layers, computed once and kept on disk."""
 
 from lightning_transfer.callbacks.activation_cache.activation_store import ActivationStore
-from lightning_transfer.callbacks.activation_cache.prefix_outputs import Replayer
-from lightning_transfer.callbacks.activation_cache.store_folder import Shelf
+from lightning_transfer.callbacks.activation_cache.prefix_outputs import PrefixOutputs
+from lightning_transfer.callbacks.activation_cache.store_folder import StoreFolder
 
-__all__ = ["ActivationStore", "Replayer", "Shelf"]
+__all__ = ["ActivationStore", "PrefixOutputs", "StoreFolder"]

@@ -22,7 +22,7 @@ class ActivationStore:
     counts as stored when its checksum stands beside it, and each process compares the checksum
     before it first reads the row: what a killed process or a full disk left half-written is
     computed anew and never trained on. The folder is locked while it is open, so that nobody
-    evicts it (see :class:`Shelf`).
+    evicts it (see :class:`StoreFolder`).
 
     Args:
         folder: Is made if it does not exist.

@@ -10,8 +10,11 @@ from lightning.pytorch.callbacks import BaseFinetuning
 from torch import nn
 
 from lightning_transfer.assets import cache_dir
-from lightning_transfer.callbacks.activation_cache import Replayer, Shelf
-from lightning_transfer.callbacks.activation_cache.prefix_outputs import Replays, TokenRows
+from lightning_transfer.callbacks.activation_cache import PrefixOutputs, StoreFolder
+from lightning_transfer.callbacks.activation_cache.prefix_outputs import (
+    SupportsPartialForward,
+    TokenRows,
+)
 from lightning_transfer.callbacks.gradual_unfreezing import GradualUnfreezing
 from lightning_transfer.callbacks.trainable_set import Freezer
 
@@ -87,7 +90,7 @@ class ActivationCache(Callback):
         self.dtype = dtype
         self.folder = folder
         self.backbone = backbone
-        self._replayer: Replayer | None = None
+        self._replayer: PrefixOutputs | None = None
         self._off = False
         self._depth: int | None = None  # of the last batch
 
@@ -152,7 +155,9 @@ class ActivationCache(Callback):
         batch[_HIDDEN], batch[_DEPTH] = states, depth
         self._tell(trainer, replayer, depth, full)
 
-    def _find_depth(self, trainer: Trainer, replayer: Replayer, *, training: bool) -> int | None:
+    def _find_depth(
+        self, trainer: Trainer, replayer: PrefixOutputs, *, training: bool
+    ) -> int | None:
         """Return the depth whose output is replayed, or None if there is nothing to gain."""
         if trainer.state.fn != "fit":
             if self._depth is None:  # nothing changes in a test: looked up once, -1 for no store
@@ -171,14 +176,16 @@ class ActivationCache(Callback):
         }
         return sorted(other for other in found if 1 <= other < depth)
 
-    def _make(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> Replayer | None:
+    def _make(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any
+    ) -> PrefixOutputs | None:
         backbone = getattr(pl_module, self.backbone, None)
         parameters = backbone.parameters() if isinstance(backbone, nn.Module) else iter(())
         first = next(parameters, None)
         if trainer.state.fn == "fit" and (first is None or first.requires_grad):
             return None  # nothing is frozen, so nobody misses the store
         data = trainer.datamodule  # type: ignore[attr-defined]
-        if not isinstance(backbone, Replays):
+        if not isinstance(backbone, SupportsPartialForward):
             self._leave(trainer, f"{self.backbone} has no outputs_of, replayable and replay_size")
             return None
         if not isinstance(data, HasTokens):
@@ -189,10 +196,10 @@ class ActivationCache(Callback):
             return None
         folder = Path(self.folder or cache_dir() / "activations").expanduser()
         context = f"{trainer.precision_plugin.precision} {pl_module.device.type}"
-        self._replayer = Replayer(
+        self._replayer = PrefixOutputs(
             backbone,
             data.token_table,
-            Shelf(folder, limit=int(self.limit_gb * 1e9)),
+            StoreFolder(folder, limit=int(self.limit_gb * 1e9)),
             dtype=getattr(torch, self.dtype) if self.dtype else None,
             first_token=bool(getattr(pl_module, "reads_first_token", False)),
             context=context,
@@ -205,7 +212,9 @@ class ActivationCache(Callback):
         if trainer.is_global_zero and trainer.state.fn == "fit":
             log.info("the output of frozen layers is not stored: %s", why)
 
-    def _tell(self, trainer: Trainer, replayer: Replayer, depth: int, full: str | None) -> None:
+    def _tell(
+        self, trainer: Trainer, replayer: PrefixOutputs, depth: int, full: str | None
+    ) -> None:
         if not trainer.is_global_zero:
             return
         if replayer.full and not full:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lightning_transfer.callbacks.activation_cache.activation_store import ActivationStore
 from lightning_transfer.callbacks.activation_cache.frozen_prefix import Prefix
-from lightning_transfer.callbacks.activation_cache.store_folder import Shelf
+from lightning_transfer.callbacks.activation_cache.store_folder import StoreFolder
 
 _FORMAT = 1  # of the files and of the way states are computed; raise it when either changes
 # Of a model's config: where it came from, not what it computes.
@@ -21,7 +21,7 @@ _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
 @runtime_checkable
-class Replays(Protocol):
+class SupportsPartialForward(Protocol):
     """A backbone that can stop at a depth, and go on from one."""
 
     @property
@@ -56,7 +56,7 @@ class TokenRows(Protocol):
         ...
 
 
-class Replayer:
+class PrefixOutputs:
     """Gives the output of a frozen prefix for a batch, and computes no row of it twice.
 
     What is missing is computed for the batch at hand, from the nearest depth below that is stored,
@@ -74,9 +74,9 @@ class Replayer:
 
     def __init__(
         self,
-        backbone: Replays,
+        backbone: SupportsPartialForward,
         table: TokenRows,
-        shelf: Shelf,
+        shelf: StoreFolder,
         *,
         dtype: torch.dtype | None = None,
         first_token: bool = False,

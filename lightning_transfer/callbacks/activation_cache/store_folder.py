@@ -20,7 +20,7 @@ from lightning_transfer.utils.file_locks import lock_file
 _SPARE = 2**30  # bytes of the disk that are left to others
 
 
-class Shelf:
+class StoreFolder:
     """Opens stores by key, and makes room for them.
 
     Stores outlive runs: a seed repeat, a job of a sweep and a resumed run go on with what an
@@ -36,7 +36,7 @@ class Shelf:
 
     Example:
         >>> import tempfile
-        >>> shelf = Shelf(Path(tempfile.mkdtemp()), limit=10**6)
+        >>> shelf = StoreFolder(Path(tempfile.mkdtemp()), limit=10**6)
         >>> store = shelf.open("ab12", np.array([0, 3]), hidden_size=4, dtype=torch.float32)
         >>> shelf.holds("ab12"), shelf.make_room(48), shelf.make_room(10**7)
         (True, True, False)

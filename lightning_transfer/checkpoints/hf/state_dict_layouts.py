@@ -24,7 +24,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_PRETRAINING_MAPPING_NAMES as PRETRAINING_CLASSES,
 )
 from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES as NATIVE_CLASSES,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES as CLASSIFICATION_CLASSES,
 )
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES as TOKEN_CLASSES,
@@ -39,7 +39,7 @@ from lightning_transfer.backbones.lm_heads import (
     native_names,
     without_notes,
 )
-from lightning_transfer.backbones.masked_lm import MASKED_LM, MaskedLMForm
+from lightning_transfer.backbones.masked_lm import MASKED_LM, MaskedLMHeadLayout
 from lightning_transfer.checkpoints.adapter_files import InPeft
 from lightning_transfer.heads import (
     DecoderHead,
@@ -49,14 +49,14 @@ from lightning_transfer.heads import (
     TokenHead,
 )
 from lightning_transfer.tasks import SequenceToSequence
-from lightning_transfer.tasks.masked_language_modelling import Guesses
+from lightning_transfer.tasks.masked_language_modelling import MaskedLMOutput
 from lightning_transfer.tasks.special_tokens import special_tokens
 from lightning_transfer.utils import Labels
 from lightning_transfer.utils.checkpoint_format import config_of
 
 
 @dataclass(frozen=True)
-class NativeLM:
+class MaskedLMLayout:
     """Where an architecture's own masked language model keeps our backbone and head.
 
     The output layer itself is not stored: it is tied to the embeddings.
@@ -65,7 +65,7 @@ class NativeLM:
         form: Where it keeps the head, and what this computes.
     """
 
-    form: MaskedLMForm
+    form: MaskedLMHeadLayout
 
     def names(self, ours: str) -> str:
         """Return the native name of one of our parameters."""
@@ -113,7 +113,9 @@ class NativeLM:
         """Return the class that opens a folder of such a model."""
         return AutoModelForPreTraining if labels.names else AutoModelForMaskedLM
 
-    def compared(self, ours: Guesses, theirs: Any, mask: Tensor) -> list[tuple[Tensor, Tensor]]:
+    def compared(
+        self, ours: MaskedLMOutput, theirs: Any, mask: Tensor
+    ) -> list[tuple[Tensor, Tensor]]:
         """Return what has to be equal: our output and that of transformers' own model.
 
         Args:
@@ -128,11 +130,13 @@ class NativeLM:
         return [(ours.tokens, theirs.prediction_logits[inside]), pairs]
 
 
-NATIVE_LM: Mapping[str, NativeLM] = {name: NativeLM(form) for name, form in MASKED_LM.items()}
+MASKED_LM_LAYOUTS: Mapping[str, MaskedLMLayout] = {
+    name: MaskedLMLayout(form) for name, form in MASKED_LM.items()
+}
 
 
 @dataclass(frozen=True)
-class NativeCausalLM:
+class CausalLMLayout:
     """Where an architecture's own causal language model keeps our backbone.
 
     The output layer is not stored: it is tied to the embeddings.
@@ -181,14 +185,14 @@ class NativeCausalLM:
         return [(ours, theirs.logits[mask.bool()])]
 
 
-NATIVE_CAUSAL_LM: Mapping[str, NativeCausalLM] = {
-    "gpt2": NativeCausalLM("transformer"),
-    "gpt_neo": NativeCausalLM("transformer"),
+CAUSAL_LM_LAYOUTS: Mapping[str, CausalLMLayout] = {
+    "gpt2": CausalLMLayout("transformer"),
+    "gpt_neo": CausalLMLayout("transformer"),
 }
 
 
 @dataclass(frozen=True)
-class NativeSeq2Seq:
+class Seq2SeqLayout:
     """Where an architecture's own model keeps our backbone and head.
 
     Args:
@@ -200,7 +204,7 @@ class NativeSeq2Seq:
     architecture: str
 
     @classmethod
-    def of(cls, config: PretrainedConfig | Mapping[str, Any]) -> "NativeSeq2Seq":
+    def of(cls, config: PretrainedConfig | Mapping[str, Any]) -> "Seq2SeqLayout":
         """Return it for a model's config, or the ``to_dict()`` of one.
 
         Raises:
@@ -283,7 +287,7 @@ def _renamed(name: str, pairs: Any) -> str:
 
 
 @dataclass(frozen=True)
-class NativeTags:
+class TokenClassificationLayout:
     """Where an architecture's own token classifier keeps our backbone and head.
 
     Args:
@@ -340,8 +344,8 @@ class NativeTags:
         return [(ours[inside.to(ours.device)], theirs.logits[inside])]
 
 
-NATIVE_TAGS: Mapping[str, NativeTags] = {
-    name: NativeTags(prefix)
+TOKEN_CLASSIFICATION_LAYOUTS: Mapping[str, TokenClassificationLayout] = {
+    name: TokenClassificationLayout(prefix)
     for name, prefix in {
         "bert": "bert",
         "roberta": "roberta",
@@ -357,7 +361,7 @@ NATIVE_TAGS: Mapping[str, NativeTags] = {
 
 
 @dataclass(frozen=True)
-class Native:
+class ClassificationLayout:
     """Where an architecture's own classification model keeps what our backbone and head hold."""
 
     prefix: str
@@ -402,7 +406,7 @@ class Native:
 
     def describe(self, config: Any, labels: Labels) -> None:
         """Write the architecture and the labels into a model's config."""
-        config.architectures = [NATIVE_CLASSES[config.model_type]]
+        config.architectures = [CLASSIFICATION_CLASSES[config.model_type]]
         names = ("value",) if labels.kind == "regression" else labels.names
         config.num_labels = len(names)
         config.id2label = dict(enumerate(names))
@@ -422,44 +426,63 @@ class Native:
         return [(ours, theirs.logits)]
 
 
-_ROBERTA = Native("roberta", "classifier.dense", "classifier.out_proj", "tanh")
-_DEBERTA = Native("deberta", "pooler.dense", "classifier", "gelu")
-AnyNative = Native | NativeLM | NativeCausalLM | NativeTags | NativeSeq2Seq
-NATIVE: dict[str, Native] = {
-    "bert": Native("bert", "bert.pooler.dense", "classifier", "tanh"),
+_ROBERTA = ClassificationLayout("roberta", "classifier.dense", "classifier.out_proj", "tanh")
+_DEBERTA = ClassificationLayout("deberta", "pooler.dense", "classifier", "gelu")
+HFLayout = (
+    ClassificationLayout
+    | MaskedLMLayout
+    | CausalLMLayout
+    | TokenClassificationLayout
+    | Seq2SeqLayout
+)
+CLASSIFICATION_LAYOUTS: dict[str, ClassificationLayout] = {
+    "bert": ClassificationLayout("bert", "bert.pooler.dense", "classifier", "tanh"),
     "roberta": _ROBERTA,
     "xlm-roberta": _ROBERTA,
     "camembert": _ROBERTA,
-    "mpnet": Native("mpnet", "classifier.dense", "classifier.out_proj", "tanh"),
-    "electra": Native("electra", "classifier.dense", "classifier.out_proj", "gelu"),
-    "distilbert": Native("distilbert", "pre_classifier", "classifier", "relu"),
+    "mpnet": ClassificationLayout("mpnet", "classifier.dense", "classifier.out_proj", "tanh"),
+    "electra": ClassificationLayout("electra", "classifier.dense", "classifier.out_proj", "gelu"),
+    "distilbert": ClassificationLayout("distilbert", "pre_classifier", "classifier", "relu"),
     "deberta": _DEBERTA,
     "deberta-v2": _DEBERTA,
 }
 
 
-def native_of(described: Mapping[str, Any]) -> AnyNative:
+def layout_of(described: Mapping[str, Any]) -> HFLayout:
     """Return how transformers stores the model of a description that says that it does."""
     if described["labels"]["kind"] == "text":
-        return NativeSeq2Seq.of(described["backbone"])
+        return Seq2SeqLayout.of(described["backbone"])
     return _forms(described["labels"]["kind"])[described["backbone"]["model_type"]]
 
 
-def _form_of(kind: str, config: Any) -> AnyNative | None:
+def _form_of(kind: str, config: Any) -> HFLayout | None:
     if kind == "text":
-        return NativeSeq2Seq.of(config)
+        return Seq2SeqLayout.of(config)
     return _forms(kind).get(config.model_type)
 
 
-def _forms(kind: str) -> Mapping[str, Native | NativeLM | NativeCausalLM | NativeTags]:
-    forms: Mapping[str, Mapping[str, Native | NativeLM | NativeCausalLM | NativeTags]]
-    forms = {"masked_tokens": NATIVE_LM, "next_tokens": NATIVE_CAUSAL_LM, "tags": NATIVE_TAGS}
-    return forms.get(kind, NATIVE)
+def _forms(
+    kind: str,
+) -> Mapping[
+    str, ClassificationLayout | MaskedLMLayout | CausalLMLayout | TokenClassificationLayout
+]:
+    forms: Mapping[
+        str,
+        Mapping[
+            str, ClassificationLayout | MaskedLMLayout | CausalLMLayout | TokenClassificationLayout
+        ],
+    ]
+    forms = {
+        "masked_tokens": MASKED_LM_LAYOUTS,
+        "next_tokens": CAUSAL_LM_LAYOUTS,
+        "tags": TOKEN_CLASSIFICATION_LAYOUTS,
+    }
+    return forms.get(kind, CLASSIFICATION_LAYOUTS)
 
 
-def native_form(
+def find_hf_layout(
     backbone: nn.Module, head: nn.Module, labels: Labels
-) -> tuple[AnyNative | None, str]:
+) -> tuple[HFLayout | None, str]:
     """Return how transformers stores this model, or None and the reason why it cannot.
 
     Args:

@@ -101,7 +101,7 @@ class ResumableLoader(DataLoader):
         self._epoch, self._batches = epoch, batches
 
 
-def deal_to_ranks(
+def distribute_to_ranks(
     lengths: np.ndarray,
     batch_size: int,
     *,
@@ -198,7 +198,7 @@ def prediction_loader(
     )
 
 
-class DealtLoaders:
+class DistributedLoaders:
     """What Lightning asks a DataModule for: batches of each split, those of training resumable.
 
     A part of a DataModule, named before ``LightningDataModule`` among its bases; the DataModule

@@ -30,7 +30,7 @@ class RowSource(Protocol):
         ...
 
 
-class Guessing(Protocol):
+class TokenTargets(Protocol):
     """What is to be guessed of a row, such as :class:`Masker` and :class:`NextTokens`."""
 
     def __call__(
@@ -48,7 +48,7 @@ class PretrainingSplit(Dataset[Any]):
 
     Args:
         rows: Where the rows come from.
-        guessing: Chooses what is to be guessed.
+        token_targets: Chooses what is to be guessed.
         seed: Of all that is drawn.
         sampler: Says which epoch it is; None: the draw is the same in every epoch.
     """
@@ -56,14 +56,14 @@ class PretrainingSplit(Dataset[Any]):
     def __init__(
         self,
         rows: RowSource,
-        guessing: Guessing,
+        token_targets: TokenTargets,
         *,
         seed: int,
         sampler: LengthBatchSampler | None = None,
     ) -> None:
         """See the class."""
         self.rows = rows
-        self.guessing = guessing
+        self.token_targets = token_targets
         self.seed = seed
         self.sampler = sampler
 
@@ -79,7 +79,7 @@ class PretrainingSplit(Dataset[Any]):
         random = np.random.default_rng([self.seed, epoch, index])
         row = self.rows.row(index, random)
         special = row.pop("special")
-        row["input_ids"], labels = self.guessing(row["input_ids"], special, random)
+        row["input_ids"], labels = self.token_targets(row["input_ids"], special, random)
         return {**row, "labels": labels, "index": np.int64(index)}
 
 

@@ -13,7 +13,7 @@ from lightning_transfer.experiments.sweeps import job_records
 from lightning_transfer.utils.errors import UsageError
 
 
-class Trials:
+class SweepStudy:
     """Which values to try next, and what became of those tried.
 
     Trials that were running when the sweep was killed come first, then those that failed, and

@@ -202,11 +202,11 @@ class OptunaSweeper(Sweeper):
         words = [f"{key}={value}" for key, value in self.params.items()] + arguments
         fixed, space = search_space(_parsed(self.hydra_context, words))
         self.validate_batch_is_legal([[*fixed, *_first(space)]])
-        from lightning_transfer.experiments.sweeps.study import Trials
+        from lightning_transfer.experiments.sweeps.study import SweepStudy
 
         folder = Path(config.hydra.sweep.dir)
         with _held(folder):
-            trials = Trials(
+            trials = SweepStudy(
                 folder,
                 space,
                 fixed=job_records.identity(fixed),

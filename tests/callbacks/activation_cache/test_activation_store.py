@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_transfer.callbacks.activation_cache import ActivationStore, Shelf
+from lightning_transfer.callbacks.activation_cache import ActivationStore, StoreFolder
 from lightning_transfer.callbacks.activation_cache.activation_store import SUMS, VALUES
 
 STARTS = np.array([0, 3, 4, 9], dtype=np.int64)
@@ -118,7 +118,7 @@ def test_a_process_killed_while_it_writes_leaves_nothing_that_is_wrong(tmp_path)
 
 
 def test_the_store_opened_longest_ago_goes_first_and_one_in_use_never(tmp_path):
-    shelf = Shelf(tmp_path, limit=100_000)
+    shelf = StoreFolder(tmp_path, limit=100_000)
     starts = np.array([0, 5000])
 
     def fill(key, when):
@@ -142,7 +142,7 @@ def test_the_store_opened_longest_ago_goes_first_and_one_in_use_never(tmp_path):
 
 
 def test_a_store_evicted_can_be_made_anew(tmp_path):
-    shelf = Shelf(tmp_path, limit=1000)
+    shelf = StoreFolder(tmp_path, limit=1000)
     first = shelf.open("a", STARTS, hidden_size=4, dtype=torch.float32)
     first.write(ROWS, states())
     first.close()
@@ -153,4 +153,4 @@ def test_a_store_evicted_can_be_made_anew(tmp_path):
 
 def test_a_limit_below_one_byte_is_refused(tmp_path):
     with pytest.raises(ValueError, match="limit must be >= 1 byte, got 0"):
-        Shelf(tmp_path, limit=0)
+        StoreFolder(tmp_path, limit=0)

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import BackboneFinetuning
 from torch import nn
 
 from lightning_transfer.callbacks import ActivationCache, AutoFreeze, Freezing, GradualUnfreezing
-from lightning_transfer.callbacks.activation_cache import Shelf
+from lightning_transfer.callbacks.activation_cache import StoreFolder
 from lightning_transfer.callbacks.activation_cache.activation_store import VALUES
 from lightning_transfer.data import LabelSpec, Splits, TextDataModule, Tokens
 from lightning_transfer.heads import LinearHead
@@ -351,7 +351,7 @@ def test_a_test_reads_what_a_fit_has_left_and_makes_no_store_of_its_own(tmp_path
 def test_stores_can_be_evicted_when_the_fit_is_over(tmp_path):
     fit(make_task(), Freezing(), ActivationCache(folder=tmp_path))
     [store] = tmp_path.iterdir()
-    assert Shelf(tmp_path, limit=1)._evict()
+    assert StoreFolder(tmp_path, limit=1)._evict()
     assert not store.exists()
 
 

@@ -16,7 +16,7 @@ from lightning_transfer.cli import commands, main
 from lightning_transfer.experiments import experiment as whole
 from lightning_transfer.experiments.run_folder import hold
 from lightning_transfer.experiments.sweeps import job_records
-from lightning_transfer.experiments.sweeps.study import Trials
+from lightning_transfer.experiments.sweeps.study import SweepStudy
 from lightning_transfer.experiments.sweeps.sweepers import search_space
 from lightning_transfer.utils.errors import UsageError
 from tests.runs import Watch, stage
@@ -245,7 +245,7 @@ def test_failed_values_are_tried_once_more_when_the_sweep_is_started_again(tmp_p
     def trials():
         space = {"x": FloatDistribution(0, 1)}
         sampler = optuna.samplers.RandomSampler(seed=0)
-        return Trials(tmp_path, space, fixed=["a=1"], sampler=sampler)
+        return SweepStudy(tmp_path, space, fixed=["a=1"], sampler=sampler)
 
     def record(status, value=()):
         return job_records.JobRecord((), status, "val/loss", "min", value)
