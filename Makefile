@@ -1,4 +1,4 @@
-# make demo: install into .venv and run the main job; make test: the same with the tests.
+# make demo: install into .venv and run the main experiment; make test: install with the test tools and run the tests.
 PYTHON ?= python3
 VENV ?= .venv
 EXTRAS ?= dev
@@ -21,7 +21,7 @@ $(VENV)/installed-dev: pyproject.toml constraints.txt | $(RUN)
 demo: $(VENV)/installed
 	$(RUN) -m lightning_transfer fit +experiment=news_to_movies
 
-# A worker for each core; those of a file stay together, since they share what they build.
+# One worker for each core; the tests of a file run in one worker, because they share fixtures.
 test: $(VENV)/installed-dev
 	$(RUN) -m pytest -n logical --maxprocesses 8 --dist loadfile
 

@@ -1,7 +1,7 @@
-"""Hold the main job's results against its bars: `python check_results.py RUN_FOLDER`.
+"""Check of the results of the main experiment: `python check_results.py RUN_FOLDER`.
 
-A bar is what the issue asks for, and is printed; a floor is what a sound build reaches on any
-machine, and fails the check.
+Goals are printed only. Floors are reached by a correct build on any machine; the check fails below
+one of them.
 """
 
 import json
@@ -12,7 +12,7 @@ folder = Path(sys.argv[1])
 results = json.loads((folder / "results.json").read_text())
 rows = {row["name"]: row["metrics"]["pearson"] for row in results["rows"]}
 comparison = results["comparison"]
-bars = {
+goals = {
     "zero-shot r >= 0.65": rows["zero_shot"]["mean"] >= 0.65,
     "128 labels r >= 0.70": rows["transfer"]["mean"] >= 0.70,
 }
@@ -26,7 +26,7 @@ floors = {
         for name in ("results.md", "config.yaml", "fit.log", "learning_curves.png", "model")
     },
 }
-for name, holds in bars.items():
+for name, holds in goals.items():
     print(f"{'reached' if holds else 'missed'}: {name}")
 for name, holds in floors.items():
     print(f"{'holds' if holds else 'FAILS'}: {name}")

@@ -1,4 +1,4 @@
-"""What the scripts that train in their own process have in common."""
+"""Measurement of sides that train in the process of the script."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -15,12 +15,12 @@ from transformers import AutoConfig
 
 @dataclass(frozen=True)
 class Measured:
-    """What came out of all sides' turns.
+    """Results of all sides.
 
     Args:
         found: Results of each side by name.
-        limit: The machine's matrix multiply, measured in turn with the sides.
-        lengths: Tokens of each training row, int64 ``(rows,)``.
+        limit: Matrix-multiply limit of the machine, measured in turn with the sides.
+        lengths: Number of tokens of each training row, int64 ``(rows,)``.
     """
 
     found: Mapping[str, list[Result]]
@@ -29,19 +29,21 @@ class Measured:
 
 
 def measure(sides: Callable[[Work], Mapping[str, Side]], work: Work, *, repeats: int) -> Measured:
-    """Warm all sides up, and let them take turns.
+    """Warm up all sides, then measure them in turn.
 
     Args:
-        sides: Called with the work that is to be done; returns the sides by name.
-        work: What is measured; the warm-up is the same with two batches and three epochs at most.
-        repeats: Runs of each side.
+        sides: Called with the work; returns the sides by name.
+        work: The work to measure. The warm-up has two batches and at most three epochs of it.
+        repeats: Number of runs of each side.
     """
+    # The rows of seed 0 serve for the limit of all seeds.
     lengths = movies(work, seed=0).train_dataloader().dataset.lengths
     config = AutoConfig.from_pretrained(work.model)
     limit = MatmulLimit(config, tokens=int(lengths.mean() * work.batch_size))
     small = dataclasses.replace(work, rows=2 * work.batch_size, epochs=min(3, work.epochs))
     for side in sides(small).values():
-        side(0)  # first calls find memory and choose kernels
+        side(0)  # the first calls allocate memory and select kernels
+    # The limit is measured in turn too, because the speed of the machine varies.
     turns = {LIMIT: lambda seed: Result(limit.measure()), **sides(work)}
     found = in_turn(turns, repeats=repeats)
     print(f"{limit.gflops:.0f} GFLOP/s, {lengths.mean():.1f} tokens a row")

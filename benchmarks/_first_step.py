@@ -1,4 +1,4 @@
-"""A callback that ends the process as soon as the first optimizer step is done."""
+"""Callback that ends the process after the first optimizer step."""
 
 import os
 import time
@@ -9,10 +9,10 @@ from lightning.pytorch import Callback
 
 
 class FirstStep(Callback):
-    """Writes down when the first optimizer step was done, and ends the process.
+    """Write the time of the first optimizer step to a file, and end the process.
 
     Args:
-        path: File that gets the time, in seconds since the epoch.
+        path: File for the time, in seconds since 1970.
     """
 
     def __init__(self, path: str) -> None:
@@ -21,6 +21,6 @@ class FirstStep(Callback):
         self.path = Path(path)
 
     def on_train_batch_end(self, *arguments: Any) -> None:
-        """Stop here: nothing after the first step is measured."""
+        """Write the time and exit."""
         self.path.write_text(repr(time.time()))
-        os._exit(0)
+        os._exit(0)  # at once, without the end of the run and the cleanup of libraries

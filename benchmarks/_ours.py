@@ -1,4 +1,4 @@
-"""The package's own side, through its public classes."""
+"""Our side: this package, through its public classes."""
 
 import argparse
 import tempfile
@@ -21,8 +21,7 @@ from transformers.utils import logging
 
 from lightning_transfer.backbones import Backbone
 from lightning_transfer.callbacks import ActivationCache, AutoFreeze
-from lightning_transfer.checkpoints.loading import load_tokenizer, read_weights
-from lightning_transfer.checkpoints.model_folder import export
+from lightning_transfer.checkpoints import export, load_tokenizer, read_weights
 from lightning_transfer.data import (
     LabelSpec,
     MovieSnippets,
@@ -37,17 +36,17 @@ from lightning_transfer.heads.mlp import Activation
 from lightning_transfer.optim import ParameterGroups, Recipe, linear_schedule
 from lightning_transfer.tasks import SequenceClassification, TransferModule
 
-BANDS = LabelSpec("binned", names=("negative", "neutral", "positive"), cutoffs=(-0.5, 0.5))
-"""Ratings in [-4, 4] as three classes, so that every peer can learn them."""
+CLASSES = LabelSpec("binned", names=("negative", "neutral", "positive"), cutoffs=(-0.5, 0.5))
+"""Three classes of ratings in [-4, 4]: all peers train classifiers."""
 
 
 @contextmanager
 def session(options: argparse.Namespace, **changes: Any) -> Iterator[tuple[Work, Path]]:
-    """Give the work and a scratch folder to a script that measures in its own process.
+    """Return the work and a scratch folder, for scripts that measure in their own process.
 
     Args:
-        options: As ``parse`` returns them.
-        changes: Values of :class:`Work` that the options do not have.
+        options: Options returned by ``parse``.
+        changes: Arguments of :class:`Work` without an option.
     """
     torch.set_num_threads(options.threads)
     quiet()
@@ -56,24 +55,26 @@ def session(options: argparse.Namespace, **changes: Any) -> Iterator[tuple[Work,
 
 
 def quiet() -> None:
-    """Keep what Lightning and transformers say of each run off the terminal."""
+    """Hide the messages of Lightning and transformers about each run."""
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     for name in ("lightning.pytorch", "lightning.fabric"):
         getLogger(name).setLevel(ERROR)
+    # Frozen layers are in eval mode on purpose.
     warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
 
 
 def movies(work: Work, *, seed: int) -> TextDataModule:
-    """Return the movie snippets, set up; the training rows, but not the splits, follow the seed.
+    """Return the movie snippets, after ``setup``.
 
     Args:
-        work: What both sides are given.
-        seed: Of the draw of the training rows, and of the order of our batches.
+        work: Work of all sides.
+        seed: Seed of the choice of training rows and of the order of our batches; the splits do not
+            depend on it.
     """
     data = MovieSnippets(
         str(work.movies),
-        label=BANDS,
+        label=CLASSES,
         train_size=work.rows,
         splits=Splits(val=work.val, test=work.test),
         tokens=Tokens(max_length=work.max_length),
@@ -83,10 +84,10 @@ def movies(work: Work, *, seed: int) -> TextDataModule:
 
 
 def news(work: Work, *, seed: int, rows: int) -> TextDataModule:
-    """Return news editorials, set up; all of them may be trained on."""
+    """Return the news editorials, after ``setup``; all rows are training rows."""
     data = News(
         str(work.news),
-        label=BANDS,
+        label=CLASSES,
         train_size=rows,
         splits=Splits(val=0, test=0),
         tokens=Tokens(max_length=work.max_length),
@@ -98,12 +99,12 @@ def news(work: Work, *, seed: int, rows: int) -> TextDataModule:
 def _set_up(data: TextDataModule, work: Work, seed: int) -> TextDataModule:
     data.seed = seed
     data.tokenizer = load_tokenizer(work.model)
-    data.setup("fit")
+    data.setup("fit")  # reads and tokenizes the rows, outside of the measured time
     return data
 
 
 def texts_of(data: TextDataModule, split: str = "train") -> tuple[list[str], list[int]]:
-    """Return texts and classes of ``train`` or ``test``, for peers that tokenize themselves."""
+    """Return texts and classes of the split ``train`` or ``test``, for peers with a tokenizer."""
     dataset = _dataset(data, split)
     texts = data.load_rows()["text"]
     return [texts[row] for row in dataset.positions], [
@@ -117,7 +118,7 @@ def _dataset(data: TextDataModule, split: str) -> Any:
 
 
 def rows_of(data: TextDataModule, split: str = "train") -> list[dict[str, Any]]:
-    """Return the tokenized rows of ``train`` or ``test`` as plain lists, as peers take them."""
+    """Return the tokenized rows of the split ``train`` or ``test`` as plain lists, for peers."""
     dataset = _dataset(data, split)
     return [
         {
@@ -126,17 +127,17 @@ def rows_of(data: TextDataModule, split: str = "train") -> list[dict[str, Any]]:
             "attention_mask": [1] * len(row["input_ids"]),
             "labels": int(row["labels"]),
         }
-        for row in (dataset[place] for place in range(len(dataset)))
+        for row in (dataset[position] for position in range(len(dataset)))
     ]
 
 
-def store() -> list[Callback]:
-    """Return the callback that ``fit`` adds by itself: frozen layers are computed once."""
+def activation_cache() -> list[Callback]:
+    """Return the callback that ``fit`` adds by default."""
     return [ActivationCache()]
 
 
 def autofreeze(every: str) -> list[Callback]:
-    """Return AutoFreeze as the strategy has it, but for the length of its intervals."""
+    """Return the callback of ``finetuning=autofreeze`` with intervals of another length."""
     return [AutoFreeze(every=every)]
 
 
@@ -148,25 +149,26 @@ def make_task(
     decay: bool = True,
     activation: Activation = "tanh",
 ) -> SequenceClassification:
-    """Return BERT with its own classification head, as transformers builds it.
+    """Return a classifier with the layers of ``BertForSequenceClassification``.
 
     Args:
-        work: What both sides are given.
-        data: Says the labels.
-        seed: Of the head's weights.
-        decay: Whether the learning rate falls linearly to zero, or else stays.
-        activation: Of the head.
+        work: Work of all sides.
+        data: DataModule with the labels.
+        seed: Seed of the head's weights.
+        decay: True for linear decay of the learning rate to zero, False for a constant one.
+        activation: Activation of the head.
     """
-    torch.manual_seed(seed)
+    torch.manual_seed(seed)  # for dropout and layers without pretrained weights
     backbone = Backbone.from_pretrained(work.model)
     head = MLPHead(backbone.hidden_size, data.labels.num_outputs, activation=activation)
+    # The pretrained pooler is the first layer of the head, as in BertForSequenceClassification.
     if backbone.pooler_state:
         head.load_pooler(backbone.pooler_state)
     start_output(head.out, seed=seed)
     recipe = Recipe(
         partial(torch.optim.AdamW, lr=work.lr, weight_decay=0.01, fused=True),
         partial(linear_schedule, warmup=0.0) if decay else None,
-        groups=ParameterGroups(head_ratio=1.0),  # peers have one learning rate
+        groups=ParameterGroups(head_ratio=1.0),  # one learning rate, as on the other sides
     )
     return SequenceClassification(backbone, head, labels=data.labels, recipe=recipe)
 
@@ -177,29 +179,29 @@ def fit(
     *,
     folder: Path,
     epochs: int,
-    own: Sequence[Callback] = (),
+    callbacks: Sequence[Callback] = (),
 ) -> float:
-    """Train, and return the seconds that the fit took.
+    """Train a task, and return the seconds of the fit.
 
     Args:
-        task: What is trained.
-        data: Set up.
+        task: Task to train.
+        data: DataModule, after ``setup``.
         folder: Scratch folder.
-        epochs: Passes over the training rows.
-        own: Callbacks in order.
+        epochs: Number of epochs.
+        callbacks: Callbacks in order.
     """
     arguments = {
         "accelerator": "cpu",
         "max_epochs": epochs,
         "gradient_clip_val": 1.0,
         "log_every_n_steps": 10,
-        "enable_checkpointing": False,  # no peer writes any either
+        "enable_checkpointing": False,  # peers write no checkpoints
         "enable_model_summary": False,
         "num_sanity_val_steps": 0,
-        "limit_val_batches": 0,  # nothing is chosen while the time runs
+        "limit_val_batches": 0,  # peers do not validate
         "use_distributed_sampler": False,
     }
-    trainer = make_trainer(arguments, folder=folder, callbacks=own)
+    trainer = make_trainer(arguments, folder=folder, callbacks=callbacks)
     with stopwatch() as seconds:
         run_trainer(trainer, "fit", task, datamodule=data)
     return seconds[0]
@@ -210,13 +212,13 @@ def learn_news(work: Work, folder: Path, *, rows: int) -> Path:
     data = news(work, seed=0, rows=rows)
     task = make_task(work, data, seed=0)
     fit(task, data, folder=folder, epochs=2)
-    assert data.tokenizer is not None  # news() sets it
+    assert data.tokenizer is not None  # set by news()
     export(task, data.tokenizer, folder / "news")
     return folder / "news"
 
 
 def accuracy(task: TransferModule, data: TextDataModule) -> float:
-    """Return the share of test rows, or of validation rows if there are any, that are right."""
+    """Return the accuracy on the validation rows, or on the test rows without any, in [0, 1]."""
     task.eval()
     right = total = 0
     with torch.inference_mode():
@@ -229,26 +231,26 @@ def accuracy(task: TransferModule, data: TextDataModule) -> float:
 
 @dataclass(frozen=True)
 class Ours:
-    """Trains on the movie snippets with a seed; see :func:`_turns.in_turn`.
+    """Our side of a training on the movie snippets; see :func:`_turns.in_turn`.
 
     Args:
-        work: What both sides are given.
+        work: Work of all sides.
         folder: Scratch folder.
-        decay: As :func:`make_task` has it.
-        strategy: Makes the callbacks that say which parameters move; None: all, all the time.
-        start: Model folder of ours to go on from; None: from the pretrained backbone.
-        use_store: Whether activations of frozen layers may be kept.
+        decay: See :func:`make_task`.
+        make_callbacks: Returns the callbacks of the fine-tuning method; None for full fine-tuning.
+        start: Model folder with the initial weights; None for the pretrained backbone.
+        use_cache: True to use the activation cache.
     """
 
     work: Work
     folder: Path
     decay: bool = True
-    strategy: Callable[[], list[Callback]] | None = None
+    make_callbacks: Callable[[], list[Callback]] | None = None
     start: Path | None = None
-    use_store: bool = True
+    use_cache: bool = True
 
     def __call__(self, seed: int) -> Result:
-        """Run once, with nothing stored by an earlier run."""
+        """Train once with an empty cache folder."""
         empty_cache(self.folder)
         data = movies(self.work, seed=seed)
         task = make_task(self.work, data, seed=seed, decay=self.decay)
@@ -256,6 +258,9 @@ class Ours:
             weights = read_weights(self.start)
             weights.fill(task.backbone, "backbone")
             weights.fill(task.head, "head")
-        own = [*(self.strategy() if self.strategy else []), *(store() if self.use_store else [])]
-        seconds = fit(task, data, folder=self.folder, epochs=self.work.epochs, own=own)
+        callbacks = list(self.make_callbacks()) if self.make_callbacks else []
+        if self.use_cache:
+            callbacks += activation_cache()  # after the callbacks that freeze layers
+        epochs = self.work.epochs
+        seconds = fit(task, data, folder=self.folder, epochs=epochs, callbacks=callbacks)
         return Result(seconds, accuracy(task, data))

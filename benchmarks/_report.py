@@ -1,4 +1,4 @@
-"""The table of a benchmark, its JSON and its picture."""
+"""Table, JSON file and plot of a benchmark."""
 
 import argparse
 import json
@@ -11,22 +11,22 @@ from typing import Any
 from _turns import Result, mean_score, median
 
 LIMIT = "limit, GFLOP/s"
-"""Name of the turns in which the machine's matrix multiply is measured."""
+"""Name of the side that measures the matrix-multiply limit."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One piece of work: ours against a peer's.
+    """Row of the table: our value and a peer's for the same work.
 
     Args:
-        work: What is done.
-        peer: Who else does it.
-        unit: Of both figures; less is better.
-        ours: Our figure, > 0.
-        theirs: The peer's, > 0.
-        ours_score: Accuracy that we reach, in [0, 1], or None.
-        theirs_score: Accuracy that the peer reaches, or None.
-        limit: What the machine's matrix multiply alone would take, in the same unit, or None.
+        work: Name of the work.
+        peer: Name of the peer.
+        unit: Unit of both values; less is better.
+        ours: Our value, > 0.
+        theirs: The peer's value, > 0.
+        ours_score: Our accuracy, in [0, 1], or None.
+        theirs_score: The peer's accuracy, in [0, 1], or None.
+        limit: Value of the matrix-multiply limit in the same unit, or None.
     """
 
     work: str
@@ -40,11 +40,11 @@ class Row:
 
     @property
     def ratio(self) -> float:
-        """How many times better we are; above 1 we are better."""
+        """Ratio of the peer's value to ours; above 1 ours is better."""
         return self.theirs / self.ours
 
     def to_dict(self) -> dict[str, str | float | None]:
-        """Return the row as it is written to JSON."""
+        """Return the row in the form of the JSON file."""
         return {
             "work": self.work,
             "peer": self.peer,
@@ -66,14 +66,14 @@ def compare(
     unit: str = "s",
     limit: float | None = None,
 ) -> list[Row]:
-    """Return a row for each peer: medians of what was measured, means of the scores.
+    """Return a row for each peer, with medians of the values and means of the scores.
 
     Args:
-        work: What was done.
-        found: Results by side, as ``in_turn`` returns them.
-        ours: Which side is ours.
-        peers: The others; None: all but the measurements of the limit.
-        unit: Of the measured values.
+        work: Name of the work.
+        found: Results by side, returned by ``in_turn``.
+        ours: Name of our side.
+        peers: Names of the peers; None for all other sides except the limit.
+        unit: Unit of the values.
         limit: See :class:`Row`.
     """
     own = found[ours]
@@ -95,18 +95,18 @@ def compare(
 
 
 Curves = Mapping[str, Mapping[int, float]]
-"""Title of each further picture, and its points."""
+"""Title of each curve to its points."""
 
 
 def report(
     rows: Sequence[Row], options: argparse.Namespace, *, curves: Curves | None = None
 ) -> None:
-    """Print the table; write JSON and picture, if the options ask for them.
+    """Print the table, and write the JSON file and the plot if the options name them.
 
     Args:
-        rows: Of the table.
-        options: As ``parse`` returns them.
-        curves: Drawn beside the table's rows.
+        rows: Rows of the table.
+        options: Options returned by ``parse``.
+        curves: Curves to plot below the rows.
     """
     print(table(rows))
     if options.json:
@@ -116,7 +116,7 @@ def report(
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Return a Markdown table; a share is that of the machine's matrix-multiply limit."""
+    """Return a Markdown table; a share is the limit divided by the value."""
     lines = [
         "| work | peer | unit | ours | theirs | ratio | our score | theirs | our share | theirs |",
         "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
@@ -133,7 +133,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def _number(value: float) -> str:
-    """Return a figure with three digits that count, and all before the point."""
+    """Return a number with three significant digits, and all digits before the point."""
     digits = max(0, 2 - math.floor(math.log10(abs(value)))) if value else 0
     return f"{value:,.{digits}f}"
 
@@ -147,13 +147,14 @@ def _share(limit: float | None, value: float) -> str:
 
 
 def plot(rows: Sequence[Row], path: Path, *, curves: Curves | None = None) -> None:
-    """Draw a pair of bars for each row with the ratio beside it, and the curves below."""
+    """Plot two bars and the ratio for each row, and the curves below."""
     import matplotlib
 
-    matplotlib.use("Agg")  # no window
+    matplotlib.use("Agg")  # opens no window
     from matplotlib import pyplot
 
     curves = curves or {}
+    # Heights in inches: the bars of all rows, then the curves.
     heights = [1 + 0.7 * len(rows), *[3.0] * len(curves)]
     figure, [[axes], *further] = pyplot.subplots(
         len(heights),
@@ -165,8 +166,9 @@ def plot(rows: Sequence[Row], path: Path, *, curves: Curves | None = None) -> No
     _bars(axes, rows)
     for [below], (title, points) in zip(further, curves.items(), strict=True):
         below.plot(list(points), list(points.values()), marker="o")
-        below.set_xscale("log", base=2)
+        below.set_xscale("log", base=2)  # sizes grow by factors
         below.set_xticks(list(points), [f"{x:,}" for x in points])
+        # From zero, so that small differences do not look large.
         below.set_ylim(0, 1.2 * max(points.values()))
         below.set_title(title, fontsize=10)
     figure.savefig(path, format="png", dpi=120)
@@ -175,7 +177,7 @@ def plot(rows: Sequence[Row], path: Path, *, curves: Curves | None = None) -> No
 
 def _bars(axes: Any, rows: Sequence[Row]) -> None:
     for place, row in enumerate(rows):
-        # Of each pair the longer bar has length 1: seconds and MiB share one picture.
+        # The longer bar of each pair has length 1, so that seconds and MiB fit into one plot.
         longest = max(row.ours, row.theirs)
         axes.barh(place - 0.2, row.ours / longest, 0.38, color="tab:blue")
         axes.barh(place + 0.2, row.theirs / longest, 0.38, color="tab:gray")
@@ -186,4 +188,4 @@ def _bars(axes: Any, rows: Sequence[Row]) -> None:
     axes.set_yticks(range(len(rows)), names, fontsize=8)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.15)
-    axes.set_xlabel("ours (blue) and theirs (grey), as a share of the longer; shorter is better")
+    axes.set_xlabel("ours (blue) and theirs (grey), as a fraction of the longer; shorter is better")

@@ -1,11 +1,11 @@
-"""Our time per token as the data and the model grow."""
+"""Time per token for growing data and models, without peers."""
 
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from _ours import fit, make_task, movies, store
+from _ours import activation_cache, fit, make_task, movies
 from _report import Row
 from _settings import Work
 from transformers import AutoConfig, AutoModel, AutoTokenizer
@@ -17,19 +17,22 @@ def time_per_token(
     """Measure one epoch at each size, once.
 
     Args:
-        work: What all sizes share.
+        work: Work with the settings of all sizes.
         folder: Scratch folder.
-        rows: Training rows, ascending.
-        layers: Layers of the model, ascending, at the first number of rows.
+        rows: Numbers of training rows, ascending.
+        layers: Numbers of layers of the model, ascending, with the smallest number of rows.
 
     Returns:
-        A row for each size but the smallest, against which it is held; and the points by title.
+        A table row for each size except the smallest, which it is compared with; and the points of
+        each curve by title.
     """
+    # One test row, because no score is computed.
     work = dataclasses.replace(work, movies=repeat(work, max(rows), folder), test=1, epochs=1)
     by_rows = {
         count: _microseconds(dataclasses.replace(work, rows=count), folder) for count in rows
     }
     small = dataclasses.replace(work, rows=rows[0])
+    # Each layer costs the same, so the time per token and layer should be constant.
     by_layers = {
         n: _microseconds(dataclasses.replace(small, model=deep(work, n, folder)), folder) / n
         for n in layers
@@ -53,20 +56,25 @@ def _against_smallest(points: dict[int, float], work: str, unit: str) -> list[Ro
 
 
 def _microseconds(work: Work, folder: Path) -> float:
-    """Return the microseconds that a real token takes."""
+    """Return the microseconds of an epoch per token, without padding."""
     data = movies(work, seed=0)
     task = make_task(work, data, seed=0)
-    seconds = fit(task, data, folder=folder, epochs=1, own=store())
+    seconds = fit(task, data, folder=folder, epochs=1, callbacks=activation_cache())
     return seconds / int(data.train_dataloader().dataset.lengths.sum()) * 1e6
 
 
 def repeat(work: Work, rows: int, folder: Path) -> Path:
-    """Write the snippets as often as it takes to have enough, with a number behind each copy.
+    """Write the snippets several times until there are enough rows, and return the file.
 
-    The number keeps them apart: a text that comes again is left out of the training rows.
+    Each copy ends with a number, because the DataModule removes equal texts from the training rows.
+
+    Args:
+        work: Work with the file of the snippets.
+        rows: Number of training rows needed.
+        folder: Folder of the new file.
     """
     lines = work.movies.read_text(encoding="utf-8").splitlines()
-    copies = 1 + 2 * rows // len(lines)  # twice as many as needed: there are repeats in them
+    copies = 1 + 2 * rows // len(lines)  # twice as many as needed, for the test rows and duplicates
     path = folder / "repeated.txt"
     with path.open("w", encoding="utf-8") as file:
         for copy in range(copies):
@@ -75,10 +83,11 @@ def repeat(work: Work, rows: int, folder: Path) -> Path:
 
 
 def deep(work: Work, layers: int, folder: Path) -> Path:
-    """Write a model of another depth with random weights, and return its folder."""
+    """Write a model with another number of layers and random weights; return its folder."""
     path = folder / f"{layers}-layers"
     config = AutoConfig.from_pretrained(work.model)
     config.num_hidden_layers = layers
+    # The time of a step does not depend on the weights.
     torch.manual_seed(0)
     AutoModel.from_config(config).save_pretrained(path)
     AutoTokenizer.from_pretrained(work.model).save_pretrained(path)

@@ -1,4 +1,4 @@
-"""The peer sentence-transformers: features of whole texts, and logistic regression on them."""
+"""Peer sentence-transformers: sentence embeddings and logistic regression."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,24 +15,25 @@ Labelled = tuple[Sequence[str], Sequence[int]]
 
 
 def encoder(work: Work, model: Path | None = None) -> SentenceTransformer:
-    """Return a backbone, that of ``work`` by default, with the mean over the tokens on top."""
+    """Return a backbone, by default that of ``work``, with mean pooling."""
     backbone = Transformer(str(model or work.model), max_seq_length=work.max_length)
     pooling = Pooling(backbone.get_embedding_dimension(), "mean")
     return SentenceTransformer(modules=[backbone, pooling], device="cpu")
 
 
 def encode(model: SentenceTransformer, texts: Sequence[str], *, batch_size: int) -> Any:
-    """Return features, float32 (texts, hidden); texts of like length share a batch."""
+    """Return the embeddings, float32 (texts, hidden)."""
+    # The library itself groups texts of similar length into batches.
     return model.encode(list(texts), batch_size=batch_size, show_progress_bar=False)
 
 
 def encode_and_regress(work: Work, train: Labelled, test: Labelled) -> Result:
-    """Encode the training texts, and fit logistic regression to the features.
+    """Fit logistic regression to the embeddings of the training texts.
 
     Args:
-        work: What both sides are given.
+        work: Work of all sides.
         train: Training texts and their classes.
-        test: Texts and classes that the score is counted on.
+        test: Texts and classes for the score.
     """
     model = encoder(work)
     (texts, labels), (others, right) = train, test

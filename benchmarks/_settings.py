@@ -1,7 +1,7 @@
-"""What both sides of a benchmark are given, and the options that all scripts take.
+"""Work of a benchmark, and the options of all scripts.
 
-Imports neither torch nor the package: a process whose memory is measured pays for no side but its
-own.
+Imports neither torch nor the package, so that a process under measurement uses memory for its own
+side only.
 """
 
 import argparse
@@ -15,19 +15,19 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Work:
-    """The same model, rows, batches, epochs and learning rate for every side.
+    """Work of a benchmark: model, rows, batches, epochs and learning rate of every side.
 
     Args:
         model: Folder of a BERT encoder and its tokenizer.
         movies: File of rated movie snippets: id, rating and text, tab-separated.
-        news: File of rated news editorials, of the same form.
-        rows: Training rows.
-        epochs: Passes over them.
-        test: Rows that the score is counted on; none of them is trained on.
-        val: Rows that the score is counted on instead, to choose settings by; 0: none.
-        lr: Peak learning rate, of the backbone and the head alike.
-        batch_size: Rows of a batch.
-        max_length: Tokens of a row at most, special ones included.
+        news: File of rated news editorials in the same format.
+        rows: Number of training rows.
+        epochs: Number of epochs.
+        test: Number of test rows for the score, which are no training rows.
+        val: Number of validation rows for the score instead, to choose settings; 0 for none.
+        lr: Peak learning rate of backbone and head.
+        batch_size: Rows in a batch.
+        max_length: Maximum number of tokens of a row, with special tokens.
     """
 
     model: Path
@@ -42,51 +42,52 @@ class Work:
     max_length: int = 128
 
 
-def parser(about: str, *, rows: int, epochs: int | None = None) -> argparse.ArgumentParser:
-    """Return a parser of the options that all scripts have.
+def make_parser(about: str, *, rows: int, epochs: int | None = None) -> argparse.ArgumentParser:
+    """Return a parser with the options of all scripts.
 
     Args:
-        about: The script's docstring; its first line is the help text.
+        about: Docstring of the script; its first line is the help text.
         rows: Default of ``--rows``.
-        epochs: Default of ``--epochs``; None: there is no such option.
+        epochs: Default of ``--epochs``; None for a script without this option.
     """
-    made = argparse.ArgumentParser(description=about.splitlines()[0])
-    made.add_argument("--rows", type=int, default=rows, help="rows of each run (%(default)s)")
+    parser = argparse.ArgumentParser(description=about.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=rows, help="rows of each run (%(default)s)")
     if epochs is not None:
-        made.add_argument("--epochs", type=int, default=epochs, help="(%(default)s)")
-    made.add_argument("--test", type=int, default=2000, help="rows of the score (%(default)s)")
-    made.add_argument("--repeats", type=int, default=3, help="of each side, in turn (%(default)s)")
-    made.add_argument("--threads", type=int, default=os.cpu_count(), help="all cores by default")
-    made.add_argument("--tiny", action="store_true", help="a random model, made-up texts")
-    made.add_argument("--json", type=Path, help="where to write the rows of the table")
-    made.add_argument("--plot", type=Path, help="where to draw them, as a PNG")
-    return made
+        parser.add_argument("--epochs", type=int, default=epochs, help="(%(default)s)")
+    parser.add_argument("--test", type=int, default=2000, help="test rows (%(default)s)")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each side (%(default)s)")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="by default all cores")
+    parser.add_argument("--tiny", action="store_true", help="random model and generated texts")
+    parser.add_argument("--json", type=Path, help="file for the rows of the table")
+    parser.add_argument("--plot", type=Path, help="PNG file for the plot")
+    return parser
 
 
-def parse(made: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Return the options; processes started from then on use as many threads."""
-    options = made.parse_args(arguments)
+def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Return the options, and set the number of threads for processes started later."""
+    options = parser.parse_args(arguments)
     for name in ("rows", "epochs", "test", "repeats", "threads"):
         if getattr(options, name, 1) < 1:
-            made.error(f"--{name} must be >= 1, got {getattr(options, name)}")
+            parser.error(f"--{name} must be >= 1, got {getattr(options, name)}")
+    # Read by torch when a child process imports it.
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # a new head is no news
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # warns of each new head
     return options
 
 
 def make_work(options: argparse.Namespace, folder: Path, **changes: Any) -> Work:
-    """Return the work that the options ask for, and move the package's cache into ``folder``.
+    """Return the work for some options, and set an empty cache folder for this run.
 
-    An empty cache of its own: what an earlier run has stored must not make this one fast. Model and
-    texts are fetched into the user's own cache, if they are not there; processes started after that
-    use no network.
+    Tokens and activations stored by an earlier run would make this one faster, hence the empty
+    cache. Model and texts are downloaded into the user's cache. Later processes use no network.
 
     Args:
-        options: As :func:`parse` returns them.
+        options: Options returned by :func:`parse`.
         folder: Scratch folder of this run.
-        changes: Other values of :class:`Work`.
+        changes: Other arguments of :class:`Work`.
     """
     if options.tiny:
+        # Imported late, like the assets below, so that this module stays light.
         from _tiny import write_model, write_texts
 
         model = write_model(folder / "model")
@@ -97,14 +98,14 @@ def make_work(options: argparse.Namespace, folder: Path, **changes: Any) -> Work
         model, texts = fetch("minilm"), fetch("vader")
         movies = texts / "movieReviewSnippets_GroundTruth.txt"
         news = texts / "nytEditorialSnippets_GroundTruth.txt"
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # after the downloads
     empty_cache(folder)
     sizes = {"rows": options.rows, "epochs": getattr(options, "epochs", 1), "test": options.test}
     return Work(model, movies, news, **{**sizes, **changes})
 
 
 def empty_cache(folder: Path) -> Path:
-    """Give the package a new, empty cache below ``folder``, and return where it is."""
+    """Set a new, empty cache folder of the package below ``folder``, and return it."""
     fresh = Path(tempfile.mkdtemp(prefix="cache-", dir=folder))
     os.environ["LIGHTNING_TRANSFER_CACHE"] = str(fresh)
     return fresh

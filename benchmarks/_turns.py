@@ -1,4 +1,4 @@
-"""Let the sides take turns, and measure each in the same way."""
+"""Measurement of several sides in turn."""
 
 import gc
 import json
@@ -14,11 +14,11 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Result:
-    """What one run of one side has come to.
+    """Result of one run of one side.
 
     Args:
-        value: Seconds, or what else is measured; less is better.
-        score: Accuracy on the test rows, in [0, 1]; None where there is no such thing.
+        value: Measured value, such as seconds; less is better.
+        score: Accuracy on the test rows, in [0, 1], or None.
     """
 
     value: float
@@ -26,27 +26,28 @@ class Result:
 
 
 SIZES = (1, 8, 16, 32, 64, 128)
-"""Batch sizes that a peer may choose from."""
+"""Batch sizes to choose from for a peer."""
 Side = Callable[[int], Result]
-"""Runs one side with a seed."""
+"""Function that runs one side with a seed."""
 
 
 def in_turn(sides: Mapping[str, Side], *, repeats: int) -> dict[str, list[Result]]:
-    """Run each side ``repeats`` times, one after the other and from the start again.
+    """Run all sides one after the other, ``repeats`` times.
 
-    A machine that slows down meanwhile slows all of them down. Repeat r has seed r on each side.
+    If the machine becomes slower meanwhile, it does so for all sides. Repeat r has seed r.
 
     Args:
-        sides: By name, in the order in which they run.
-        repeats: Runs of each side, >= 1.
+        sides: Sides by name, in the order of their runs.
+        repeats: Number of runs of each side, >= 1.
     """
     found: dict[str, list[Result]] = {name: [] for name in sides}
     for repeat in range(repeats):
         for name, side in sides.items():
-            gc.collect()  # or a side would pay for what the one before has left
+            gc.collect()  # otherwise a side would collect the garbage of the one before it
             result = side(repeat)
             found[name].append(result)
             score = "" if result.score is None else f", score {result.score:.3f}"
+            # Progress goes to standard error; the table alone to standard output.
             print(f"{repeat + 1}/{repeats} {name}: {result.value:.4g}{score}", file=sys.stderr)
     return found
 
@@ -57,14 +58,14 @@ def median(results: Sequence[Result]) -> float:
 
 
 def mean_score(results: Sequence[Result]) -> float | None:
-    """Return the mean of the scores, None where there are none."""
+    """Return the mean of the scores, None without scores."""
     scores = [result.score for result in results if result.score is not None]
     return statistics.fmean(scores) if scores else None
 
 
 @contextmanager
 def stopwatch() -> Iterator[list[float]]:
-    """Time a block; the list that it gives holds the seconds once the block has ended.
+    """Measure the seconds of a block; the yielded list contains them after the block.
 
     Example:
         >>> with stopwatch() as seconds:
@@ -79,8 +80,8 @@ def stopwatch() -> Iterator[list[float]]:
 
 
 def best_size(run: Callable[[Sequence[str], int], object], texts: Sequence[str]) -> int:
-    """Return the batch size with which ``run(texts, size)`` is fastest, of those in ``SIZES``."""
-    run(texts, SIZES[-1])  # warm
+    """Return the batch size of ``SIZES`` with the fastest ``run(texts, size)``."""
+    run(texts, SIZES[-1])  # warm-up
     seconds = {}
     for size in SIZES:
         start = time.perf_counter()
@@ -89,13 +90,17 @@ def best_size(run: Callable[[Sequence[str], int], object], texts: Sequence[str])
     return min(SIZES, key=lambda size: seconds[size])
 
 
-def child(script: Path, words: Sequence[str]) -> dict:
-    """Run a script in a process of its own, and return the JSON in the last line that it prints.
+def run_child(script: Path, arguments: Sequence[str]) -> dict:
+    """Run a script in a separate process, and return the JSON of its last output line.
+
+    Args:
+        script: Python file.
+        arguments: Arguments of the script.
 
     Raises:
-        RuntimeError: If the process fails; the message holds what it has said.
+        RuntimeError: If the process fails; the message contains its standard error.
     """
-    command = [sys.executable, str(script), *words]
+    command = [sys.executable, str(script), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr}")

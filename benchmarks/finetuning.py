@@ -1,11 +1,11 @@
-"""Compare the strategies on news -> movies: score, what trains, seconds, peak memory.
+"""Scores, trainable parameters, time and peak memory of the fine-tuning methods, news to movies.
 
 python benchmarks/finetuning.py
 
-The source stage is trained once. Then each strategy trains the target stage from it, with the same
-rows, epochs and seeds, and keeps the weights of the last step; only the learning rate is its own,
-chosen among a few by validation rows and a seed that is not reported. Every job is a process of its
-own. A job that is done already is not run again, so that the script can be stopped and started.
+The source stage is trained once. Each method then trains the target stage from it, with the same
+rows, epochs and seeds, and the weights of the last step are tested. The learning rate is chosen for
+each method among a few, by validation rows and a seed that is not reported. Every job is a separate
+process. Finished jobs are not repeated, so the script can be interrupted and started again.
 """
 
 import argparse
@@ -22,9 +22,9 @@ from pathlib import Path
 
 from scipy import stats
 
-from lightning_transfer.checkpoints.checkpoint_io import read_checkpoint
+from lightning_transfer.checkpoints import read_checkpoint
 
-STRATEGIES = {
+METHODS = {
     "full": (3e-5, 1e-4),
     "ulmfit": (3e-5, 1e-4, 3e-4, 1e-3),
     "frozen": (1e-3, 3e-3),
@@ -38,20 +38,21 @@ STRATEGIES = {
     "prefix": (5e-3,),
     "bottleneck": (1e-3,),
 }
-"""Strategy to the learning rates that it may choose from; one alone is not chosen."""
-SEEDS = 5
-CHOOSING_SEED = 100
+"""Fine-tuning method to its candidate learning rates; a single one is used without a choice."""
+SEEDS = 5  # of the methods in --more
+CHOOSING_SEED = 100  # different from the reported seeds
 
 
 def main() -> None:
-    """Run what is missing, and print the table."""
+    """Run the unfinished jobs and print the table."""
     options = _options()
     folder = options.folder.absolute()
+    # Jobs that run at the same time share the cores.
     os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // options.jobs))
     source = _source(folder)
     with ThreadPoolExecutor(options.jobs) as pool:
-        chosen = list(pool.map(lambda name: _choose(folder, source, name), options.strategies))
-        rates = dict(zip(options.strategies, chosen, strict=True))
+        chosen = list(pool.map(lambda name: _choose_rate(folder, source, name), options.methods))
+        rates = dict(zip(options.methods, chosen, strict=True))
         more = [name for name in rates if name in options.more]
         sizes = [(labels, name) for labels in (128, 512) for name in more]
         sizes += [(128, name) for name in rates if name not in more]
@@ -63,7 +64,7 @@ def main() -> None:
 
         runs = list(pool.map(target, sizes))
     rows = [
-        {"strategy": name, "labels": labels, "lr": rates[name], **_measured(run, source)}
+        {"finetuning": name, "labels": labels, "lr": rates[name], **_measured(run, source)}
         for (labels, name), run in zip(sizes, runs, strict=True)
     ]
     print(_table(rows))
@@ -73,55 +74,61 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--strategies", nargs="+", default=list(STRATEGIES), choices=STRATEGIES)
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument(
-        "--more", nargs="*", default=["full", "ulmfit"], help="with 5 seeds, and 512 labels too"
+        "--more", nargs="*", default=["full", "ulmfit"], help="methods with 5 seeds and 512 labels"
     )
-    parser.add_argument("--seeds", type=int, default=3, help="of the others")
-    parser.add_argument("--jobs", type=int, default=1, help="at a time; they share the cores")
-    parser.add_argument("--folder", type=Path, default=Path("outputs/strategies"))
-    parser.add_argument("--json", type=Path, help="where to write the rows")
+    parser.add_argument(
+        "--seeds", type=int, default=3, help="seeds of the other methods (%(default)s)"
+    )
+    parser.add_argument("--jobs", type=int, default=1, help="jobs at a time, which share the cores")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("outputs/finetuning"), help="folder of the runs"
+    )
+    parser.add_argument("--json", type=Path, help="file for the rows of the table")
     return parser.parse_args()
 
 
 def _source(folder: Path) -> Path:
-    """Train the source stage, and return its weights."""
+    """Train the source stage, and return its checkpoint."""
     _fit(folder / "source", ["order=[source]", "seeds=[0]"])
     return folder / "source/stages/source-seed0/final.ckpt"
 
 
-def _choose(folder: Path, source: Path, name: str) -> float:
-    """Return the learning rate that validates best with a seed of its own."""
-    if len(STRATEGIES[name]) == 1:
-        return STRATEGIES[name][0]
+def _choose_rate(folder: Path, source: Path, name: str) -> float:
+    """Return the learning rate with the best validation score."""
+    if len(METHODS[name]) == 1:
+        return METHODS[name][0]
     best = {}
-    for rate in STRATEGIES[name]:
+    for rate in METHODS[name]:
         run = folder / "choosing" / f"{name}-{rate:g}"
-        words = [f"seeds=[{CHOOSING_SEED}]", "stages.target.data.splits={val: 1000, test: 50}"]
-        words.append("trainer.check_val_every_n_epoch=10")  # which is the last
-        _fit(run, [*_words(source, name, 128, rate), *words])
+        seeds = f"seeds=[{CHOOSING_SEED}]"
+        splits = "stages.target.data.splits={val: 1000, test: 50}"
+        # One validation, after the last of ten epochs.
+        validation = "trainer.check_val_every_n_epoch=10"
+        _fit(run, [*_overrides(source, name, 128, rate), seeds, splits, validation])
         logged = (run / f"stages/target-seed{CHOOSING_SEED}/metrics.csv").read_text().splitlines()
         column = logged[0].split(",").index("val/pearson")
+        # Rows of the training loss have no validation score.
         last = [line.split(",")[column] for line in logged[1:] if line.split(",")[column]][-1]
         best[rate] = float(last)
     rate = max(best, key=lambda rate: best[rate])
-    print(
-        f"{name}: " + ", ".join(f"{r:g} validates at {v:.3f}" for r, v in best.items()), flush=True
-    )
+    print(f"{name}: " + ", ".join(f"lr {r:g} scores {v:.3f}" for r, v in best.items()), flush=True)
     return rate
 
 
 def _target(folder: Path, source: Path, labels: int, name: str, rate: float, *, count: int) -> Path:
-    """Train and test with some seeds, and return the run folder."""
+    """Train and test a method with ``count`` seeds, and return the run folder."""
     run = folder / f"{name}-{labels}"
     seeds = ",".join(map(str, range(count)))
-    words = [f"seeds=[{seeds}]", "stages.target.data.splits={val: 0, test: 2000}"]
-    _fit(run, [*_words(source, name, labels, rate), *words])
+    splits = "stages.target.data.splits={val: 0, test: 2000}"
+    _fit(run, [*_overrides(source, name, labels, rate), f"seeds=[{seeds}]", splits])
     print(f"{name} with {labels} labels is done", flush=True)
     return run
 
 
-def _words(source: Path, name: str, labels: int, rate: float) -> list[str]:
+def _overrides(source: Path, name: str, labels: int, rate: float) -> list[str]:
+    """Return the overrides of a target stage."""
     return [
         "order=[target]",
         f"stages.target.init_from={source}",
@@ -129,17 +136,18 @@ def _words(source: Path, name: str, labels: int, rate: float) -> list[str]:
         f"stages.target.data.train_size={labels}",
         f"stages.target.optimizer.lr={rate}",
         f"stages.target.epochs={10 if labels <= 128 else 5}",
-        "stages.target.keep=last",
+        "stages.target.keep=last",  # the weights of the last step, without a selection
     ]
 
 
-def _fit(run: Path, words: Sequence[str]) -> None:
-    """Run a job in a process of its own, unless it is done; note its peak memory."""
+def _fit(run: Path, overrides: Sequence[str]) -> None:
+    """Run a job in a separate process, unless it is finished, and write its peak memory."""
     if (run / "benchmark.json").is_file():
         return
-    shutil.rmtree(run, ignore_errors=True)
+    shutil.rmtree(run, ignore_errors=True)  # an unfinished job starts again
     command = [sys.executable, "-m", "lightning_transfer", "fit", "+experiment=news_to_movies"]
-    own = [
+    # One stage alone: no baselines, and no comparison with them.
+    common = [
         "~baselines.zero_shot",
         "~baselines.no_source",
         "comparison.baseline=null",
@@ -147,51 +155,57 @@ def _fit(run: Path, words: Sequence[str]) -> None:
     ]
     run.parent.mkdir(parents=True, exist_ok=True)
     with run.with_name(f"{run.name}.out").open("w") as out:
-        process = subprocess.Popen([*command, *own, *words], stdout=out, stderr=out)
+        process = subprocess.Popen([*command, *common, *overrides], stdout=out, stderr=out)
+        # wait4 returns the memory of this process alone; getrusage adds up all children.
         _, status, used = os.wait4(process.pid, 0)
     if status:
         sys.exit(f"{run} failed:\n{run.with_suffix('.out').read_text()}")
+    # Written last: the file marks a finished job. ru_maxrss is in KiB on Linux.
     (run / "benchmark.json").write_text(json.dumps({"peak_mib": used.ru_maxrss / 1024}))
 
 
 def _measured(run: Path, source: Path) -> dict[str, object]:
+    """Return the results of a run as cells of the table."""
     found = json.loads((run / "results.json").read_text())["rows"][-1]
     score = found["metrics"]["pearson"]
+    # The seeds change the same tensors, so the first one is enough to count them.
     [first, *others] = sorted(run.glob("stages/target-seed*/final.ckpt"))
     return {
         "pearson": score["mean"],
         "ci95": score["ci95"],
         "values": score["values"],
-        "trained": _moved(first, source),
+        "trained": _count_changed(first, source),
         "seconds": found["seconds"],
         "runs": 1 + len(others),
         **json.loads((run / "benchmark.json").read_text()),
     }
 
 
-def _moved(after: Path, before: Path) -> int:
-    """Count the parameters of the tensors that the stage has changed or added."""
+def _count_changed(after: Path, before: Path) -> int:
+    """Return the number of parameters in tensors changed or added by the stage."""
     old, new = (read_checkpoint(path)["state_dict"] for path in (before, after))
     parts = ("backbone.", "head.")
     return sum(
         value.numel()
         for name, value in new.items()
         if name.startswith(parts)
+        # peft renames the weights of a wrapped layer; the source has them by their plain names.
         and ((plain := name.replace(".base_layer.", ".")) not in old or not value.equal(old[plain]))
     )
 
 
 def _table(rows: Sequence[dict]) -> str:
-    """Return a Markdown table, with the paired difference to full fine-tuning."""
+    """Return a Markdown table with the differences from full fine-tuning, paired by seed."""
     lines = [
-        "| strategy | labels | lr | Pearson r | over `full` | trained | seconds | peak MiB |",
+        "| fine-tuning method | labels | lr | Pearson r | difference from `full` | trained "
+        "| seconds | peak MiB |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     full = {row["labels"]: row["values"] for row in rows if row["finetuning"] == "full"}
     for row in rows:
         low, high = row["ci95"]
         lines.append(
-            f"| `{row['strategy']}` | {row['labels']} | {row['lr']:g} | {row['pearson']:.3f} "
+            f"| `{row['finetuning']}` | {row['labels']} | {row['lr']:g} | {row['pearson']:.3f} "
             f"[{low:.3f}, {high:.3f}] | {_difference(row, full.get(row['labels']))} | "
             f"{row['trained']:,} | {row['seconds']:.0f} | {row['peak_mib']:,.0f} |"
         )
@@ -199,10 +213,12 @@ def _table(rows: Sequence[dict]) -> str:
 
 
 def _difference(row: dict, full: Sequence[float] | None) -> str:
+    """Return the mean difference from full fine-tuning with its 95 % interval."""
     if full is None or row["finetuning"] == "full":
         return ""
     pairs = [ours - theirs for ours, theirs in zip(row["values"], full, strict=False)]
     mean = statistics.fmean(pairs)
+    # Interval of Student's t distribution; with fewer seeds than `full`, its first ones are used.
     half = stats.t.ppf(0.975, len(pairs) - 1) * statistics.stdev(pairs) / math.sqrt(len(pairs))
     return f"{mean:+.3f} [{mean - half:+.3f}, {mean + half:+.3f}]"
 

@@ -1,10 +1,10 @@
-"""Peak memory of a training process: ours against Hugging Face's Trainer.
+"""Peak memory of a training process, against Hugging Face's Trainer.
 
 python benchmarks/memory.py --json memory.json --plot memory.png
 
-All layers are trained for an epoch, each time in a process of its own that imports no other side;
-its resident memory counts, from the first import to the score. Trainer's are given their rows as
-tokens, written by a process before them; ours reads and tokenizes the texts itself.
+All layers are trained for one epoch, in a separate process without imports of the other sides. The
+value is the peak of its resident memory, from the first import to the score. The processes of
+Trainer read tokenized rows, written by another process; ours reads and tokenizes the texts.
 """
 
 import argparse
@@ -17,20 +17,21 @@ from dataclasses import asdict
 from pathlib import Path
 
 from _report import compare, report
-from _settings import Work, make_work, parse, parser
-from _turns import Result, Side, child, in_turn
+from _settings import Work, make_parser, make_work, parse
+from _turns import Result, Side, in_turn, run_child
 
 WORK = "peak memory, all layers trained"
 PEERS = {"trainer": "Trainer", "grouped": "Trainer, grouped by length"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, and print the table; or be one of the processes that are measured."""
-    made = parser(__doc__, rows=2048, epochs=1)
-    made.add_argument("--side", choices=["ours", *PEERS, "prepare"], help=argparse.SUPPRESS)
-    made.add_argument("--folder", type=Path, help=argparse.SUPPRESS)  # of such a process
-    made.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
-    options = parse(made, arguments)
+    """Measure all sides and print the table; with ``--side``, run one side in this process."""
+    parser = make_parser(__doc__, rows=2048, epochs=1)
+    # Private options: arguments of the processes under measurement.
+    parser.add_argument("--side", choices=["ours", *PEERS, "prepare"], help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
+    options = parse(parser, arguments)
     if options.side:
         print(json.dumps(run(options.side, options.folder, options.seed)))
         return
@@ -44,24 +45,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def side(name: str, folder: Path, *, threads: int) -> Side:
-    """Return what runs a side in a process of its own, after one that writes down the rows."""
+    """Return a function that runs a side in a separate process, after one that writes the rows."""
 
-    def run_child(seed: int) -> Result:
-        words = ["--folder", str(folder), "--seed", str(seed), "--threads", str(threads), "--side"]
+    def run_side(seed: int) -> Result:
+        options = ["--folder", str(folder), "--seed", str(seed), "--threads", str(threads)]
         if not (folder / f"rows-{seed}.json").is_file():
-            child(Path(__file__), [*words, "prepare"])
-        found = child(Path(__file__), [*words, name])
+            run_child(Path(__file__), [*options, "--side", "prepare"])
+        found = run_child(Path(__file__), [*options, "--side", name])
         return Result(found["peak"], found["score"])
 
-    return run_child
+    return run_side
 
 
 def run(name: str, folder: Path, seed: int) -> dict[str, float | None]:
-    """Do a side's work in this process, and return its peak memory in MiB and its score."""
+    """Run a side in this process, and return its peak memory in MiB and its score."""
     values = json.loads((folder / "work.json").read_text())
     paths = {key: Path(values[key]) for key in ("model", "movies", "news")}
     work = Work(**{**values, **paths})
     rows = folder / f"rows-{seed}.json"
+    # Imports are inside the branches: a process must not import the other side.
     if name == "prepare":
         from _ours import movies, rows_of
 
@@ -81,9 +83,10 @@ def run(name: str, folder: Path, seed: int) -> dict[str, float | None]:
 
 
 def peak() -> float:
-    """Return the most memory that this process has held so far, in MiB."""
+    """Return the peak of the resident memory of this process, in MiB."""
     status = Path("/proc/self/status")
-    if status.is_file():  # of this program alone; getrusage counts the one that started it, too
+    # Preferred, because the value of getrusage includes the process before its exec.
+    if status.is_file():
         [line] = [one for one in status.read_text().splitlines() if one.startswith("VmHWM")]
         return int(line.split()[1]) / 1024
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,11 +1,12 @@
-"""How soon something happens: ours against the bare imports.
+"""Startup time of the commands, against the imports alone.
 
 python benchmarks/startup.py --json startup.json --plot startup.png
 
-``fit`` from the start of the process to the end of its first optimizer step, against a process that
-imports Lightning and loads model and tokenizer with transformers. ``--help``, ``list`` and
-``fit --cfg job`` from start to end, against a process that imports torch and does nothing. Files
-are in the system's cache and tokens in ours, as they are the second time.
+``fit`` is measured from the start of the process to the end of its first optimizer step. Its peer
+is a process that imports Lightning and loads model and tokenizer with transformers. ``--help``,
+``list`` and ``fit --cfg job`` are measured from start to end; their peer is a process that imports
+torch. As in any second run, the files are in the cache of the operating system, and the tokens in
+the cache of the package.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from _report import compare, report
-from _settings import Work, make_work, parse, parser
+from _settings import Work, make_parser, make_work, parse
 from _turns import Result, Side, in_turn
 
 IMPORTS = """
@@ -27,7 +28,7 @@ from transformers import AutoModel, AutoTokenizer
 AutoModel.from_pretrained({0!r})
 AutoTokenizer.from_pretrained({0!r})
 """
-WORDS = {
+COMMANDS = {
     "--help": ["--help"],
     "list": ["list"],
     "fit --cfg job": ["fit", "--cfg", "job"],
@@ -35,22 +36,22 @@ WORDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, and print the table."""
-    options = parse(parser(__doc__, rows=2048), arguments)
+    """Measure all sides and print the table."""
+    options = parse(make_parser(__doc__, rows=2048), arguments)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         sides = make_sides(make_work(options, folder), folder, options)
         for side in [] if options.tiny else sides.values():
-            side(0)  # reads the files from disk, and tokenizes
+            side(0)  # reads the files from disk and tokenizes the texts
         found = in_turn(sides, repeats=options.repeats)
     rows = compare("fit, to the first step", found, ours="fit", peers=["imports and model load"])
-    for name in WORDS:
+    for name in COMMANDS:
         rows += compare(name, found, ours=name, peers=["import torch"])
     report(rows, options)
 
 
 def make_sides(work: Work, folder: Path, options: argparse.Namespace) -> dict[str, Side]:
-    """Return ours and the bare imports by name."""
+    """Return the commands and the peers by name."""
     stamp = folder / "first-step"
     fit = [
         "fit",
@@ -61,12 +62,12 @@ def make_sides(work: Work, folder: Path, options: argparse.Namespace) -> dict[st
         f"stages.target.data.splits={{val: 0, test: {work.test}}}",
         "+stages.target.callbacks.first._target_=_first_step.FirstStep",
         f"+stages.target.callbacks.first.path={stamp}",
-        f"hydra.run.dir={folder}/run-${{now:%H-%M-%S-%f}}",
+        f"hydra.run.dir={folder}/run-${{now:%H-%M-%S-%f}}",  # a new folder for each run
     ]
 
     def first_step(seed: int) -> Result:
         stamp.unlink(missing_ok=True)
-        start = time.time()
+        start = time.time()  # wall-clock time, which two processes share
         run(["-m", "lightning_transfer", *fit])
         return Result(float(stamp.read_text()) - start)
 
@@ -74,30 +75,31 @@ def make_sides(work: Work, folder: Path, options: argparse.Namespace) -> dict[st
         "fit": first_step,
         "imports and model load": lambda seed: run(["-c", IMPORTS.format(str(work.model))]),
     }
-    for name, words in WORDS.items():
-        sides[name] = lambda seed, words=words: run(["-m", "lightning_transfer", *words])
+    for name, command in COMMANDS.items():
+        # The default argument binds the command of this iteration.
+        sides[name] = lambda seed, command=command: run(["-m", "lightning_transfer", *command])
     sides["import torch"] = lambda seed: run(["-c", "import torch"])
     return sides
 
 
-def run(words: Sequence[str]) -> Result:
-    """Run Python with these words, and return how long that took.
+def run(arguments: Sequence[str]) -> Result:
+    """Run Python with some arguments, and return its time in seconds.
 
     Raises:
-        RuntimeError: If it fails; the message holds what it has said.
+        RuntimeError: If the process fails; the message contains its standard error.
     """
-    own = str(Path(__file__).parent)  # where the callback is imported from
-    path = os.pathsep.join(filter(None, [own, os.environ.get("PYTHONPATH")]))
+    here = str(Path(__file__).parent)  # for the import of _first_step
+    path = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
     start = time.time()
     done = subprocess.run(
-        [sys.executable, *words],
+        [sys.executable, *arguments],
         env={**os.environ, "PYTHONPATH": path},
         capture_output=True,
         text=True,
         check=False,
     )
     if done.returncode:
-        raise RuntimeError(f"{' '.join(words)} ended with {done.returncode}:\n{done.stderr}")
+        raise RuntimeError(f"{' '.join(arguments)} ended with {done.returncode}:\n{done.stderr}")
     return Result(time.time() - start)
 
 

@@ -1,1 +1,1 @@
-"""The configs that ship with the package; Hydra finds them as ``pkg://lightning_transfer.conf``."""
+"""Configs shipped with the package, found by Hydra as ``pkg://lightning_transfer.conf``."""

@@ -1,8 +1,8 @@
-"""Transfer learning in NLP, as PyTorch Lightning parts.
+"""Transfer learning in NLP with PyTorch Lightning.
 
-Public objects live in the subpackages: ``lightning_transfer.backbones``, ``.heads``, ``.tasks``,
-``.callbacks``, ``.data``, ``.optim``. Importing this package imports neither torch nor
-transformers, so that the command line answers at once.
+Import public objects from the subpackages: ``lightning_transfer.backbones``, ``.heads``,
+``.tasks``, ``.callbacks``, ``.data``, ``.optim``. This package itself imports neither torch nor
+transformers, so that the command line starts without delay.
 """
 
 __version__ = "0.1.0"

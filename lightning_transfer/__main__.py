@@ -1,4 +1,4 @@
-"""``python -m lightning_transfer``."""
+"""Entry point of ``python -m lightning_transfer``."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Tiny models and texts, built on the spot."""
+"""Fixtures and helpers: tiny models, tokenizers and texts."""
 
 import csv
 import gc
@@ -20,18 +20,18 @@ GOOD, BAD = WORDS[:5], WORDS[5:10]
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
-    torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other
+    torch.set_num_threads(1)  # with tiny tensors, more threads only wait for each other
 
 
 def pytest_collection_finish():
-    """Keep what was imported from the garbage collector, which else takes some 7 % of the time."""
+    """Exclude imported objects from garbage collection, which would take 7 % of the time."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture(autouse=True)
 def _cache(tmp_path_factory, monkeypatch, request):
-    """Keep the user's own cache out of the tests; those marked network use it."""
+    """Use an empty cache in each test; tests marked network or slow use that of the user."""
     if request.node.get_closest_marker("network") or request.node.get_closest_marker("slow"):
         return
     monkeypatch.setenv("LIGHTNING_TRANSFER_CACHE", str(tmp_path_factory.mktemp("cache")))
@@ -86,7 +86,7 @@ def tiny_bert():
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory):
-    """A folder with a tiny pretrained BERT and its tokenizer, as from the hub."""
+    """Folder with a tiny pretrained BERT and its tokenizer, as from the hub."""
     folder = tmp_path_factory.mktemp("tiny-bert")
     torch.manual_seed(0)
     BertModel(tiny_config()).save_pretrained(folder)
@@ -95,7 +95,7 @@ def tiny_folder(tmp_path_factory):
 
 
 def make_rows(count, seed=0):
-    """Texts whose rating is the balance of their good and bad words."""
+    """Return rows of texts; the rating is the number of good words minus that of bad words."""
     rng = random.Random(seed)
     rows = []
     for number in range(count):
@@ -111,22 +111,22 @@ def make_rows(count, seed=0):
 
 @pytest.fixture(scope="module")
 def runs(tiny_folder, tmp_path_factory):
-    """Tiny whole runs, with a cache of the module's own."""
-    from tests.runs import Runs  # which imports Lightning, that most tests can do without
+    """Helper for tiny whole runs, with one cache per test module."""
+    from tests.runs import Runs  # late: it imports Lightning, which most tests do not need
 
     return Runs(tiny_folder, tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture(autouse=True)
-def _watch_nothing():
-    """Let no test find what another one's runs have told ``tests.runs.Watch``."""
-    if found := sys.modules.get("tests.runs"):
-        found.Watch.reset()
+def _reset_watch():
+    """Reset ``tests.runs.Watch``, whose class attributes outlive a test."""
+    if module := sys.modules.get("tests.runs"):
+        module.Watch.reset()
 
 
 @pytest.fixture(scope="session")
 def reviews(tmp_path_factory) -> Path:
-    """A csv file of 160 texts with the columns id, text, rating and mood."""
+    """Csv file of 160 texts with the columns id, text, rating and mood."""
     path = tmp_path_factory.mktemp("reviews") / "reviews.csv"
     rows = make_rows(160)
     with path.open("w", newline="") as file:

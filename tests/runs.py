@@ -1,4 +1,4 @@
-"""Tiny whole runs, their callbacks that watch or stop them, and what is compared of two runs."""
+"""Tiny whole runs, callbacks that observe or stop them, and helpers that compare runs."""
 
 import copy
 import csv
@@ -21,7 +21,7 @@ from transformers import BertModel
 from lightning_transfer.checkpoints.checkpoint_io import read_checkpoint
 from lightning_transfer.experiments import experiment as whole
 from lightning_transfer.experiments.experiment import Experiment
-from lightning_transfer.experiments.report.curves import plot_curves
+from lightning_transfer.experiments.report.curves import plot_training_curves
 from tests.conftest import make_rows, make_tokenizer, tiny_config
 
 _GROUPS = ("+experiment=", "backbone=", "logger=")
@@ -29,19 +29,19 @@ SIZES = ("train_size=32", "batch_size=8", "splits.val=16", "splits.test=40")
 
 
 class Stop(Exception):
-    """Stands for a machine that is switched off."""
+    """Simulates a machine that is switched off."""
 
 
 class Watch(pl.Callback):
-    """Notes which stage runs train and the weights they start from; stops where it is told to.
+    """Records the trained stage runs with their initial weights; stops a run at a given step.
 
-    It is part of the config, and told by class attributes, because a run that is resumed must
-    have the same config.
+    It is part of the config. It is set up by class attributes, because a resumed run must have the
+    same config.
     """
 
-    started: ClassVar[list] = []  # (which run, weights at the start)
-    stop: ClassVar = None  # (which run, hook, optimizer step)
-    error: ClassVar = Stop  # what happens there: an error or a signal
+    started: ClassVar[list] = []  # (stage run, initial weights)
+    stop: ClassVar = None  # (stage run, hook, optimizer step)
+    error: ClassVar = Stop  # error raised or signal sent there
     losses: ClassVar[list] = []
 
     @classmethod
@@ -73,10 +73,10 @@ class Watch(pl.Callback):
         self._maybe_stop("end", trainer, pl_module)
 
     def _maybe_stop(self, hook, trainer, pl_module):
-        told = os.environ.get("WATCH_KILLS")  # the same, for a process of its own
+        kills = os.environ.get("WATCH_KILLS")  # like `stop`, for another process
         run = pl_module.position["run"].removeprefix("stages/")
         here = [run, hook, str(trainer.global_step)]
-        if told and told.split(",") == here:
+        if kills and kills.split(",") == here:
             os.kill(os.getpid(), signal.SIGKILL)
         if Watch.stop and [str(part) for part in Watch.stop] == here:
             if isinstance(Watch.error, signal.Signals):
@@ -86,9 +86,9 @@ class Watch(pl.Callback):
 
 
 class Tally(pl.Callback):
-    """Writes a line for each process that trains: seed, rank, and the step it starts from.
+    """Writes a line for each training process: seed, rank and first step.
 
-    Where it is told by the environment, it fails: ``TALLY_FAILS=seed,step``.
+    The environment variable ``TALLY_FAILS=seed,step`` makes it fail at that step.
     """
 
     def on_train_start(self, trainer, pl_module):
@@ -124,7 +124,7 @@ def write_csv(path: Path, rows):
 
 
 def stage(name, source, *options, label="rating", kind="regression", epochs=2, lr=1e-2):
-    """Return the overrides that make a stage of a csv file; ``options`` are below the stage."""
+    """Return the overrides of a stage with a csv file; keys of ``options`` are below the stage."""
     task = "sequence_regression" if kind == "regression" else "sequence_classification"
     return [
         *([] if name == "target" else [f"+stage@stages.{name}=default"]),
@@ -137,17 +137,17 @@ def stage(name, source, *options, label="rating", kind="regression", epochs=2, l
         f"stages.{name}.epochs={epochs}",
         f"+stages.{name}.callbacks.watch._target_=tests.runs.Watch",
         *(f"stages.{name}.data.{size}" for size in SIZES),
-        *(_below(f"stages.{name}", option) for option in options),
+        *(_with_parent(f"stages.{name}", option) for option in options),
     ]
 
 
-def _below(place, option):
+def _with_parent(parent, option):
     key = option.lstrip("+~")
-    return f"{option[: len(option) - len(key)]}{place}.{key}"
+    return f"{option[: len(option) - len(key)]}{parent}.{key}"
 
 
 def transfer(source, target, *overrides, baselines=True):
-    """Return the overrides of a transfer with its baselines."""
+    """Return the overrides of a transfer, with the baselines zero_shot and no_source."""
     both = "{zero_shot: {order: [source], test: target}, no_source: {order: [target]}}"
     return [
         "order=[source,target]",
@@ -163,14 +163,14 @@ class Runs:
 
     Args:
         tiny_folder: Folder of a tiny pretrained model.
-        folder: Where cache and data go.
+        folder: Folder for cache and data.
     """
 
     def __init__(self, tiny_folder, folder):
         self.folder = folder
         self.news = write_csv(folder / "news.csv", make_rows(120, seed=1))
         self.movies = write_csv(folder / "movies.csv", make_rows(120, seed=2))
-        self.words = ["backbone=hub", f"backbone.name={tiny_folder}", "trainer.accelerator=cpu"]
+        self.overrides = ["backbone=hub", f"backbone.name={tiny_folder}", "trainer.accelerator=cpu"]
         self.environment = {
             "LIGHTNING_TRANSFER_CACHE": str(folder / "cache"),
             "LIGHTNING_TRANSFER_OFFLINE": "1",
@@ -179,11 +179,11 @@ class Runs:
     def config(self, *overrides):
         """Return a composed config as plain values.
 
-        Groups are composed once for each combination, since that is most of the time of a tiny
-        run; plain values are put in by Hydra's own hand.
+        Each combination of config groups is composed once, since that takes most of the time of a
+        tiny run. Hydra's own function sets the other values.
         """
         groups = [o for o in overrides if "@" in o or o.startswith(_GROUPS)]
-        values = [o for o in [*self.words, *overrides] if o not in (*groups, "backbone=hub")]
+        values = [o for o in [*self.overrides, *overrides] if o not in (*groups, "backbone=hub")]
         composed = copy.deepcopy(_compose(("backbone=hub", *groups)))
         parsed = OverridesParser.create().parse_overrides(values)
         ConfigLoaderImpl._apply_overrides_to_config(parsed, composed)
@@ -195,38 +195,42 @@ class Runs:
         with pytest.MonkeyPatch.context() as patch:
             for name, value in self.environment.items():
                 patch.setenv(name, value)
-            if not curves and whole.plot_curves is plot_curves:
-                patch.setattr(whole, "plot_curves", lambda *_, **__: None)  # half a run's time
+            if not curves and whole.plot_training_curves is plot_training_curves:
+                # Half the time of a tiny run.
+                patch.setattr(whole, "plot_training_curves", lambda *_, **__: None)
             experiment.check()
             experiment.run()
         return results(folder)
 
-    def whole_and_cut(self, folder, *words, stop):
-        """Run twice, once cut off and resumed; return both runs' last weights, the whole's first.
+    def fit_whole_and_resumed(self, folder, *overrides, stop):
+        """Run twice, uninterrupted and interrupted; return the final weights of both in this order.
 
         Args:
-            folder: Holds ``whole`` and ``cut`` afterwards.
-            words: Overrides of a run whose one stage is ``target``.
-            stop: Where it is cut off: hook and optimizer step.
+            folder: Parent of the run folders ``whole`` and ``resumed``.
+            overrides: Overrides of a run with the single stage ``target``.
+            stop: Hook and optimizer step of the interrupt.
         """
         Watch.reset()
-        self.fit(folder / "whole", *words)
+        self.fit(folder / "whole", *overrides)
         Watch.stop = ("target-seed0", *stop)
         with pytest.raises(Stop):
-            self.fit(folder / "cut", *words)
+            self.fit(folder / "resumed", *overrides)
         Watch.reset()
-        self.fit(folder / "cut", *words, resume=True)
-        end = "stages/target-seed0/final.ckpt"
-        return weights(folder / "whole" / end), weights(folder / "cut" / end)
+        self.fit(folder / "resumed", *overrides, resume=True)
+        final = "stages/target-seed0/final.ckpt"
+        return weights(folder / "whole" / final), weights(folder / "resumed" / final)
 
     def target(self, folder, *options, source=None, overrides=(), curves=False, **labels):
         """Run the target stage alone."""
-        words = stage("target", source or self.movies, *options, **labels)
-        return self.fit(folder, *words, *overrides, curves=curves)
+        own = stage("target", source or self.movies, *options, **labels)
+        return self.fit(folder, *own, *overrides, curves=curves)
 
 
-def still_model(folder):
-    """Save a model without dropout (ranks drop different units) and with lively outputs."""
+def deterministic_model(folder):
+    """Save a model without dropout, since each rank drops different units.
+
+    Large initial weights make its outputs differ between texts.
+    """
     torch.manual_seed(0)
     dropouts = ("hidden_dropout_prob", "attention_probs_dropout_prob")
     config = tiny_config(**dict.fromkeys(dropouts, 0.0), initializer_range=0.3)
@@ -240,7 +244,7 @@ def results(folder):
 
 
 def without_seconds(found):
-    """Return results without what differs from run to run."""
+    """Return results without the times, which differ between equal runs."""
     rows = [{k: v for k, v in row.items() if k != "seconds"} for row in found["rows"]]
     return {**found, "rows": rows}
 
@@ -253,6 +257,6 @@ def weights(path):
     return read_checkpoint(path)["state_dict"]
 
 
-def left_behind(folder):
-    """Return unfinished files."""
+def unfinished_files(folder):
+    """Return the temporary files of interrupted writes."""
     return [p for p in Path(folder).rglob("*") if p.name.startswith(".tmp-") or "tmp" in p.suffix]

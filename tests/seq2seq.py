@@ -1,4 +1,4 @@
-"""Tasks that write text, tiny, and texts for them."""
+"""Tiny sequence-to-sequence tasks, batches and data."""
 
 import json
 
@@ -20,13 +20,13 @@ from tests.tiny_seq2seq import make_seq2seq
 
 TEXT = Labels("text")
 FAMILIES = ("t5", "bart", "marian", "marian-apart", "pegasus", "bert2bert-wider")
-# The ids of the tokenizer of the tests; 21 tokens are the smaller of the vocabularies.
+# Special tokens of the tokenizer of the tests.
 IDS = {"pad_token_id": 0, "eos_token_id": 3, "decoder_start_token_id": 2}
 SHORT = {"max_new_tokens": 8}
 
 
 def make_task(name="bart", *, seed=0, backbone=None, **arguments):
-    """A task whose head is not at its start, so that all of it counts."""
+    """Return a task with a random head, so that every parameter of the head has an effect."""
     backbone = backbone or make_seq2seq(name, seed=seed)
     for key, value in IDS.items():
         setattr(backbone.config, key, value)
@@ -41,8 +41,8 @@ def make_task(name="bart", *, seed=0, backbone=None, **arguments):
     ).eval()
 
 
-def make_small():
-    """A tokenizer of the targets, with 19 tokens."""
+def make_target_tokenizer():
+    """Return a tokenizer for target texts with 19 tokens."""
     content = json.loads(make_tokenizer().backend_tokenizer.to_str())
     vocabulary = content["model"]["vocab"]
     content["model"]["vocab"] = {token: i for token, i in vocabulary.items() if i < 19}
@@ -56,7 +56,7 @@ def make_small():
     )
 
 
-def make_batch(*, rows=3, vocabulary=21):
+def make_batch(*, rows=3, vocabulary=21):  # 21: smallest vocabulary of the families
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(5, vocabulary, (rows, 7), generator=generator)
     lengths = torch.tensor([7, 4, 6])[torch.arange(rows) % 3]
@@ -74,7 +74,7 @@ def make_batch(*, rows=3, vocabulary=21):
 
 
 class Pairs(pl.LightningDataModule):
-    """Texts of few words, and the same words the other way round."""
+    """Texts of a few words, with the reversed words as target texts."""
 
     def __init__(self, *, rows=12, target_tokenizer=None):
         super().__init__()
@@ -93,11 +93,11 @@ class Pairs(pl.LightningDataModule):
         )
 
     def _loader(self):
-        table, writer = self.rows("test"), self.target_tokenizer or self.tokenizer
+        table, target_tokenizer = self.rows("test"), self.target_tokenizer or self.tokenizer
         samples = []
         for row, text, target in zip(table["row"], table["text"], table["target"], strict=True):
             ids = torch.tensor(self.tokenizer(text)["input_ids"])
-            labels = torch.tensor(writer(target)["input_ids"][1:])
+            labels = torch.tensor(target_tokenizer(target)["input_ids"][1:])  # without [CLS]
             samples.append((row, ids, labels))
         return DataLoader(samples, batch_size=4, collate_fn=self._collate)
 

@@ -1,4 +1,4 @@
-"""The benchmark of translation, at a tiny size."""
+"""Benchmark of translation with a parent model, at a small size."""
 
 import json
 import subprocess
@@ -14,11 +14,11 @@ WORDS = {"en": ("dog", "runs", "red"), "fr": ("chien", "court", "rouge"), "de": 
 
 
 @pytest.mark.slow
-def test_children_with_and_without_a_parent_are_scored_and_never_run_twice(tmp_path):
+def test_children_are_scored_with_and_without_a_parent_and_not_repeated(tmp_path):
     for name, count in (("train", 40), ("val", 4), ("test_2016_flickr", 6)):
         for language, words in WORDS.items():
             lines = [f"{' '.join(words)} {name} {number}" for number in range(count)]
-            write(tmp_path / f"{name}.{language}", lines, packed=name == "train")
+            write(tmp_path / f"{name}.{language}", lines, compressed=name == "train")
     out, table = tmp_path / "out", tmp_path / "rows.json"
     options = ["--children", "8", "--epochs", "1", "--out", str(out), "--json", str(table)]
     command = [sys.executable, str(SCRIPT), str(tmp_path), "--tiny", *options]

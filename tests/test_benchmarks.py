@@ -1,4 +1,4 @@
-"""The benchmarks: what they count, and each script at a small size."""
+"""Benchmarks: their measurements, and each script at a small size."""
 
 import argparse
 import dataclasses
@@ -23,28 +23,28 @@ FIELDS = ["work", "peer", "unit", "ours", "theirs", "ratio", "ours_score", "thei
 
 @pytest.fixture(scope="module")
 def module():
-    """Import a benchmark's module by name, as the scripts beside it do."""
+    """Function that imports a module of the benchmarks by name, as the scripts do."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(BENCHMARKS))
         known = set(sys.modules)
         yield importlib.import_module
-        for path in BENCHMARKS.glob("*.py"):  # another test's module may be called alike
+        for path in BENCHMARKS.glob("*.py"):  # other tests may import modules of these names
             if path.stem not in known:
                 sys.modules.pop(path.stem, None)
 
 
 def pixels(path):
-    """Return a PNG's values, float (height, width, channels)."""
+    """Return the values of a PNG file, float (height, width, channels)."""
     from matplotlib import image
 
     assert path.read_bytes().startswith(b"\x89PNG")
     return image.imread(path)
 
 
-def test_a_fresh_machine_may_fetch_before_the_network_is_left_alone(module, monkeypatch, tmp_path):
+def test_assets_are_fetched_before_the_network_is_disabled(module, monkeypatch, tmp_path):
     settings = module("_settings")
     for name in ("HF_HUB_OFFLINE", "OMP_NUM_THREADS", "TRANSFORMERS_VERBOSITY"):
-        monkeypatch.setenv(name, "")  # what the script sets ends with the test
+        monkeypatch.setenv(name, "")  # so that monkeypatch restores the value set by the script
         monkeypatch.delenv(name)
     monkeypatch.setenv("LIGHTNING_TRANSFER_CACHE", str(tmp_path / "own"))
     fetched = []
@@ -55,7 +55,7 @@ def test_a_fresh_machine_may_fetch_before_the_network_is_left_alone(module, monk
         return tmp_path / name
 
     monkeypatch.setattr("lightning_transfer.assets.fetch", fetch)
-    options = settings.parse(settings.parser("A script.", rows=8), [])
+    options = settings.parse(settings.make_parser("A script.", rows=8), [])
     work = settings.make_work(options, tmp_path)
     assert work.model == tmp_path / "minilm"
     assert fetched == [(name, str(tmp_path / "own")) for name in ("minilm", "vader")]
@@ -63,7 +63,7 @@ def test_a_fresh_machine_may_fetch_before_the_network_is_left_alone(module, monk
     assert os.environ["LIGHTNING_TRANSFER_CACHE"] != str(tmp_path / "own")
 
 
-def test_ratio_is_above_one_where_we_take_less(module):
+def test_ratio_is_above_one_if_our_value_is_smaller(module):
     report, turns = module("_report"), module("_turns")
     found = {
         "ours": [turns.Result(2.0, 0.5), turns.Result(9.0, 0.7), turns.Result(1.0, 0.6)],
@@ -77,10 +77,12 @@ def test_ratio_is_above_one_where_we_take_less(module):
     assert "| 2.00 | 6.00 | 3.00 | 0.600 |  | 50% | 17% |" in report.table([row])
 
 
-def test_sides_take_turns_with_the_same_seeds(module, monkeypatch):
+def test_sides_run_in_turn_with_the_same_seeds(module, monkeypatch):
     turns = module("_turns")
     calls = []
-    monkeypatch.setattr(turns.gc, "collect", lambda: None)  # slow beside all other tests' objects
+    monkeypatch.setattr(
+        turns.gc, "collect", lambda: None
+    )  # slow with the objects of all other tests
 
     def side(name):
         return lambda seed: calls.append((name, seed)) or turns.Result(float(seed))
@@ -90,7 +92,7 @@ def test_sides_take_turns_with_the_same_seeds(module, monkeypatch):
     assert [result.value for result in found["b"]] == [0.0, 1.0]
 
 
-def test_report_writes_json_and_a_picture_with_curves(module, tmp_path, capsys):
+def test_report_writes_json_and_a_plot_with_curves(module, tmp_path, capsys):
     report = module("_report")
     rows = [report.Row("work", "peer", "s", 0.5, 1.5), report.Row("other", "peer", "MiB", 3e3, 2e3)]
     options = argparse.Namespace(json=tmp_path / "rows.json", plot=tmp_path / "rows.png")
@@ -100,7 +102,7 @@ def test_report_writes_json_and_a_picture_with_curves(module, tmp_path, capsys):
     assert "| other | peer | MiB | 3,000 | 2,000 | 0.67 |" in capsys.readouterr().out
 
 
-def test_limit_counts_the_products_of_a_bert_layer(module):
+def test_limit_counts_the_matrix_products_of_a_bert_layer(module):
     config = tiny_config()
     limit = module("_limit").MatmulLimit(config, tokens=8, seconds=0.001)
     model = BertModel(config, add_pooling_layer=False)
@@ -113,7 +115,7 @@ def test_limit_counts_the_products_of_a_bert_layer(module):
     assert limit.time_of(limit.gflops * 2e9) == pytest.approx(2.0)
 
 
-def test_limit_is_the_median_of_its_measurements(module, monkeypatch):
+def test_speed_is_the_median_of_its_measurements(module, monkeypatch):
     limit = module("_limit").MatmulLimit(tiny_config(), tokens=1)
     layer = 6 * (4 * 16 * 16 + 2 * 16 * 32)  # forward and both gradients, for one token
     for seconds in (1e-6, 3e-6, 2e-6):
@@ -122,18 +124,18 @@ def test_limit_is_the_median_of_its_measurements(module, monkeypatch):
     assert limit.gflops == pytest.approx(layer / 2e-6 / 1e9)
 
 
-def test_buckets_hold_each_row_once_and_rows_of_like_length(module):
+def test_buckets_contain_each_row_once_and_rows_of_similar_length(module):
     buckets = module("_hf").buckets
     lengths = [3, 30, 4, 29, 5, 28, 6]
     rows = [{"input_ids": [1] * length} for length in lengths]
     batches = buckets(rows, 2, seed=0)
-    assert sorted(place for batch in batches for place in batch) == list(range(7))
+    assert sorted(position for batch in batches for position in batch) == list(range(7))
     spreads = [max(lengths[p] for p in b) - min(lengths[p] for p in b) for b in batches]
     assert sorted(spreads) == [0, 1, 1, 1]
     assert len({str(buckets(rows, 2, seed=seed)) for seed in range(5)}) > 1
 
 
-def test_best_size_is_the_fastest(module, monkeypatch):
+def test_best_size_is_the_fastest_batch_size(module, monkeypatch):
     turns = module("_turns")
     clock = SimpleNamespace(now=0.0)
     monkeypatch.setattr(turns.time, "perf_counter", lambda: clock.now)
@@ -158,7 +160,7 @@ def work(module, tmp_path):
     )
 
 
-def test_peers_get_the_rows_that_we_train_on(module, work):
+def test_peers_train_on_the_same_rows(module, work):
     ours = module("_ours")
     data = ours.movies(work, seed=1)
     rows = ours.rows_of(data)
@@ -177,7 +179,7 @@ def test_peers_get_the_rows_that_we_train_on(module, work):
     }
 
 
-def test_all_sides_start_from_the_same_weights(module, work):
+def test_all_sides_have_the_same_initial_weights(module, work):
     ours, hf, lightning = module("_ours"), module("_hf"), module("_lightning")
     data = ours.movies(work, seed=0)
     task = ours.make_task(work, data, seed=0)
@@ -196,7 +198,7 @@ def test_all_sides_start_from_the_same_weights(module, work):
     assert len(set(sizes)) == 1
 
 
-def test_ours_ends_where_the_plain_loop_does(module, work, tmp_path, monkeypatch):
+def test_ours_ends_with_the_weights_of_the_plain_loop(module, work, tmp_path, monkeypatch):
     ours, hf = module("_ours"), module("_hf")
     work = dataclasses.replace(work, epochs=1)
     path = work.model / "config.json"
@@ -208,21 +210,21 @@ def test_ours_ends_where_the_plain_loop_does(module, work, tmp_path, monkeypatch
     task.head.dropout.p = 0.0
     before = {name: weight.clone() for name, weight in named_as_peers(task).items()}
     batches = list(data.train_dataloader().batch_sampler)
-    ours.fit(task, data, folder=tmp_path, epochs=1, own=ours.store())
+    ours.fit(task, data, folder=tmp_path, epochs=1, callbacks=ours.activation_cache())
     after = {}
     monkeypatch.setattr(hf, "buckets", lambda *arguments, **options: batches)
     monkeypatch.setattr(hf, "accuracy", lambda model, *rest: after.update(model.state_dict()))
     hf.plain_loop(work, ours.rows_of(data), [], seed=0)
     own = named_as_peers(task)
     assert set(own) == set(after)
-    far = max(float((own[name] - after[name]).abs().max()) for name in own)
-    moved = max(float((own[name] - before[name]).abs().max()) for name in own)
+    difference = max(float((own[name] - after[name]).abs().max()) for name in own)
+    change = max(float((own[name] - before[name]).abs().max()) for name in own)
     assert len(batches) > 2
-    assert far < moved / 50, (far, moved)
+    assert difference < change / 50, (difference, change)
 
 
 def named_as_peers(task):
-    """Return the weights of our task by the names that they have in transformers."""
+    """Return the weights of our task by their names in transformers."""
     heads = {"dense": "bert.pooler.dense", "out": "classifier"}
     named = {}
     for name, weight in task.state_dict().items():
@@ -235,7 +237,7 @@ def named_as_peers(task):
     return named
 
 
-def test_a_frozen_peer_trains_what_our_head_has(module, work):
+def test_frozen_peer_trains_as_many_parameters_as_our_head(module, work):
     ours, hf = module("_ours"), module("_hf")
     head = ours.make_task(work, ours.movies(work, seed=0), seed=0).head
     model = hf.pretrained(work, seed=0)
@@ -245,7 +247,7 @@ def test_a_frozen_peer_trains_what_our_head_has(module, work):
 
 
 @pytest.mark.filterwarnings("ignore:Found .* module.* in eval mode")
-def test_the_lightning_peer_unfreezes_with_dropout(module, work):
+def test_lightning_peer_unfreezes_in_train_mode(module, work):
     lightning = module("_lightning")
     schedule = lightning.Schedule(top=1, all_from=2)
     plain = lightning.Plain(work, seed=0)
@@ -265,22 +267,22 @@ def test_the_lightning_peer_unfreezes_with_dropout(module, work):
     assert count == len(list(plain.parameters()))
 
 
-def test_texts_are_repeated_until_there_are_enough(module, work, tmp_path):
+def test_texts_are_repeated_until_there_are_enough_rows(module, work, tmp_path):
     scaling = module("_scaling")
     path = scaling.repeat(work, 900, tmp_path)
     texts = [line.split("\t")[2] for line in path.read_text().splitlines()]
     assert len(set(texts)) == len(texts) >= 900
 
 
-def test_a_count_below_one_is_refused(module, capsys):
+def test_count_below_one_is_an_error(module, capsys):
     settings = module("_settings")
-    made = settings.parser("About.\n", rows=8)
+    parser = settings.make_parser("About.\n", rows=8)
     with pytest.raises(SystemExit):
-        settings.parse(made, ["--repeats", "0"])
+        settings.parse(parser, ["--repeats", "0"])
     assert "--repeats must be >= 1, got 0" in capsys.readouterr().err
 
 
-def test_peak_memory_counts_what_was_freed_again():
+def test_peak_memory_includes_freed_memory():
     script = "import memory; block = b'x' * (300 << 20); del block; print(memory.peak())"
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=BENCHMARKS, capture_output=True, text=True, check=True
@@ -288,11 +290,82 @@ def test_peak_memory_counts_what_was_freed_again():
     assert 300 < float(done.stdout) < 400
 
 
-def test_a_child_that_fails_says_why(module, tmp_path):
+def test_error_of_a_failed_child_has_its_stderr(module, tmp_path):
     script = tmp_path / "script.py"
     script.write_text("import sys; sys.exit('no such luck')")
     with pytest.raises(RuntimeError, match="no such luck"):
-        module("_turns").child(script, [])
+        module("_turns").run_child(script, [])
+
+
+def test_cpu_table_has_the_ratio_to_all_pieces(module, monkeypatch, tmp_path):
+    cpu, turns = module("cpu"), module("_turns")
+    seconds = dict(zip((cpu.ALL, *cpu.PIECES), (2.0, 3.0, 2.5, 2.2, 1.0), strict=True))
+    monkeypatch.setattr(cpu, "_side", lambda piece, *_: lambda seed: turns.Result(seconds[piece]))
+    options = argparse.Namespace(tiny=False, rows=8, repeats=2)
+    rows = cpu.measure(options, tmp_path)
+    assert [row.without for row in rows[:5]] == [cpu.ALL, *cpu.PIECES]
+    assert [(row.experiment, row.stage) for row in rows[::5]] == [
+        ("news_topics", "target"),
+        ("spam_low_resource", "source"),
+    ]
+    assert [row.ratio for row in rows[:5]] == [1.0, 1.5, 1.25, 1.1, 0.5]
+    assert rows[1].values == (3.0, 3.0)
+    assert "| news_topics | target |  | 2.0 | 1.00 |" in cpu.table(rows)
+    assert "| spam_low_resource | source | `memory` | 1.0 | 0.50 |" in cpu.table(rows)
+
+
+def test_cpu_pieces_are_left_out(module):
+    """In a process each, because the replacement lasts until its end."""
+    script = """
+import json, sys
+import cpu
+cpu.leave_out(sys.argv[1])
+from torch import nn
+from transformers import BertConfig, BertModel
+from lightning_transfer.backbones import cpu as pieces
+from lightning_transfer.experiments import fitting
+from lightning_transfer.tasks import transfer_module
+model = BertModel(BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2))
+pieces.install(model)
+layer = model.encoder.layer[0]
+found = {
+    "attention": layer.attention.self.config._attn_implementation != "sdpa",
+    "dropout": type(layer.output.dropout) is not nn.Dropout,
+    "first_token": pieces.first_token_only.__module__ != "cpu",
+    "memory": transfer_module.keep_freed_memory.__module__ != "cpu"
+    and fitting.release_freed_memory.__module__ != "cpu",
+}
+print(json.dumps([name for name, there in found.items() if not there]))
+"""
+    for piece in module("cpu").PIECES:
+        done = subprocess.run(
+            [sys.executable, "-c", script, piece], cwd=BENCHMARKS, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout.splitlines()[-1]) == [piece]
+
+
+@pytest.mark.slow
+def test_cpu_script_at_a_small_size(tmp_path):
+    out = tmp_path / "rows.json"
+    options = ["--tiny", "--rows", "24", "--repeats", "1", "--threads", "1", "--json", str(out)]
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "cpu.py"), *options],
+        env={**os.environ, "LIGHTNING_TRANSFER_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(out.read_text())
+    assert [row["without"] for row in rows] == 2 * [
+        *("all pieces", "attention", "dropout", "first_token", "memory")
+    ]
+    for start in (0, 5):
+        for row in rows[start : start + 5]:
+            assert row["seconds"] > 0
+            assert row["ratio"] == pytest.approx(row["seconds"] / rows[start]["seconds"])
+            assert f"| {row['experiment']} | {row['stage']} |" in done.stdout
 
 
 SCRIPTS = {
@@ -307,14 +380,14 @@ SCRIPTS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_script_measures_at_a_small_size(name, tmp_path):
+def test_script_at_a_small_size(name, tmp_path):
     for extra in ("sentence_transformers", "sklearn", "accelerate"):
         pytest.importorskip(extra)
     out, picture = tmp_path / "rows.json", tmp_path / "rows.png"
     sizes = ["--rows", "64", "--test", "40", "--repeats", "1", "--threads", "1"]
-    words = ["--tiny", *sizes, "--json", str(out), "--plot", str(picture)]
+    options = ["--tiny", *sizes, "--json", str(out), "--plot", str(picture)]
     done = subprocess.run(
-        [sys.executable, str(BENCHMARKS / f"{name}.py"), *words, *SCRIPTS[name]],
+        [sys.executable, str(BENCHMARKS / f"{name}.py"), *options, *SCRIPTS[name]],
         env={**os.environ, "LIGHTNING_TRANSFER_OFFLINE": "1"},
         capture_output=True,
         text=True,

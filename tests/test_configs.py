@@ -1,4 +1,4 @@
-"""Every shipped YAML composes, fits its slot, and says what it is and how to run it."""
+"""Shipped configs: each composes, has allowed targets, a description and an example command."""
 
 import functools
 import inspect
@@ -32,14 +32,14 @@ FILES = [path.relative_to(CONF) for path in sorted(CONF.rglob("*.yaml"))]
 COMMANDS = [path.stem for path in FILES if path.parent == Path()]
 EXPERIMENTS = [path.stem for path in FILES if path.parent == Path("experiment")]
 LOGGING = {Path("hydra/job_logging"), Path("hydra/hydra_logging")}
-SWEEPS = {Path("sweep"), Path("hydra/sweeper")}  # these set Hydra's own part and no key of a run
+SWEEPS = {Path("sweep"), Path("hydra/sweeper")}  # these set keys of Hydra, not of a run
 OPTIONS = [
     (str(path.parent), path.stem)
     for path in FILES
     if path.parent not in {Path(), Path("experiment"), *LOGGING, *SWEEPS}
 ]
-# Where an option of a group lies when it is composed alone, and the slot that it has to fit.
-SLOT_OF_KEY = {
+# Key of an option composed alone (regex), and the kind of object that it must build.
+KIND_OF_KEY = {
     r"backbone": "backbone",
     r"trainer": "trainer",
     r"logger\.\w+": "logger",
@@ -72,7 +72,7 @@ def plain(config):
 
 @functools.cache
 def alone(group, name):
-    """One option and nothing else; the mandatory name of a hub model is filled in."""
+    """Compose one option and nothing else; the required name of a hub model is filled in."""
     config = compose(overrides=[f"+{group}={name}"])
     if group == "backbone" and OmegaConf.is_missing(config.backbone, "name"):
         config.backbone.name = "some/model"
@@ -81,7 +81,7 @@ def alone(group, name):
 
 
 def targets(config, where=""):
-    """Dotted key and config of the outermost mappings with a ``_target_``."""
+    """Yield dotted key and config of the outermost mappings with a ``_target_``."""
     if not isinstance(config, dict):
         return
     if "_target_" in config:
@@ -91,18 +91,18 @@ def targets(config, where=""):
         yield from targets(value, f"{where}.{key}" if where else key)
 
 
-def slot_of(key):
+def kind_of(key):
     key = re.sub(r"^(stages\.\w+|stage)\.", "", key)
-    found = [slot for pattern, slot in SLOT_OF_KEY.items() if re.fullmatch(pattern, key)]
-    assert found, f"{key}: a _target_ where no slot is known"
+    found = [kind for pattern, kind in KIND_OF_KEY.items() if re.fullmatch(pattern, key)]
+    assert found, f"{key}: a _target_ at a key without a known kind of object"
     return found[0]
 
 
 def check(config):
-    """Check every target against its slot; return the keys that were checked."""
+    """Check the kind of every target; return the checked keys and targets."""
     checked = {}
     for key, spec in targets(config):
-        allowed_targets.check(spec, slot_of(key), where=key)
+        allowed_targets.check(spec, kind_of(key), where=key)
         checked[key] = spec["_target_"]
     if "trainer" in config:
         allowed_targets.check(config["trainer"], "trainer", where="trainer")
@@ -110,7 +110,7 @@ def check(config):
 
 
 @pytest.mark.parametrize(("group", "name"), OPTIONS)
-def test_an_option_composes_alone_and_fits_its_slot(group, name):
+def test_option_composes_alone_with_allowed_targets(group, name):
     config = alone(group, name)
     assert set(config) == {group}
     checked = check(config)
@@ -119,7 +119,7 @@ def test_an_option_composes_alone_and_fits_its_slot(group, name):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_command_composes_and_fits_its_slots(name):
+def test_command_composes_with_allowed_targets(name):
     whole = compose(name, return_hydra_config=True)
     assert whole.hydra.job.name == name
     assert not whole.hydra.job.chdir
@@ -130,7 +130,7 @@ def test_a_command_composes_and_fits_its_slots(name):
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_an_experiment_composes_whole(name):
+def test_experiment_composes_with_all_parts_of_its_stages(name):
     config = plain(compose("fit", overrides=[f"+experiment={name}"]))
     assert config["name"] == name
     assert set(config["order"]) <= set(config["stages"])
@@ -159,7 +159,7 @@ def test_logging_composes_and_its_handlers_exist(path):
 
 
 @pytest.mark.parametrize("name", [path.stem for path in FILES if path.parent == Path("sweep")])
-def test_a_sweep_names_a_sweeper_that_takes_its_arguments(name):
+def test_keys_of_a_sweep_are_the_arguments_of_its_sweeper(name):
     spec = compose("fit", overrides=[f"sweep={name}"], return_hydra_config=True).hydra.sweeper
     own = {key: value for key, value in OmegaConf.to_container(spec).items() if key[:1] != "_"}
     sweeper = getattr(sweepers, spec._target_.removeprefix("hydra_plugins.lightning_transfer."))
@@ -171,13 +171,13 @@ def test_a_sweep_names_a_sweeper_that_takes_its_arguments(name):
     assert plain(compose("fit", overrides=[f"sweep={name}"])) == plain(compose("fit"))
 
 
-def test_trainer_default_names_every_argument_of_the_trainer():
-    takes = set(inspect.signature(pl.Trainer.__init__).parameters) - {"self"}
+def test_trainer_default_has_every_argument_of_the_trainer():
+    arguments = set(inspect.signature(pl.Trainer.__init__).parameters) - {"self"}
     ours = {"callbacks", "logger", "plugins", "default_root_dir"}
-    assert set(alone("trainer", "default")["trainer"]) == takes - ours
+    assert set(alone("trainer", "default")["trainer"]) == arguments - ours
 
 
-def test_trainer_default_differs_from_lightning_only_on_purpose():
+def test_trainer_default_differs_from_lightning_in_five_arguments():
     parameters = inspect.signature(pl.Trainer.__init__).parameters
     given = alone("trainer", "default")["trainer"]
     same_in_effect = {"precision", "log_every_n_steps", "detect_anomaly", "enable_checkpointing"}
@@ -196,7 +196,7 @@ def test_trainer_default_differs_from_lightning_only_on_purpose():
 
 
 def header(path):
-    """The comment lines that a file begins with, but for Hydra's own."""
+    """Return the comment lines at the start of a file, without Hydra's directives."""
     lines = []
     for line in (CONF / path).read_text(encoding="utf-8").splitlines():
         if not line.startswith("#"):
@@ -207,20 +207,20 @@ def header(path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=str)
-def test_the_first_line_says_what_a_config_is(path):
-    what = header(path)[0]
-    assert len(what) > 15
-    assert not what.startswith("python")
-    assert what[0].isupper()
+def test_first_line_of_a_config_is_a_description(path):
+    description = header(path)[0]
+    assert len(description) > 15
+    assert not description.startswith("python")
+    assert description[0].isupper()
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if path.parent not in LOGGING], ids=str)
-def test_the_second_line_is_a_command_that_runs_with_this_config(path):
+def test_second_line_of_a_config_is_a_command_that_uses_it(path):
     command = header(path)[1]
     prefix = "python -m lightning_transfer "
     assert command.startswith(prefix)
     line = parse(shlex.split(command.removeprefix(prefix)), COMMANDS)
-    if line.command == "predict":  # a sentence, which the command line quotes for Hydra
+    if line.command == "predict":  # the command line quotes sentences for Hydra
         line = replace(line, overrides=tuple(o for o in line.overrides if " " not in o))
     group, name = str(path.parent), path.stem
     if path.parent in SWEEPS:
@@ -246,17 +246,17 @@ DATA = [name for group, name in OPTIONS if group == "data"]
 
 
 @pytest.mark.parametrize("name", DATA)
-def test_a_domain_names_its_licence(name):
+def test_domain_names_its_licence(name):
     assert any("Licence" in line for line in header(Path("data") / f"{name}.yaml"))
 
 
 @pytest.mark.parametrize("name", DATA)
-def test_a_domain_is_built_as_its_class_would_be(name):
-    """The YAML says every value, and none that differs from the class's own."""
+def test_config_of_a_domain_has_the_defaults_of_its_class(name):
+    """The config lists every value of the class, with the same defaults."""
     spec = alone("data", name)["data"]
     data = hydra.utils.instantiate(spec, _convert_="all")
     assert type(data).__name__ == spec["_target_"].rpartition(".")[2]
-    if name in ("files", "hub"):  # these have no label of their own
+    if name in ("files", "hub"):  # these have no default label
         return
     if isinstance(data, RawText):
         own = RawText(data.documents)
@@ -275,7 +275,7 @@ def names(group):
     return [name for other, name in OPTIONS if other == group]
 
 
-# The heads that only one task can use; the others serve every other task.
+# Heads for one task only; every other task can use any other head.
 HEADS = {
     "causal_language_modelling": ["next_token"],
     "lead_text": ["decoder"],
@@ -288,7 +288,7 @@ TASKS = [(task, head) for task in names("task") for head in HEADS.get(task, SHAR
 
 
 def combinations():
-    """Every task and head with every strategy, and each of these with every schedule."""
+    """Return every task and head with every fine-tuning method, and each schedule with both."""
     schedulers = names("scheduler")
     assert min(len(TASKS), len(names("finetuning"))) >= len(schedulers)
     return [
@@ -299,7 +299,7 @@ def combinations():
 
 
 @pytest.mark.parametrize(("task", "head", "finetuning", "scheduler"), combinations())
-def test_parts_go_together_whichever_are_chosen(task, head, finetuning, scheduler):
+def test_parts_can_be_combined(task, head, finetuning, scheduler):
     def build(group, name):
         return hydra.utils.instantiate(alone(group, name)[group], _convert_="all")
 
@@ -319,16 +319,16 @@ def test_parts_go_together_whichever_are_chosen(task, head, finetuning, schedule
     built = build("task", task)(backbone, made, labels=labels)
     optimizer = build("optimizer", "adamw")(parts["groups"](built, backbone))
     make = build("scheduler", scheduler)
-    takes_steps = "total_steps" in inspect.signature(make).parameters
-    schedule = make(optimizer, **({"total_steps": 10} if takes_steps else {}))
+    needs_steps = "total_steps" in inspect.signature(make).parameters
+    schedule = make(optimizer, **({"total_steps": 10} if needs_steps else {}))
     assert isinstance(schedule, torch.optim.lr_scheduler.LRScheduler)
     assert all(isinstance(callback, pl.Callback) for callback in parts["callbacks"].values())
     assert all(isinstance(objective, nn.Module) for objective in parts["objectives"].values())
     optimizer.step()
 
 
-def test_numbers_are_numbers():
-    """YAML 1.1 reads 1e-8 as a text; what is meant as a number must be one."""
+def test_numbers_are_no_strings():
+    """YAML 1.1 reads 1e-8 as a string."""
 
     def texts(config, where=""):
         for key, value in config.items() if isinstance(config, dict) else enumerate(config):

@@ -1,4 +1,4 @@
-"""Each example runs, with a tiny model in place of MiniLM."""
+"""Examples, run with a tiny model instead of MiniLM."""
 
 import csv
 import importlib.util
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_transfer.checkpoints.loading import load
+from lightning_transfer.checkpoints import load
 from lightning_transfer.cli import main
 from tests.conftest import make_rows
 
@@ -27,7 +27,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def snippets(tmp_path_factory):
-    """A file of the form of the packaged rated texts: id, rating and text."""
+    """File in the format of the packaged rated texts: id, rating and text."""
     path = tmp_path_factory.mktemp("snippets") / "snippets.txt"
     rows = make_rows(760, seed=1)
     path.write_text("".join(f"{r['id']}_1\t{r['rating']}\t{r['text']}\n" for r in rows))
@@ -36,7 +36,7 @@ def snippets(tmp_path_factory):
 
 @pytest.fixture
 def example(request, tmp_path, monkeypatch):
-    """Copy an example's folder, and go there: all that it writes stays there."""
+    """Copy of an example's folder, as the working directory."""
     folder = tmp_path / request.param
     shutil.copytree(
         EXAMPLES / request.param, folder, ignore=shutil.ignore_patterns("outputs", "multirun")
@@ -44,7 +44,8 @@ def example(request, tmp_path, monkeypatch):
     monkeypatch.chdir(folder)
     known = set(sys.modules)
     yield folder
-    for name in set(sys.modules) - known:  # the user's own modules: others are called alike
+    # Modules of other examples have the same names, so those of this one are forgotten.
+    for name in set(sys.modules) - known:
         if str(getattr(sys.modules[name], "__file__", None) or "").startswith(str(folder)):
             del sys.modules[name]
 
@@ -57,16 +58,16 @@ def load_script(path):
 
 
 def commands(readme):
-    """Return the words of each of a README's commands, after ``python -m lightning_transfer``."""
+    """Return the arguments of each command in a README after ``python -m lightning_transfer``."""
     text = readme.read_text().replace("\\\n", " ")
     start = "python -m lightning_transfer "
     lines = [line for line in text.splitlines() if line.startswith(start)]
     return [shlex.split(line.removeprefix(start)) for line in lines]
 
 
-def command(folder, *words):
-    """Return the command of an example's README that begins with these words."""
-    [found] = [line for line in commands(folder / "README.md") if line[: len(words)] == [*words]]
+def command(folder, *start):
+    """Return the arguments of the one command in a README that begin with ``start``."""
+    [found] = [line for line in commands(folder / "README.md") if line[: len(start)] == [*start]]
     return found
 
 
@@ -81,10 +82,10 @@ def metrics_of(run):
 
 
 @pytest.mark.parametrize("example", ["custom_head"], indirect=True)
-def test_own_head_and_callback_are_used_by_name(example, tiny_folder, snippets, capsys):
-    words = command(example, "fit", "--config-dir")
+def test_custom_head_and_callback_are_selected_by_name(example, tiny_folder, snippets, capsys):
+    arguments = command(example, "fit", "--config-dir")
     source = f"stages.target.data.source={snippets}"
-    assert main([*words, *tiny(tiny_folder), source, "hydra.run.dir=run"]) == 0
+    assert main([*arguments, *tiny(tiny_folder), source, "hydra.run.dir=run"]) == 0
     assert all(0 < float(row["drift"]) < 1 for row in metrics_of("run") if row["drift"])
     description = json.loads(Path("run/model/lightning_transfer.json").read_text())
     assert description["head"]["class"] == "my_head.AttentionHead"
@@ -94,10 +95,10 @@ def test_own_head_and_callback_are_used_by_name(example, tiny_folder, snippets, 
 
 
 @pytest.mark.parametrize("example", ["custom_head"], indirect=True)
-def test_own_head_is_swept_and_own_callback_added_by_its_class(example, tiny_folder, snippets):
-    words = command(example, "fit", "-m")
+def test_sweep_over_a_custom_head_with_a_callback_added_by_class(example, tiny_folder, snippets):
+    arguments = command(example, "fit", "-m")
     source = f"stages.target.data.source={snippets}"
-    assert main([*words, *tiny(tiny_folder), source, "hydra.sweep.dir=runs"]) == 0
+    assert main([*arguments, *tiny(tiny_folder), source, "hydra.sweep.dir=runs"]) == 0
     files = [Path(f"runs/{job}/model/lightning_transfer.json") for job in range(2)]
     heads = [json.loads(file.read_text())["head"]["class"] for file in files]
     assert [head.rpartition(".")[2] for head in heads] == ["LinearHead", "AttentionHead"]
@@ -105,12 +106,12 @@ def test_own_head_is_swept_and_own_callback_added_by_its_class(example, tiny_fol
 
 
 @pytest.mark.parametrize("example", ["custom_domain"], indirect=True)
-def test_own_domain_is_the_target_of_a_transfer(example, tiny_folder, snippets, capsys):
-    words = command(example, "fit")
+def test_custom_domain_is_the_target_of_a_transfer(example, tiny_folder, snippets, capsys):
+    arguments = command(example, "fit")
     source = ["train_size=100", "splits={val: 20, test: 40}", f"source={snippets}"]
     source = [f"stages.source.data.{part}" for part in source]
     epochs = ["seeds=[0,1]", "stages.target.epochs=1", "hydra.run.dir=run"]
-    assert main([*words, *tiny(tiny_folder), *source, *epochs]) == 0
+    assert main([*arguments, *tiny(tiny_folder), *source, *epochs]) == 0
     results = json.loads(Path("run/results.json").read_text())
     rows = {row["name"]: row for row in results["rows"]}
     assert list(rows) == ["source", "zero_shot", "no_source", "transfer"]
@@ -123,17 +124,17 @@ def test_own_domain_is_the_target_of_a_transfer(example, tiny_folder, snippets, 
 
 
 @pytest.mark.parametrize("example", ["custom_domain"], indirect=True)
-def test_own_domain_names_the_line_of_a_bad_row(example, tiny_folder, capsys):
+def test_error_for_a_bad_row_of_a_custom_domain_has_its_line(example, tiny_folder, capsys):
     text = Path("cafe.csv").read_text().replace("9,1/5,I found", "9,six,I found")
     Path("bad.csv").write_text(text)
-    words = ["fit", "--config-dir", "my_conf", "data@stages.target.data=cafe"]
-    words += ["stages.target.data.source=bad.csv", *tiny(tiny_folder), "hydra.run.dir=run"]
-    assert main(words) == 1
+    arguments = ["fit", "--config-dir", "my_conf", "data@stages.target.data=cafe"]
+    arguments += ["stages.target.data.source=bad.csv", *tiny(tiny_folder), "hydra.run.dir=run"]
+    assert main(arguments) == 1
     assert "bad.csv, line 26, column 'stars'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("example", ["plain_lightning"], indirect=True)
-def test_parts_work_in_a_plain_script(example, tiny_folder, snippets):
+def test_plain_lightning_script(example, tiny_folder, snippets):
     score = load_script(example / "main.py").main(str(tiny_folder), source=str(snippets), epochs=1)
     assert -1 <= score <= 1
     [checkpoint] = example.glob("lightning_logs/*/checkpoints/*.ckpt")
@@ -142,14 +143,14 @@ def test_parts_work_in_a_plain_script(example, tiny_folder, snippets):
 
 @pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers")
 @pytest.mark.parametrize("example", ["unfreezing"], indirect=True)
-def test_somebody_elses_module_is_unfrozen(example, tiny_folder, caplog):
+def test_gradual_unfreezing_of_a_custom_module(example, tiny_folder, caplog):
     caplog.set_level("INFO")
     load_script(example / "main.py").main(str(tiny_folder))
     lines = [r.getMessage() for r in caplog.records if " of 3 trains " in r.getMessage()]
     assert [re.search(r"trains (.*), [\d,]+ of", line)[1] for line in lines] == [
-        "all outside the layers",
-        "depths 1-2 and all outside the layers",
-        "depths 0-2 and all outside the layers",
+        "parameters outside the layers",
+        "depths 1-2 and parameters outside the layers",
+        "depths 0-2 and parameters outside the layers",
     ]
     starts = [line.partition(":")[0] for line in lines]
     assert starts == ["epoch 1, step 0", "epoch 2, step 8", "epoch 3, step 16"]
@@ -157,11 +158,11 @@ def test_somebody_elses_module_is_unfrozen(example, tiny_folder, caplog):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Lightning 2.6 with jsonargparse 4.53
 @pytest.mark.parametrize("example", ["lightning_cli"], indirect=True)
-def test_parts_work_under_lightning_cli(example, tiny_folder, snippets, monkeypatch):
-    words = ["fit", "--config", "config.yaml", "--model.name", str(tiny_folder)]
-    words += ["--data.source", str(snippets), "--trainer.max_epochs", "1"]
-    words += ["--model.head", "lightning_transfer.heads.MLPHead", "--model.head.dropout", "0.2"]
-    monkeypatch.setattr(sys, "argv", ["main.py", *words])
+def test_lightning_cli(example, tiny_folder, snippets, monkeypatch):
+    arguments = ["fit", "--config", "config.yaml", "--model.name", str(tiny_folder)]
+    arguments += ["--data.source", str(snippets), "--trainer.max_epochs", "1"]
+    arguments += ["--model.head", "lightning_transfer.heads.MLPHead", "--model.head.dropout", "0.2"]
+    monkeypatch.setattr(sys, "argv", ["main.py", *arguments])
     cli = load_script(example / "main.py").main()
     assert cli.model.head.args == {"pooling": "mean", "activation": "tanh", "dropout": 0.2}
     assert cli.trainer.global_step == 16  # 500 rows in batches of 32
@@ -183,8 +184,8 @@ def test_every_command_of_a_readme_composes(name, tmp_path, monkeypatch, capsys)
         Path("my_conf/ours.yaml").write_text(re.search(r"```yaml\n(.*?)```", text, re.DOTALL)[1])
     found = commands(folder / "README.md")
     assert found
-    for words in found:
-        # Of a sweep the first values, and no ranges: --cfg shows one job.
-        shown = [w for w in words if w not in ("-m", "--help") and not re.search(r"=\w+\(", w)]
-        shown = [re.sub(r"^([^\[{,]*),.*", r"\1", w) for w in shown]
-        assert main([*shown, "--cfg", "job"]) == 0, (words, capsys.readouterr().err)
+    for arguments in found:
+        # --cfg shows one job: the first values of a sweep, without its ranges.
+        shown = [a for a in arguments if a not in ("-m", "--help") and not re.search(r"=\w+\(", a)]
+        shown = [re.sub(r"^([^\[{,]*),.*", r"\1", a) for a in shown]
+        assert main([*shown, "--cfg", "job"]) == 0, (arguments, capsys.readouterr().err)

@@ -1,8 +1,9 @@
-"""Imports point one way, are cheap where they have to be, and do nothing but import."""
+"""Imports between the folders of the package: order, cost, side effects and public names."""
 
 import ast
 import importlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -27,7 +28,7 @@ SUBPACKAGES = sorted(
 
 
 def imports(tree):
-    """Dotted names of all that is imported, also inside functions."""
+    """Yield the dotted names of all imports of a module, also inside functions."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -37,7 +38,7 @@ def imports(tree):
 
 
 def unit(name):
-    """Name of the folder below the package that holds a module, or of a module at its top."""
+    """Return the top-level folder or module of the package that contains a module."""
     return name.split(".")[1] if "." in name else name
 
 
@@ -56,12 +57,13 @@ LAYERS = (
     *("checkpoints", "tasks", "callbacks", "objectives", "optim", "adapters", "heads", "backbones"),
     *("data", "assets", "utils", PACKAGE),
 )
+"""Folders from the top layer to the bottom; imports point down."""
 SIBLINGS = ({"experiments", "inference"}, {"callbacks", "objectives", "optim"})
 TOP_LEVEL = 19  # seventeen folders, __init__ and __main__
-ARROWS = 90
+ARROWS = 90  # pairs of folders, one of which imports the other; lower it when there are fewer
 
 
-def test_each_folder_has_a_layer():
+def test_each_folder_is_in_a_layer():
     assert UNITS <= set(LAYERS)
     assert (
         len([path for path in ROOT.iterdir() if path.is_dir() or path.suffix == ".py"])
@@ -81,18 +83,18 @@ def test_imports_point_from_the_top_layer_down():
     assert upward == []
 
 
-def test_few_folders_know_each_other():
+def test_few_folders_import_each_other():
     assert sum(len(below) for below in GRAPH.values()) <= ARROWS
 
 
 def reached(start):
-    """Modules that the modules whose names begin with ``start`` import, directly or not."""
+    """Return the modules imported by a module or folder, directly or indirectly."""
     inside = {name for name in TREES if name == start or name.startswith(f"{start}.")}
-    seen, ahead = set(), set().union(*(MODULES[name] for name in inside))
-    while ahead:
-        one = ahead.pop()
+    seen, pending = set(), set().union(*(MODULES[name] for name in inside))
+    while pending:
+        one = pending.pop()
         seen.add(one)
-        ahead |= MODULES[one] - seen
+        pending |= MODULES[one] - seen
     return seen - inside
 
 
@@ -138,7 +140,7 @@ def test_no_two_classes_share_a_name():
         ("utils.modes", set()),
     ],
 )
-def test_a_part_knows_no_more_than_it_has_to(part, allowed):
+def test_part_imports_only_allowed_modules(part, allowed):
     ours = {name.removeprefix(f"{PACKAGE}.") for name in reached(f"{PACKAGE}.{part}")}
     foreign = {
         name
@@ -148,19 +150,19 @@ def test_a_part_knows_no_more_than_it_has_to(part, allowed):
     assert foreign == set()
 
 
-KNOW_HYDRA = (
+USE_HYDRA = (
     *("cli.command_line", "cli.job", "cli.commands", "config.private_apis"),
     *("config.instantiate", "experiments.sweeps.sweepers"),
 )
 
 
-def test_only_the_command_line_the_config_and_the_sweepers_know_hydra():
+def test_only_command_line_config_and_sweepers_import_hydra():
     users = {
         name
         for name, tree in TREES.items()
         if {found.split(".")[0] for found in imports(tree)} & {"hydra", "omegaconf"}
     }
-    assert users == {f"{PACKAGE}.{name}" for name in KNOW_HYDRA}
+    assert users == {f"{PACKAGE}.{name}" for name in USE_HYDRA}
 
 
 def test_imports_are_absolute():
@@ -173,8 +175,8 @@ def test_imports_are_absolute():
     assert relative == []
 
 
-def test_an_import_does_nothing_but_import():
-    """No bare call and no change of another module's values on the top level of a module."""
+def test_import_has_no_side_effects():
+    """No bare call and no change of another module's values at the top level of a module."""
     acting = []
     for name, tree in TREES.items():
         for node in tree.body:
@@ -206,7 +208,7 @@ HEAVY = {"torch", "lightning", "transformers", "torchmetrics", "datasets"}
         (tuple(f"{PACKAGE}.{name}" for name in LIGHT), HEAVY),
     ],
 )
-def test_what_answers_at_once_imports_nothing_heavy(modules, forbidden):
+def test_light_modules_import_no_heavy_library(modules, forbidden):
     script = f"import json, sys, {', '.join(modules)}; print(json.dumps(sorted(sys.modules)))"
     output = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
@@ -221,10 +223,10 @@ LATE = {
 }
 
 
-def test_what_is_slow_to_import_is_imported_where_it_is_used():
-    """And not on the top level: every run would wait for it, needed or not."""
+def test_slow_libraries_are_imported_inside_functions():
+    """At the top level, every run would wait for the import."""
     found = []
-    own = {f"{PACKAGE}.experiments.sweeps.study"}  # which is itself imported where there is a study
+    own = {f"{PACKAGE}.experiments.sweeps.study"}  # imported only by sweeps with Optuna
     for name, tree in TREES.items():
         top = ast.Module([node for node in tree.body if not isinstance(node, ast.If)], [])
         inner = [node for node in ast.walk(top) if isinstance(node, ast.FunctionDef)]
@@ -237,7 +239,7 @@ def test_what_is_slow_to_import_is_imported_where_it_is_used():
 
 
 @pytest.mark.parametrize("name", SUBPACKAGES)
-def test_a_subpackage_says_what_it_offers(name):
+def test_all_of_a_folder_lists_its_public_names(name):
     package = importlib.import_module(name)
     assert sorted(package.__all__) == list(package.__all__)
     assert len(set(package.__all__)) == len(package.__all__)
@@ -247,5 +249,41 @@ def test_a_subpackage_says_what_it_offers(name):
 
 
 @pytest.mark.parametrize("name", [name for name in TREES if not name.endswith("__main__")])
-def test_every_module_imports_and_says_what_it_is(name):
+def test_every_module_can_be_imported_and_has_a_docstring(name):
     assert importlib.import_module(name).__doc__
+
+
+# In configs, their header comments and READMEs: _target_, LightningCLI's class_path, and the class
+# of a log handler.
+TARGET = re.compile(r"(?:_target_\s*[:=]|class_path:|^\s*class:)\s*([A-Za-z_][\w.]*)", re.MULTILINE)
+LIBRARIES = {"hydra_plugins", "lightning", "logging", "optuna", "torch"}
+
+
+def targets():
+    """Yield each file of conf/ and examples/ with the dotted name of each of its targets."""
+    for folder in ("conf", "examples"):
+        for path in sorted((ROOT.parent / folder).rglob("*")):
+            if path.suffix in (".yaml", ".md"):
+                for name in TARGET.findall(path.read_text(encoding="utf-8")):
+                    yield path.relative_to(ROOT.parent), name
+
+
+def test_configs_use_public_import_paths():
+    """``lightning_transfer.<folder>.<Name>``, with the name in ``__all__`` of the folder."""
+    found = list(targets())
+    private = []
+    for path, name in found:
+        first, *rest = name.split(".")
+        if first == PACKAGE:
+            folder, public = rest[0], rest[1:2]
+            package = importlib.import_module(f"{PACKAGE}.{folder}")
+            ok = public and public[0] in package.__all__
+        elif path.parts[0] == "examples" and first not in LIBRARIES:
+            # A module of the example itself.
+            ok = (ROOT.parent / Path(*path.parts[:2]) / f"{first}.py").is_file()
+        else:
+            ok = first in LIBRARIES
+        if not ok:
+            private.append(f"{path}: {name}")
+    assert len(found) > 100
+    assert private == []

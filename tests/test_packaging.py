@@ -1,4 +1,4 @@
-"""The wheel holds what the tree holds, and works outside the checkout."""
+"""Wheel: it contains all files of the package, and works outside of the checkout."""
 
 import email
 import os
@@ -19,13 +19,13 @@ SETUPTOOLS = PROJECT["tool"]["setuptools"]
 
 
 def package_of(folder):
-    """``conf`` is installed below the package; see DESIGN."""
+    """Return the package of a folder; ``conf`` is installed below ``lightning_transfer``."""
     name = ".".join(folder.relative_to(ROOT).parts)
     return f"lightning_transfer.{name}" if name.startswith("conf") else name
 
 
 def expected_files():
-    """Path in the wheel to path in the tree, of modules, configs and the mark of typed packages."""
+    """Return path in the wheel to path in the tree, for modules, configs and ``py.typed``."""
     files = {}
     for folder, prefix in (("lightning_transfer", ""), ("conf", "lightning_transfer/")):
         for path in (ROOT / folder).rglob("*"):
@@ -36,7 +36,7 @@ def expected_files():
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """The wheel, built from a copy: a build in the tree would leave its folders there."""
+    """Wheel built from a copy, because a build in the tree would leave its folders there."""
     pytest.importorskip("setuptools", "77", reason="setuptools>=77 builds the wheel")
     copy, out = tmp_path_factory.mktemp("copy"), tmp_path_factory.mktemp("dist")
     for name in ("pyproject.toml", PROJECT["project"]["readme"], "LICENSE"):
@@ -61,23 +61,23 @@ def test_packages_are_the_folders_with_an_init():
     assert sorted(map(package_of, folders)) == SETUPTOOLS["packages"]
 
 
-def test_every_module_lies_in_a_package():
+def test_every_module_is_in_a_listed_package():
     modules = (ROOT / "lightning_transfer").rglob("*.py")
     assert {package_of(path.parent) for path in modules} <= set(SETUPTOOLS["packages"])
 
 
-def test_the_wheel_holds_every_module_and_config_and_no_more(wheel):
+def test_wheel_contains_every_module_and_config_and_nothing_else(wheel):
     with zipfile.ZipFile(wheel) as archive:
-        held = {name for name in archive.namelist() if ".dist-info/" not in name}
+        content = {name for name in archive.namelist() if ".dist-info/" not in name}
         expected = expected_files()
-        assert held == set(expected)
-        assert len([name for name in held if name.endswith(".yaml")]) > 20
-        assert "lightning_transfer/py.typed" in held
+        assert content == set(expected)
+        assert len([name for name in content if name.endswith(".yaml")]) > 20
+        assert "lightning_transfer/py.typed" in content
         for name, path in expected.items():
             assert archive.read(name) == path.read_bytes(), name
 
 
-def test_the_metadata_are_those_of_the_project(wheel):
+def test_metadata_of_the_wheel(wheel):
     with zipfile.ZipFile(wheel) as archive:
         [info] = {name.split("/")[0] for name in archive.namelist() if ".dist-info/" in name}
         metadata = email.message_from_bytes(archive.read(f"{info}/METADATA"))
@@ -95,14 +95,14 @@ def test_the_metadata_are_those_of_the_project(wheel):
 
 
 @pytest.mark.parametrize(
-    ("words", "shown"),
+    ("arguments", "shown"),
     [
         (["--help"], "Commands:"),
         (["fit", "+experiment=news_to_movies", "--cfg", "job"], "name: news_to_movies"),
         (["list"], "news_to_movies"),
     ],
 )
-def test_the_wheel_works_outside_the_checkout(wheel, tmp_path, words, shown):
+def test_wheel_works_outside_of_the_checkout(wheel, tmp_path, arguments, shown):
     installed = tmp_path / "site"
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(installed)
@@ -110,7 +110,7 @@ def test_the_wheel_works_outside_the_checkout(wheel, tmp_path, words, shown):
     origin = "import lightning_transfer; print(lightning_transfer.__file__)"
     for command, expected in (
         (["-c", origin], str(installed)),
-        (["-m", "lightning_transfer", *words], shown),
+        (["-m", "lightning_transfer", *arguments], shown),
     ):
         ran = subprocess.run(
             [sys.executable, *command],

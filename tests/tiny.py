@@ -1,4 +1,4 @@
-"""Tiny architectures, batches and Trainers for the tests of the core."""
+"""Tiny models, batches and Trainers for tests."""
 
 import lightning.pytorch as pl
 import torch
@@ -56,7 +56,7 @@ CONFIGS = {
         **_SIZES, **_DEBERTA_V2, conv_kernel_size=3, conv_act="gelu"
     ),
     "mpnet": transformers.MPNetConfig(**_SIZES),
-    "layoutlm": transformers.LayoutLMConfig(**_SIZES),  # calls its pooler unasked
+    "layoutlm": transformers.LayoutLMConfig(**_SIZES),  # its forward always calls the pooler
     "modernbert": transformers.ModernBertConfig(**_SIZES, **_SPECIAL),
     "rembert": transformers.RemBertConfig(
         **_SIZES, input_embedding_size=8, **{k: v for k, v in _SPECIAL.items() if "_id" in k}
@@ -71,7 +71,7 @@ def make_backbone(name="bert", *, seed=0, dtype="float32", **changes):
 
 
 def make_inputs(*, seed=1, lengths=(7, 4, 6)):
-    """Ids (batch, seq) and mask (batch, seq) of texts with padding."""
+    """Return token ids (batch, seq) and the mask (batch, seq) of texts with padding."""
     generator = torch.Generator().manual_seed(seed)
     size = (len(lengths), max(lengths))
     ids = torch.randint(5, VOCABULARY, size, generator=generator)
@@ -114,7 +114,7 @@ def make_trainer(**arguments):
 
 
 class OwnBackbone(nn.Module):
-    """A user's own: takes ids and mask, and shows `layers` and `hidden_size`, no more."""
+    """Backbone of a user with only `layers`, `hidden_size`, and `forward` of ids and mask."""
 
     def __init__(self, width=HIDDEN):
         super().__init__()
@@ -133,7 +133,7 @@ class OwnBackbone(nn.Module):
 
 
 class OwnHead(nn.Module):
-    """A user's own head, with a layer called `out`."""
+    """Head of a user with an output layer `out`."""
 
     def __init__(self, hidden_size, num_outputs):
         super().__init__()

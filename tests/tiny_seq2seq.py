@@ -45,7 +45,7 @@ _BERT = {
 
 
 def _pair(decoder_size=HIDDEN):
-    """An encoder of three BERT layers below a decoder of two, of its own vocabulary."""
+    """Return a config of three BERT layers and a decoder of two with another vocabulary."""
     decoder = {**_BERT, "hidden_size": decoder_size, "vocab_size": 21, "num_hidden_layers": 2}
     return transformers.EncoderDecoderConfig.from_encoder_decoder_configs(
         transformers.BertConfig(**_BERT, num_hidden_layers=3), transformers.BertConfig(**decoder)
@@ -90,13 +90,13 @@ def make_seq2seq(name, *, seed=0, **changes):
 
 
 def make_pairs(*, seed=1):
-    """Inputs of an encoder-decoder: texts and targets, both with padding."""
+    """Return a batch of texts and targets for an encoder-decoder, both with padding."""
     ids, mask = make_inputs(seed=seed)
     target_ids, target_mask = make_inputs(seed=seed + 1, lengths=(3, 5, 4))
     return {
         "input_ids": ids,
         "attention_mask": mask,
-        "decoder_input_ids": target_ids % 21,  # the smaller of the vocabularies
+        "decoder_input_ids": target_ids % 21,  # rows of the smallest vocabulary
         "decoder_attention_mask": target_mask,
     }
 
@@ -107,8 +107,8 @@ def _built(name):
 
 
 def make_model(name):
-    """A backbone of any architecture, and a batch for it."""
-    backbone = copy.deepcopy(_built(name))  # quicker than to build one
+    """Return a backbone of any architecture and a batch for it."""
+    backbone = copy.deepcopy(_built(name))  # faster than building a model
     if name in SEQ2SEQ:
         return backbone, make_pairs()
     ids, mask = make_inputs()
@@ -116,5 +116,5 @@ def make_model(name):
 
 
 def texts_of(batch):
-    """What is read of a batch: texts, without targets."""
+    """Return the inputs of the texts in a batch, without those of the targets."""
     return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}

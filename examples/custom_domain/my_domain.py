@@ -1,4 +1,4 @@
-"""A domain of your own: comments of the guests of a café."""
+"""A custom domain: comments on visits to a café."""
 
 import csv
 from pathlib import Path
@@ -9,10 +9,10 @@ from lightning_transfer.data import Columns, LabelSpec, TextDataModule
 
 
 class CafeComments(TextDataModule):
-    """Comments on visits to a café, with one to five stars, written for this example.
+    """Comments on visits to a café with one to five stars, written for this example.
 
-    Stars become ratings in [-4, 4], the scale of the packaged domains, so that a head that has
-    learned from them can be kept. Comments on one visit stay in one split.
+    Stars are converted to ratings in [-4, 4], the scale of the packaged domains. A head trained on
+    one of these domains can then be transferred. Comments on one visit stay in one split.
     """
 
     default_columns = Columns(text="comment", label="stars", group="visit")
@@ -21,10 +21,10 @@ class CafeComments(TextDataModule):
     )
 
     def load_rows(self) -> Dataset:
-        """Return the rows of the csv file: all that a domain has to write.
+        """Return the rows of the csv file, the only method that a domain must have.
 
         Raises:
-            FileNotFoundError: If ``source`` is no file.
+            FileNotFoundError: If ``source`` does not exist.
         """
         path = self.source_path or Path("cafe.csv")
         with path.open(encoding="utf-8", newline="") as file:
@@ -34,14 +34,15 @@ class CafeComments(TextDataModule):
                 "text": [row["comment"] for row in rows],
                 "label": [_rating(row["stars"]) for row in rows],
                 "group": [row["visit"] for row in rows],
+                # Line 1 is the header.
                 "row": [f"{path.name}, line {line}" for line in range(2, len(rows) + 2)],
             }
         )
 
 
 def _rating(stars: str) -> float | None:
-    """Turn ``4/5`` into 2.0; what cannot be read becomes None, which is reported with its line."""
+    """Return the rating of some stars, 2.0 for ``4/5``; None for any other text."""
     given, slash, out_of = stars.partition("/")
     if not slash or not given.isdigit() or out_of != "5":
-        return None
+        return None  # the base class reports a row without a label, with its line
     return 2.0 * (int(given) - 3)

@@ -1,4 +1,4 @@
-"""A callback of your own: how far the backbone moves away from its pretrained weights."""
+"""A custom callback: distance of the backbone from its initial weights."""
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -6,7 +6,9 @@ from torch import Tensor
 
 
 class BackboneDrift(Callback):
-    """Log the backbone's distance from where the stage started, as a share of its length.
+    """Log the relative distance of the backbone from its weights at the start of the stage.
+
+    The distance is the 2-norm of the change, divided by the 2-norm of the initial weights.
 
     Args:
         name: Column of ``metrics.csv``.
@@ -19,15 +21,16 @@ class BackboneDrift(Callback):
         self._start: Tensor | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep the weights that the stage starts from."""
+        """Save the initial weights."""
         self._start = _weights(pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Compare."""
+        """Log the distance at the end of an epoch."""
         distance = (_weights(pl_module) - self._start).norm() / self._start.norm()
         pl_module.log(self.name, distance)
 
 
 def _weights(pl_module: LightningModule) -> Tensor:
+    """Return a copy of all parameters of the backbone as one vector."""
     parts = [p.detach().flatten() for p in pl_module.get_submodule("backbone").parameters()]
     return torch.cat(parts).clone()  # (parameters,)

@@ -1,4 +1,4 @@
-"""The parts of lightning_transfer under LightningCLI: jsonargparse in place of Hydra."""
+"""Training with LightningCLI and jsonargparse instead of Hydra."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, Optimiz
 from torch import nn
 
 from lightning_transfer.backbones import Backbone
-from lightning_transfer.checkpoints.loading import load_tokenizer
+from lightning_transfer.checkpoints import load_tokenizer
 from lightning_transfer.data import TextDataModule
 from lightning_transfer.optim import Recipe
 from lightning_transfer.tasks import SequenceRegression
@@ -19,13 +19,13 @@ def rating_task(
     head: Callable[[int, int], nn.Module],
     optimizer: OptimizerCallable,
 ) -> SequenceRegression:
-    """Build a task from what a config can say.
+    """Build a task from the values of a config.
 
     Args:
-        labels: Linked to the data; no option.
-        name: ``asset:minilm``, a folder or a hub id.
-        head: Called with the width of the features and the number of outputs.
-        optimizer: Called with the parameter groups.
+        labels: Labels of the data; linked to the DataModule, so not an option.
+        name: ``asset:minilm``, a folder or a hub model id.
+        head: Head without its sizes; called with the hidden size and the number of outputs.
+        optimizer: Optimizer without parameters; called with the parameter groups.
     """
     backbone = Backbone.from_pretrained(name)
     built = head(backbone.hidden_size, labels.num_outputs)
@@ -33,14 +33,14 @@ def rating_task(
 
 
 class TransferCLI(LightningCLI):
-    """Labels go from the data to the task, and the backbone's tokenizer to the data."""
+    """LightningCLI that passes the labels to the task and the tokenizer to the data."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Link the labels."""
+        """Link the labels of the data to the task."""
         parser.link_arguments("data.labels", "model.labels", apply_on="instantiate")
 
     def instantiate_classes(self) -> None:
-        """Build everything, then set the tokenizer."""
+        """Build model, data and trainer, then set the tokenizer of the data."""
         super().instantiate_classes()
         self.datamodule.tokenizer = load_tokenizer(self.config[self.subcommand].model.name)
 
@@ -51,7 +51,7 @@ def main() -> TransferCLI:
         rating_task,
         TextDataModule,
         subclass_mode_data=True,
-        auto_configure_optimizers=False,  # the task does it: one learning rate for each depth
+        auto_configure_optimizers=False,  # the task does it, with a parameter group for each depth
     )
 
 

@@ -1,4 +1,4 @@
-"""Gradual unfreezing of a plain transformers model, in a LightningModule of your own."""
+"""Gradual unfreezing of a plain transformers model in a custom LightningModule."""
 
 import logging
 
@@ -14,10 +14,16 @@ TEXTS = {1: "a warm, funny and very good film", 0: "a dull film with a bad, cold
 
 
 class Classifier(LightningModule):
-    """Nothing of lightning_transfer in here: any optimizer and any scheduler will do."""
+    """Text classifier without any code of lightning_transfer.
+
+    Any optimizer and any scheduler can be used.
+
+    Args:
+        name: Folder or hub model id.
+    """
 
     def __init__(self, name: str) -> None:
-        """Load a pretrained model, which transformers returns in eval mode."""
+        """See the class."""
         super().__init__()
         self.model = AutoModelForSequenceClassification.from_pretrained(name)
 
@@ -26,7 +32,7 @@ class Classifier(LightningModule):
         return self.model(**batch).loss
 
     def configure_optimizers(self) -> dict:
-        """Return an optimizer of all parameters, and a schedule that knows no phases."""
+        """Return an optimizer with all parameters, and a schedule over the whole run."""
         optimizer = torch.optim.AdamW(self.parameters(), lr=1e-4, weight_decay=0.01)
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-4, total_steps=steps)
@@ -34,7 +40,12 @@ class Classifier(LightningModule):
 
 
 def rows(name: str, count: int) -> DataLoader:
-    """Return batches of toy texts with their labels."""
+    """Return a loader of toy texts with labels.
+
+    Args:
+        name: Folder or hub model id of the tokenizer.
+        count: Number of texts.
+    """
     tokenizer = AutoTokenizer.from_pretrained(name)
     labels = [number % 2 for number in range(count)]
     tokens = tokenizer([TEXTS[label] for label in labels], padding=True)
@@ -45,17 +56,19 @@ def rows(name: str, count: int) -> DataLoader:
 
 
 def main(model: str | None = None, *, epochs: int = 3) -> Classifier:
-    """Train the head first, then the top two layers too, then all.
+    """Train the head, then the top two layers too, then all layers.
 
     Args:
-        model: A folder or hub id of a BERT; None: the packaged MiniLM.
-        epochs: One or more for each phase.
+        model: Folder or hub model id of a BERT model; None for the packaged MiniLM.
+        epochs: Number of epochs, at least one for each of the three phases.
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s")  # each phase is one line
+    logging.basicConfig(level=logging.INFO, format="%(message)s")  # shows one line for each phase
     seed_everything(0)
     name = model or str(fetch("minilm"))
     classifier = Classifier(name)
     depth = classifier.model.config.num_hidden_layers
+    # Regexes over parameter names, one for each depth. Pooler and output layer match none of them,
+    # so they train from the start.
     layers = [r"embeddings\.", *(rf"encoder\.layer\.{number}\." for number in range(depth))]
     unfreezing = GradualUnfreezing("head > top 2 > all", layers=layers)
     trainer = Trainer(max_epochs=epochs, callbacks=[unfreezing], log_every_n_steps=1)

@@ -1,4 +1,4 @@
-"""What all adapters share: applied once, the base weights frozen, merged where they can be."""
+"""Base class of adapters: application to a backbone, freezing and merging."""
 
 import dataclasses
 from abc import ABC, abstractmethod
@@ -6,75 +6,80 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-# Where a backbone says which adapter it holds; a checkpoint describes what it finds there.
+# Attribute of a backbone with its adapter. Checkpoints read it by this name.
 APPLIED = "applied_adapter"
 
 
 class Adapter(ABC):
-    """New weights inside a backbone that train while the backbone's own are frozen.
+    """New weights inside a backbone, trained while its base weights are frozen.
 
-    A subclass is a frozen dataclass of plain values: these are what a checkpoint says of it. The
-    new modules stand inside the layers that they change, so that depths, layer-wise learning rates
-    and replayed activations go on as before. The head is outside of the backbone, and trains.
+    A subclass is a frozen dataclass of plain values, which a checkpoint stores. Its new modules are
+    inside the layers of the backbone, so that depths, layer decay and the activation cache work
+    without change. The head is outside of the backbone and is trained as well.
 
-    In a script of your own: ``LoRA().apply(backbone)`` once the weights to start from are in it,
-    and for the Trainer the callback ``FrozenModes``, which turns off the dropout of what is frozen.
+    In a script, first load the initial weights into the backbone, then call
+    ``LoRA().apply(backbone)``, and pass the callback ``FrozenModes`` to the Trainer. It puts frozen
+    modules in eval mode, which turns off their dropout.
     """
 
     mergeable: ClassVar[bool] = False
-    """Whether the trained weights can be added to the base weights without changing the output."""
+    """True if the trained weights can be merged into the base weights with the same output."""
     parts: ClassVar[tuple[str, ...]] = ()
-    """Names of the modules or parameters that belong to the adapter."""
+    """Names of the modules or parameters of the adapter."""
     merge: bool = False
-    """Whether a model folder holds merged weights."""
+    """True to write merged weights to a model folder."""
 
     @abstractmethod
     def inject(self, backbone: nn.Module) -> None:
-        """Put the new modules into a backbone, in place.
+        """Insert the new modules into a backbone, in place.
 
         Raises:
-            ValueError: If the backbone has no place for them; nothing has changed then.
+            ValueError: If the backbone has no module to adapt; it is then unchanged.
         """
 
     def fold(self, backbone: nn.Module) -> None:
-        """Add what was learned to the base weights and take the new modules out, in place."""
+        """Merge the trained weights into the base weights and remove the new modules, in place.
+
+        Raises:
+            NotImplementedError: If the adapter is not mergeable.
+        """
         raise NotImplementedError
 
     @property
     def args(self) -> dict[str, Any]:
-        """Plain values that build an equal adapter."""
+        """Constructor arguments of an equal adapter, as plain values."""
         found = dataclasses.asdict(self)  # type: ignore[call-overload]
         return {k: list(v) if isinstance(v, tuple) else v for k, v in found.items()}
 
     def owns(self, name: str) -> bool:
-        """Whether a parameter of that name belongs to the adapter and not to the backbone."""
+        """Return True if a parameter name belongs to the adapter, False for a base weight."""
         return any(part in self.parts for part in name.split("."))
 
     def freezes(self, name: str, parameter: nn.Parameter) -> bool:
-        """Whether a parameter of a task is frozen: those of its backbone that are not ours."""
+        """Return True for the base weights of a backbone, by the names of a task's parameters."""
         return name.startswith("backbone.") and not self.owns(name)
 
     def base_name(self, name: str) -> str:
-        """Return what a base weight is called where there is no adapter."""
+        """Return the name of a base weight in a backbone without an adapter."""
         return name
 
     def apply(self, backbone: nn.Module) -> None:
-        """Put the adapter into a backbone, in place; nothing else of the backbone trains.
+        """Insert the adapter into a backbone and freeze the base weights, in place.
 
-        The output changes by nothing until the first step, but for prefix tuning.
+        Except for prefix tuning, the output is unchanged until the first training step.
 
         Args:
-            backbone: Holds the weights to start from; has ``layers``.
+            backbone: Backbone with the initial weights; has ``layers``.
 
         Raises:
-            ValueError: If it holds an adapter already, or has no place for this one.
-            ImportError: If peft is needed and is not installed.
+            ValueError: If the backbone already has an adapter, or no module to adapt.
+            ImportError: If peft is required and not installed.
         """
         present = applied(backbone)
         if present is not None:
             raise ValueError(
-                f"the backbone holds {name_of(present)} already, so {name_of(self)} cannot be "
-                "applied; merge it first, or load the backbone anew"
+                f"the backbone already has {name_of(present)}, so {name_of(self)} cannot be "
+                "applied; call merge(backbone) first, or load the backbone again"
             )
         self.inject(backbone)
         for name, parameter in backbone.named_parameters():
@@ -83,23 +88,23 @@ class Adapter(ABC):
 
 
 def applied(backbone: nn.Module) -> Adapter | None:
-    """Return the adapter that a backbone holds."""
+    """Return the adapter of a backbone, or None."""
     return getattr(backbone, APPLIED, None)
 
 
 def name_of(adapter: Adapter) -> str:
-    """Return what an adapter is called in messages."""
+    """Return the name of an adapter in messages."""
     return type(adapter).__name__
 
 
 def merge(backbone: nn.Module) -> None:
-    """Merge the adapter of a backbone into its base weights, in place; all of them train again.
+    """Merge the adapter of a backbone into its base weights in place, and unfreeze all weights.
 
     Args:
-        backbone: Its output stays the same but for rounding (1e-5 in float32).
+        backbone: Backbone with an adapter. Its output changes only by rounding (1e-5 in float32).
 
     Raises:
-        ValueError: If it holds no adapter, or one that cannot be merged.
+        ValueError: If it has no adapter, or one that is not mergeable.
 
     Example:
         >>> from transformers import BertConfig, BertModel
@@ -117,11 +122,11 @@ def merge(backbone: nn.Module) -> None:
     """
     adapter = applied(backbone)
     if adapter is None:
-        raise ValueError("the backbone holds no adapter, so there is nothing to merge")
+        raise ValueError("the backbone has no adapter, so there is nothing to merge")
     if not adapter.mergeable:
         raise ValueError(
-            f"{name_of(adapter)} cannot be merged: it computes what no base weight computes; "
-            "LoRA and IA3 can"
+            f"{name_of(adapter)} cannot be merged, because its output is not a function of base "
+            "weights; mergeable adapters are LoRA and IA3"
         )
     adapter.fold(backbone)
     backbone.requires_grad_(True)

@@ -1,4 +1,4 @@
-"""Low-rank updates of linear layers."""
+"""LoRA: low-rank updates of linear layers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from lightning_transfer.adapters import peft_layers
 from lightning_transfer.adapters.adapter import Adapter
 from lightning_transfer.adapters.target_modules import Names, plain_names, resolve
 
-# Query and value, where peft has no entry of its own.
+# Query and value layers of architectures missing in peft's own table.
 _QUERY_VALUE = {
     "camembert": ("query", "value"),
     "distilbert": ("q_lin", "v_lin"),
@@ -23,24 +23,24 @@ _QUERY_VALUE = {
 
 @dataclass(frozen=True, kw_only=True)
 class LoRA(Adapter):
-    """LoRA: ``W x`` becomes ``W x + (alpha / r) B A x``, of which only A and B train.
+    """LoRA: ``W x`` becomes ``W x + (alpha / r) B A x``, with only A and B trained.
 
-    Hu et al. 2021 (arXiv:2106.09685), through the peft library. B starts at zero, so that training
-    starts from the base model's output. Query and value are adapted unless told otherwise, as in
-    the paper; where an architecture has them in one matrix with the key, so is the key.
+    Hu et al. 2021 (arXiv:2106.09685), computed by the peft library. B starts at zero, so that
+    training starts from the base model's output. The default targets are query and value, as in the
+    paper; in an architecture with query, key and value in one matrix, all three are adapted.
 
     Args:
         r: Rank of the update, >= 1.
-        alpha: The update is scaled by ``alpha / r``; > 0.
-        dropout: Probability on the input of A, in [0, 1).
-        target_modules: Ends of the names of linear layers, ``all-linear``, or None: query and
+        alpha: Numerator of the update's factor ``alpha / r``, > 0.
+        dropout: Dropout probability on the input of A, in [0, 1).
+        target_modules: Ends of the names of linear layers, ``all-linear``, or None for query and
             value.
-        merge: Whether a model folder holds merged weights; if not, it holds the base weights, and
-            beside them the folder ``adapter`` that ``peft.PeftModel.from_pretrained`` opens.
+        merge: Write merged weights to a model folder. If False, the folder contains the base
+            weights, and a folder ``adapter`` for ``peft.PeftModel.from_pretrained``.
 
     Raises:
-        ValueError: If a value is out of its range.
-        ImportError: If peft is not installed (when the adapter is applied).
+        ValueError: If a value is out of its range, or, in :meth:`apply`, a target is unknown.
+        ImportError: In :meth:`apply`, if peft is not installed.
 
     Example:
         >>> LoRA(r=4).args["alpha"]
@@ -48,7 +48,7 @@ class LoRA(Adapter):
         >>> LoRA(r=0)
         Traceback (most recent call last):
         ...
-        ValueError: r must be a whole number >= 1, got 0; set finetuning.adapter.r
+        ValueError: r must be an integer >= 1, got 0; set finetuning.adapter.r=8
     """
 
     r: int = 8
@@ -61,17 +61,21 @@ class LoRA(Adapter):
     parts: ClassVar[tuple[str, ...]] = ("lora_A", "lora_B")
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
+        """Check the values."""
+        # bool is a subclass of int.
         if isinstance(self.r, bool) or not isinstance(self.r, int) or self.r < 1:
             raise ValueError(
-                f"r must be a whole number >= 1, got {self.r!r}; set finetuning.adapter.r"
+                f"r must be an integer >= 1, got {self.r!r}; set finetuning.adapter.r=8"
             )
         if not self.alpha > 0:
-            raise ValueError(f"alpha must be > 0, got {self.alpha}; set finetuning.adapter.alpha")
+            raise ValueError(
+                f"alpha must be > 0, got {self.alpha}; set finetuning.adapter.alpha=16"
+            )
         if not 0 <= self.dropout < 1:
             raise ValueError(
-                f"dropout must be in [0, 1), got {self.dropout}; set finetuning.adapter.dropout"
+                f"dropout must be in [0, 1), got {self.dropout}; set finetuning.adapter.dropout=0"
             )
+        # A frozen dataclass forbids plain assignment.
         object.__setattr__(self, "target_modules", plain_names(self.target_modules))
 
     def inject(self, backbone: nn.Module) -> None:
@@ -79,20 +83,29 @@ class LoRA(Adapter):
         peft_layers.inject(backbone, self.peft_config(self.targets(backbone)))
 
     def targets(self, backbone: nn.Module) -> dict[str, bool]:
-        """Return the paths of the modules that are adapted; none is at its input alone."""
-        peft_layers.need_peft("LoRA")
+        """Return the paths of the target modules, each with False: no input is scaled, as in IA3.
+
+        Raises:
+            ValueError: If a target is unknown.
+            ImportError: If peft is not installed.
+        """
+        peft_layers.require_peft("LoRA")
         from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
 
         known = {**KNOWN, **_QUERY_VALUE}
         return dict.fromkeys(resolve(backbone, self.target_modules, known), False)
 
     def peft_config(self, targets: Mapping[str, bool]) -> Any:
-        """Return peft's form of this adapter for modules at these paths."""
+        """Return the adapter as a config of peft.
+
+        Args:
+            targets: Result of :meth:`targets`.
+        """
         from peft import LoraConfig
 
         return LoraConfig(
             r=self.r,
-            lora_alpha=cast(Any, self.alpha),  # annotated as a whole number, used as any
+            lora_alpha=cast(Any, self.alpha),  # annotated as int, but any number works
             lora_dropout=self.dropout,
             target_modules=list(targets),
         )
@@ -102,5 +115,5 @@ class LoRA(Adapter):
         peft_layers.fold(backbone)
 
     def base_name(self, name: str) -> str:
-        """Return a base weight's name without its wrapper."""
+        """Return the name of a base weight without its wrapper."""
         return peft_layers.base_name(name)

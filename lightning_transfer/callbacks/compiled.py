@@ -1,4 +1,4 @@
-"""A backbone that torch compiles."""
+"""Compilation of the backbone with ``torch.compile``."""
 
 import logging
 from typing import Any
@@ -12,18 +12,19 @@ log = logging.getLogger(__name__)
 
 
 class Compiled(Callback):
-    """Compile the backbone with ``torch.compile`` while it trains.
+    """Compile the backbone with ``torch.compile`` during the training.
 
-    Names, weights and checkpoints stay as they are, and after the run the backbone is what it was.
-    Where it cannot be compiled, without a C++ compiler for instance, the run goes on without it,
-    and a line says so.
+    Parameter names, weights and checkpoints do not change, and after the run the backbone is
+    restored. If the compilation fails, for example without a C++ compiler, the run continues
+    without it and logs a warning.
 
-    On a CPU it is not worth it for models like MiniLM: the first step takes a minute, the others
-    as long as without it. Dropout and attention are torch's own inside.
+    On a CPU, compilation does not pay off for models such as MiniLM: the first step takes a
+    minute, and the others take as long as without it. A compiled backbone uses torch's dropout and
+    attention, not the optimised CPU code of this package.
 
     Args:
-        backend: Of ``torch.compile``.
-        dynamic: Whether one compiled form serves batches of all lengths; None lets torch see.
+        backend: Backend of ``torch.compile``.
+        dynamic: True to compile once for batches of all lengths; None to let torch choose.
         backbone: Attribute path of the backbone in the LightningModule.
 
     Example:
@@ -42,7 +43,7 @@ class Compiled(Callback):
         self._module: nn.Module | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Compile at the first call."""
+        """Replace the backbone's call; torch compiles at the first batch."""
         module = pl_module.get_submodule(self.backbone)
         compiled = torch.compile(module._call_impl, backend=self.backend, dynamic=self.dynamic)
 
@@ -52,17 +53,18 @@ class Compiled(Callback):
             except (TorchDynamoException, ImportError) as error:
                 module._compiled_call_impl = None
                 log.warning(
-                    "torch.compile does not work here, so the run goes on without it: %s",
-                    " ".join(str(error).split("\n")[:2]),  # the first alone names the backend
+                    "torch.compile failed, so the run continues without it: %s",
+                    # The first line contains only the name of the backend.
+                    " ".join(str(error).split("\n")[:2]),
                 )
                 return module(*args, **kwargs)
 
-        # Where nn.Module.compile puts it: copies and pickles leave it out.
+        # nn.Module.compile uses this attribute too, and copies and pickles of modules omit it.
         module._compiled_call_impl = run
         self._module = module
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Let the backbone run as it is again."""
+        """Restore the backbone."""
         if self._module is not None:
             self._module._compiled_call_impl = None
             self._module = None
@@ -70,5 +72,5 @@ class Compiled(Callback):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Let the backbone run as it is again, however the run ended."""
+        """Restore the backbone after a failed run."""
         self.on_fit_end(trainer, pl_module)

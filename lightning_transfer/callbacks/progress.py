@@ -1,4 +1,4 @@
-"""Progress that says which stage runs."""
+"""Progress of a stage: a progress bar, or one log line per epoch."""
 
 import logging
 import time
@@ -11,11 +11,11 @@ log = logging.getLogger(__name__)
 
 
 class StageProgressBar(RichProgressBar):
-    """Lightning's rich progress bar, with the name of the stage in front.
+    """Lightning's rich progress bar, with the name of the stage.
 
     Args:
-        title: For instance ``source · seed 0``.
-        refresh_rate: Batches between two refreshes.
+        title: Name of the stage, such as ``source · seed 0``.
+        refresh_rate: Updates per second, > 0; 0 disables the bar.
     """
 
     def __init__(self, title: str, *, refresh_rate: int = 1) -> None:
@@ -25,19 +25,20 @@ class StageProgressBar(RichProgressBar):
 
     @property
     def validation_description(self) -> str:
-        """Text before the validation bar."""
+        """Label of the validation bar."""
         return f"{self.title} · validation"
 
     @property
     def test_description(self) -> str:
-        """Text before the test bar."""
+        """Label of the test bar."""
         return f"{self.title} · test"
 
     def _get_train_description(self, current_epoch: int) -> str:
         return f"{self.title} · {_epoch(current_epoch, self.trainer.max_epochs)}"
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """Return the loss and the monitored metric only; a line has no room for more."""
+        """Return the training loss and the monitored metric."""
+        # All metrics of a task would not fit into a line of a terminal.
         shown = {}
         for name in ("train/loss", _monitor(pl_module) or "val/loss"):
             if name in trainer.callback_metrics:
@@ -46,10 +47,10 @@ class StageProgressBar(RichProgressBar):
 
 
 class StageProgress(Callback):
-    """One log line an epoch: what the stage has reached, and how long it took.
+    """One log line per epoch: losses, the monitored metric and the time.
 
     Args:
-        title: For instance ``source · seed 0``.
+        title: Name of the stage, such as ``source · seed 0``.
     """
 
     def __init__(self, title: str) -> None:
@@ -59,15 +60,16 @@ class StageProgress(Callback):
         self._started = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock for an epoch that is resumed in its middle and has no start."""
+        """Start the clock."""
+        # A run resumed in the middle of an epoch does not call on_train_epoch_start.
         self._started = time.monotonic()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
+        """Restart the clock."""
         self._started = time.monotonic()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the line."""
+        """Log the line."""
         if not trainer.is_global_zero:
             return
         values = trainer.callback_metrics
@@ -79,11 +81,11 @@ class StageProgress(Callback):
 
 
 def _monitor(pl_module: LightningModule) -> str:
-    """Return the metric that a module is watched by: its recipe's, or else its own."""
-    asked = getattr(getattr(pl_module, "recipe", None), "monitor", None)
-    return str(asked or getattr(pl_module, "monitor", ""))
+    """Return the monitored metric: that of the recipe if set, else the default of the task."""
+    chosen = getattr(getattr(pl_module, "recipe", None), "monitor", None)
+    return str(chosen or getattr(pl_module, "monitor", ""))
 
 
 def _epoch(current: int, last: int | None) -> str:
-    """Name an epoch, counted from 1; a run without an end has no last one."""
+    """Return ``epoch 1/3``, counted from 1, or ``epoch 1`` in a run without a last epoch."""
     return f"epoch {current + 1}" + (f"/{last}" if last is not None and last > 0 else "")

@@ -1,4 +1,4 @@
-"""Warm-up of layers that begin to train in the middle of a run."""
+"""Learning-rate warm-up of parameters unfrozen during a run."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -9,17 +9,15 @@ from torch.utils.hooks import RemovableHandle
 
 
 class Rewarm:
-    """Let newly unfrozen parameters warm up, whatever scheduler drives the learning rate.
+    """Warm up the learning rate of newly unfrozen parameters, under any scheduler.
 
-    The rate of a group is scaled for no longer than the update itself: the closure (forward and
-    backward, which torch runs inside ``Optimizer.step``) still sees the plain rate, and after the
-    update the very object that was there is put back. So no scheduler, logger or checkpoint ever
-    meets a scaled rate, and nothing needs saving: a resumed run says again which parameters began
-    when. (An optimizer that reads its rate before it runs the closure, as LBFGS does, is left alone
-    by this; one without a closure is not.)
+    The learning rate of an optimizer group is scaled during the update only. Schedulers, loggers
+    and checkpoints see the unscaled rate, and there is no state to save: after a resume, call
+    :meth:`start` again with the same steps. An optimizer that reads its learning rate before it
+    runs the closure, such as LBFGS, is not scaled; without a closure it is.
 
     Args:
-        steps: Optimizer steps of a warm-up, >= 0.
+        steps: Length of a warm-up in optimizer steps, >= 0.
 
     Raises:
         ValueError: If ``steps`` is negative.
@@ -32,28 +30,33 @@ class Rewarm:
     def __init__(self, steps: int) -> None:
         """See the class."""
         if steps < 0:
-            raise ValueError(f"steps must be >= 0, got {steps}; 0 does without a warm-up")
+            raise ValueError(f"steps must be >= 0, got {steps}; set rewarm=0 for no warm-up")
         self.steps = steps
         self._starts: dict[nn.Parameter, int] = {}
         self._handles: list[RemovableHandle] = []
-        self._plain: list[tuple[dict[str, Any], Any]] = []  # groups that are scaled, their rates
+        self._scaled: list[tuple[dict[str, Any], Any]] = []  # scaled groups and their rates
         self._now: Callable[[], int] = lambda: 0
         self._optimizers: list[Optimizer] = []
 
     def factor(self, step: int, start: int) -> float:
-        """Return what scales the rate at optimizer step ``step`` of what began at ``start``.
+        """Return the factor of the learning rate; it rises linearly to 1 over ``steps`` steps.
 
-        It grows linearly and reaches 1 after ``steps`` steps.
+        Args:
+            step: Current optimizer step.
+            start: First optimizer step of the parameters.
+
+        Returns:
+            Factor in (0, 1].
         """
         return min(1.0, (step - start + 1) / (self.steps + 1))
 
     def attach(self, optimizers: Iterable[Optimizer], *, now: Callable[[], int]) -> None:
-        """Scale these optimizers' rates from here on.
+        """Scale the learning rates of these optimizers from now on.
 
         Args:
-            optimizers: Those that train the parameters.
-            now: Gives the number of optimizer steps done so far, also across a resume, such as
-                ``lambda: trainer.global_step``.
+            optimizers: Optimizers of the parameters.
+            now: Returns the number of optimizer steps done, including those before a resume, such
+                as ``lambda: trainer.global_step``.
 
         Raises:
             ValueError: See :meth:`start`.
@@ -66,21 +69,21 @@ class Rewarm:
             self._handles.append(optimizer.register_step_post_hook(self._after))
 
     def detach(self) -> None:
-        """Leave the optimizers as they were; what has been started is kept for another attach."""
-        self._put_back()
+        """Restore the optimizers; started warm-ups stay for another :meth:`attach`."""
+        self._restore()
         for handle in self._handles:
             handle.remove()
         self._handles, self._optimizers = [], []
 
     def start(self, parameters: Iterable[nn.Parameter], step: int) -> None:
-        """Say that parameters begin, or began, to train.
+        """Start the warm-up of parameters.
 
         Args:
-            parameters: They require grad by now.
-            step: Optimizer steps done before their first.
+            parameters: Parameters that require grad now.
+            step: Number of optimizer steps before their first update; may be in the past.
 
         Raises:
-            ValueError: If an optimizer group would have to warm up a part of its parameters.
+            ValueError: If only a part of an optimizer group would have to warm up.
         """
         self._starts.update(dict.fromkeys(parameters, step))
         self._check()
@@ -92,7 +95,7 @@ class Rewarm:
                 self._factor_of(group, now)
 
     def _factor_of(self, group: Mapping[str, Any], now: int) -> float:
-        """Return the factor of a group: that of each of its parameters that train."""
+        """Return the common factor of the trainable parameters of a group."""
         factors = {
             self.factor(now, self._starts[p]) if p in self._starts else 1.0
             for p in group["params"]
@@ -100,25 +103,26 @@ class Rewarm:
         }
         if len(factors) > 1:
             raise ValueError(
-                f"the optimizer group {group.get('name', 'without a name')!r} holds parameters "
-                f"that began to train at different times (factors {sorted(factors)}), and a group "
-                "has one learning rate; make one group a depth, as "
-                "lightning_transfer.optim.ParameterGroups does"
+                f"optimizer group {group.get('name', 'without a name')!r} has one learning rate, "
+                f"but its parameters were unfrozen at different times (factors {sorted(factors)}); "
+                "build one group per depth, as lightning_transfer.optim.ParameterGroups does"
             )
         return factors.pop() if factors else 1.0
 
     def _before(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        """Scale before the update, which comes after the closure if there is one."""
-        self._put_back()  # should an update have failed half-way
+        """Scale the rates before the update, and after the closure if there is one."""
+        # torch runs the closure (forward and backward) inside step(); it must see the unscaled
+        # rate, as a training step may log it.
+        self._restore()  # an earlier update may have failed
         closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
         if closure is None:
             self._scale(optimizer)
             return None
 
         def scaling() -> Any:
-            self._put_back()  # some optimizers run it several times in a step
+            self._restore()  # some optimizers run the closure several times in a step
             loss = closure()
             self._scale(optimizer)
             return loss
@@ -128,17 +132,19 @@ class Rewarm:
         return (args[0], scaling, *args[2:]), kwargs
 
     def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        self._put_back()
+        self._restore()
 
     def _scale(self, optimizer: Optimizer) -> None:
         now = self._now()
         for group in optimizer.param_groups:
             factor = self._factor_of(group, now)
             if factor != 1.0:
-                self._plain.append((group, group["lr"]))
+                self._scaled.append((group, group["lr"]))
                 group["lr"] = group["lr"] * factor
 
-    def _put_back(self) -> None:
-        for group, rate in self._plain:
+    def _restore(self) -> None:
+        # The same object, not an equal value: a learning rate may be a tensor that the scheduler
+        # changes in place.
+        for group, rate in self._scaled:
             group["lr"] = rate
-        self._plain = []
+        self._scaled = []

@@ -1,4 +1,4 @@
-"""What trains: gradients, modes and DDP, changed together."""
+"""Trainable parameters of a module: gradients, train and eval mode, and DDP, changed together."""
 
 from collections.abc import Collection, Sequence
 
@@ -6,11 +6,19 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import nn
 
-_LEFT_FROZEN = "_left_frozen_by_a_fit"  # on a parameter; the next fit may train it
+# Marks parameters frozen by a callback of this package. The next fit may train them, unlike those
+# that the user froze.
+_LEFT_FROZEN = "_left_frozen_by_a_fit"
 
 
-def thaw(module: nn.Module) -> None:
-    """Undo what an earlier fit has left frozen, before optimizers are made."""
+def unfreeze(module: nn.Module) -> None:
+    """Unfreeze the parameters that an earlier fit has frozen.
+
+    Call it before the optimizers are built.
+
+    Args:
+        module: Module of the earlier fit. Parameters frozen by the user stay frozen.
+    """
     for parameter in module.parameters():
         if hasattr(parameter, _LEFT_FROZEN):
             delattr(parameter, _LEFT_FROZEN)
@@ -18,60 +26,59 @@ def thaw(module: nn.Module) -> None:
 
 
 class TrainableSet:
-    """The parameters of a module that train, and all that follows from it.
+    """The trainable parameters of a module during a fit.
 
-    A parameter that does not train takes no gradient and keeps none, so that no optimizer moves
-    it, whatever its momentum or weight decay. A module all of whose parameters are frozen is in
-    eval mode, one that trains in train mode; a layer that trains in part does so as a whole, with
-    its dropout on. DDP averages the gradients of the parameters that it found trainable when it
-    wrapped the module, so the module is wrapped anew whenever they change. Parameters that took no
-    gradient before the fit began never take one, and what lies outside the layers and holds nothing
-    else keeps its mode: whoever froze it knows why.
+    - A frozen parameter has no gradient, so no optimizer changes it by momentum or weight decay.
+    - A module with frozen parameters only is in eval mode, a trainable module in train mode. A
+      partly trainable layer is in train mode as a whole, with active dropout.
+    - Parameters frozen before the fit stay frozen. A module outside the layers keeps its mode if
+      all its parameters were frozen before the fit: the user has chosen the mode.
 
     Args:
-        module: The module that is fitted.
-        layers: Parts of it that are in one mode each, such as a backbone's layers.
+        module: The module to train.
+        layers: Submodules with one mode for the whole submodule, such as a backbone's layers.
     """
 
     def __init__(self, module: LightningModule, layers: Sequence[nn.Module] = ()) -> None:
         """See the class."""
         self._module = module
         self._layers = layers
-        self._before = {name: p.requires_grad for name, p in module.named_parameters()}
+        self._initial = {name: p.requires_grad for name, p in module.named_parameters()}
         self._frozen: set[str] = set()
         self._frozen_layers: Sequence[nn.Module] = ()
 
     @property
     def names(self) -> set[str]:
-        """Parameters that can train at all."""
-        return {name for name, trains in self._before.items() if trains}
+        """Names of the parameters that were trainable at the start of the fit."""
+        return {name for name, trains in self._initial.items() if trains}
 
     def freeze(self, names: Collection[str], layers: Sequence[nn.Module] = ()) -> bool:
-        """Let these parameters be frozen, and all others train that can; the modes come later.
+        """Freeze these parameters, and make all others in :attr:`names` trainable.
+
+        The modes change at the next :meth:`set_modes`.
 
         Args:
-            names: As in ``named_parameters()``.
-            layers: Those that are frozen as a whole, whether they have parameters or not.
+            names: Parameter names, as in ``named_parameters()``.
+            layers: Layers frozen as a whole, with or without parameters.
 
         Returns:
-            Whether anything changed.
+            True if any ``requires_grad`` changed.
         """
         changed = False
         for name, parameter in self._module.named_parameters():
-            trains = self._before.get(name, False) and name not in names
+            trains = self._initial.get(name, False) and name not in names
             changed |= parameter.requires_grad != trains
             parameter.requires_grad_(trains)
             if not trains:
+                # Optimizers skip a parameter only if its gradient is None, not if it is zero.
                 parameter.grad = None
         self._frozen, self._frozen_layers = set(names), layers
         return changed
 
     def set_modes(self) -> None:
-        """Put frozen modules in eval mode and the others in train mode.
-
-        Before anything is frozen this undoes the eval mode that ``from_pretrained`` of
-        transformers leaves, of which Lightning, which keeps what it finds, would warn.
-        """
+        """Put frozen modules in eval mode and trainable ones in train mode."""
+        # Also if nothing is frozen: from_pretrained of transformers returns a model in eval mode,
+        # and Lightning keeps the modes it finds, so dropout would be off.
         parameters = dict(self._module.named_parameters())
         _set_modes(self._module, {id(parameters[name]) for name in self._frozen})
         for layer in self._layers:
@@ -82,9 +89,10 @@ class TrainableSet:
                 layer.eval()
 
     def release(self) -> None:
-        """End the fit: what is frozen stays so, as ever in Lightning, and binds no later fit."""
+        """End the fit: frozen parameters stay frozen, but a later fit may train them."""
+        # Lightning's freezing callbacks also leave parameters frozen after a fit.
         for name, parameter in self._module.named_parameters():
-            if self._before.get(name) and not parameter.requires_grad:
+            if self._initial.get(name) and not parameter.requires_grad:
                 setattr(parameter, _LEFT_FROZEN, True)
 
 
@@ -94,40 +102,43 @@ def _set_modes(module: nn.Module, frozen: set[int]) -> None:
     if all(trains):
         module.train()
     elif any(trains):
-        module.training = True  # and no more than that: its parts differ
+        module.training = True  # not train(), which would include the frozen children
         for part in module.children():
             _set_modes(part, frozen)
     elif any(id(parameter) in frozen for parameter in parameters):
         module.eval()
 
 
-def count_line(module: nn.Module) -> str:
-    """Say how many of a module's parameters train."""
+def trainable_summary(module: nn.Module) -> str:
+    """Return the number of trainable parameters for a log line: ``5 of 10 parameters (50 %)``."""
     sizes = [(p.numel(), p.requires_grad) for p in module.parameters()]
     trains, total = sum(n for n, trains in sizes if trains), sum(n for n, _ in sizes)
     return f"{trains:,} of {total:,} parameters ({100 * trains / max(1, total):.2f} %)"
 
 
 def check_strategy(trainer: Trainer) -> None:
-    """Refuse a strategy under which the trainable parameters cannot change.
+    """Raise if the trainable parameters cannot change during a run of the trainer's strategy.
 
     Raises:
-        ValueError: If it shards the parameters, or wraps the module in a way of its own.
+        ValueError: If the strategy is neither DDP nor for a single device: it shards the
+            parameters, or wraps the module in another way.
     """
     if not isinstance(trainer.strategy, DDPStrategy | SingleDeviceStrategy):
         raise ValueError(
-            f"{type(trainer.strategy).__name__} fixes what trains when it wraps the module, so "
-            "nothing can be unfrozen in mid-run; use strategy=ddp or a single device, or freeze "
-            "for the whole run (Freezing)"
+            f"{type(trainer.strategy).__name__} fixes the trainable parameters when it wraps the "
+            "module, so they cannot change during the run; use trainer.strategy=ddp or a single "
+            "device, or freeze for the whole run (callbacks.Freezing)"
         )
 
 
-def wrap_again(trainer: Trainer) -> None:
-    """Let DDP see what trains now; every rank has to call this at the same step.
+def rewrap_ddp(trainer: Trainer) -> None:
+    """Wrap the module in DDP again, after a change of the trainable parameters.
 
-    DDP registers the parameters that require a gradient when it wraps a module. Those unfrozen
-    later would never be averaged, silently, and the ranks would part (pytorch-lightning #20340).
+    Every rank has to call this at the same step. Without DDP it does nothing.
     """
+    # DDP averages the gradients of the parameters that require grad when it wraps a module. Those
+    # unfrozen later would not be averaged, without any error, and the ranks would diverge
+    # (pytorch-lightning #20340).
     strategy = trainer.strategy
     if isinstance(strategy, DDPStrategy):
         strategy.model = strategy.lightning_module
@@ -135,32 +146,33 @@ def wrap_again(trainer: Trainer) -> None:
 
 
 class Freezer(Callback):
-    """A callback that decides which parameters train during a fit.
+    """Base class of callbacks that choose the trainable parameters during a fit.
 
-    Its ``check`` tells mistakes before anything runs. What it leaves frozen binds no later fit.
+    Parameters frozen by one fit are trainable again in the next.
     """
 
     def __init__(self) -> None:
         """See the class."""
         super().__init__()
-        self._trainable: TrainableSet | None = None  # during a fit
+        self._trainable: TrainableSet | None = None  # during a fit only
 
     def check(self, pl_module: LightningModule) -> None:
-        """Raise what is wrong with the arguments for a module.
+        """Raise if the arguments do not fit a module, before anything runs.
 
         Raises:
-            ValueError: As the class says.
+            ValueError: See the class of the callback.
         """
         raise NotImplementedError(f"{type(self).__name__} must define check()")
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Let later fits train what this one has left frozen."""
+        """Release the parameters after a failed fit."""
+        # Lightning calls teardown only after a fit without an exception.
         self.teardown(trainer, pl_module, "fit")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Let later fits train what this one has left frozen."""
+        """Release the parameters, so that later fits may train them."""
         if self._trainable is not None:
             self._trainable.release()
             self._trainable = None

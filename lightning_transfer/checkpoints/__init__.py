@@ -1,4 +1,4 @@
-"""Checkpoints and model folders: written whole, read without running anything in them."""
+"""Checkpoints and model folders, written atomically and read without running code from them."""
 
 from lightning_transfer.checkpoints.checkpoint_io import AtomicCheckpointIO, read_checkpoint
 from lightning_transfer.checkpoints.loading import (

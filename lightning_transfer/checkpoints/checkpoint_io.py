@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, self-contained, read without running anything."""
+"""Atomic writing of checkpoints, and reading without running code from the file."""
 
 import errno
 import pickle
@@ -10,7 +10,8 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from lightning_transfer.utils.atomic_files import atomic_path
 
-# What torch.load raises, by experience, on files that are cut off, altered or something else.
+# Exceptions of torch.load on files that are truncated, damaged or not checkpoints. torch does not
+# document them; they were found by trying (tests/checkpoints/test_checkpoint_io.py).
 _UNREADABLE = (
     pickle.UnpicklingError,
     ArithmeticError,
@@ -26,21 +27,26 @@ _UNREADABLE = (
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Lightning's checkpoint reader and writer, without half-written files.
+    """Checkpoint plugin of Lightning that leaves no half-written files.
 
-    The default writer goes through the system's temp folder and moves the file, which is no
-    single step when that folder lies on another file system: a kill leaves a corrupt checkpoint.
-    Here the temp file lies beside the target, is synced, and takes its place in one rename.
+    Lightning's default writes to the system's temporary folder and moves the file. If that folder
+    is on another file system, the move is a copy, and a kill leaves a corrupt checkpoint. This
+    plugin writes a temporary file beside the target, syncs it and renames it once.
     """
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
     ) -> None:
-        """Write ``checkpoint`` to ``path``.
+        """Write a checkpoint.
+
+        Args:
+            checkpoint: Content of the checkpoint.
+            path: File to write; its folder is created.
+            storage_options: Not supported.
 
         Raises:
-            TypeError: If storage options are given; this writer knows none.
-            OSError: If the disk is full or the folder cannot be written.
+            TypeError: If ``storage_options`` is given.
+            OSError: If the disk is full or the folder is not writable.
         """
         if storage_options is not None:
             raise TypeError(f"storage_options are not supported, got {storage_options!r}")
@@ -52,16 +58,23 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Read ``path``; nothing in it is run, whatever ``weights_only`` says."""
+        """Read a checkpoint with ``weights_only=True``; the argument is ignored."""
+        # Not even trainer.fit(weights_only=False) may run code from a file.
         return read_checkpoint(path, map_location=map_location)
 
 
 def read_checkpoint(path: str | Path, *, map_location: Any = "cpu") -> dict[str, Any]:
     """Read a checkpoint with ``weights_only=True``.
 
+    Args:
+        path: A checkpoint file.
+        map_location: Device of the tensors, as in :func:`torch.load`.
+
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file is no checkpoint, or holds objects that would have to be run.
+        FileNotFoundError: If the file does not exist.
+        OSError: If the disk fails.
+        ValueError: If the file is not a checkpoint, or contains other objects than tensors and
+            plain values.
     """
     path = Path(path)
     if not path.is_file():
@@ -69,18 +82,21 @@ def read_checkpoint(path: str | Path, *, map_location: Any = "cpu") -> dict[str,
     try:
         found = torch.load(path, map_location=map_location, weights_only=True)
     except _UNREADABLE as error:
+        # A truncated or damaged archive gives EINVAL. Any other error number is a problem of the
+        # disk and not of the file.
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
-            raise  # the disk's fault, not the file's
+            raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if isinstance(error, pickle.UnpicklingError):  # torch would advise to run what is in it
-            reason = "it is not torch's, or holds objects that would have to be run"
+        if isinstance(error, pickle.UnpicklingError):
+            # torch's message advises weights_only=False, which would run code from the file.
+            reason = "it is not a file of torch, or it contains Python objects"
         raise ValueError(
             f"{path} is not a checkpoint that can be read safely ({reason}); "
             "pass one written by this package"
         ) from error
     if not isinstance(found, dict):
         raise ValueError(
-            f"{path} is not a checkpoint: it holds a {type(found).__name__}; pass one written by "
-            "this package"
+            f"{path} is not a checkpoint: it contains a {type(found).__name__}; pass one written "
+            "by this package"
         )
     return found

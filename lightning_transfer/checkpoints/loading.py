@@ -1,4 +1,4 @@
-"""Trained tasks from a run folder, a model folder or a checkpoint file, without a download."""
+"""Loading of trained tasks from a run folder, a model folder or a checkpoint, without a network."""
 
 import json
 import tempfile
@@ -32,50 +32,70 @@ from lightning_transfer.tasks import TransferModule
 from lightning_transfer.utils import Labels
 from lightning_transfer.utils.checkpoint_format import FORMAT, KEY, describe_task, write_tokenizer
 
+# Names in `tasks.__all__` that are settings or a base class.
 _NO_TASKS = ("Generation", "TransferModule")
-# The only classes a checkpoint may name; anything else has to be passed in by the caller.
+# A checkpoint may come from elsewhere, so it never causes an import: only these classes are
+# rebuilt. The caller passes an object of any other class.
 _TASKS = {name: getattr(tasks, name) for name in tasks.__all__ if name not in _NO_TASKS}
 _HEADS = {f"{getattr(heads, n).__module__}.{n}": getattr(heads, n) for n in heads.__all__}
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A trained task and what it takes to feed it."""
+    """Trained task with its tokenizers and tokenization settings.
+
+    Args:
+        task: The task, in eval mode.
+        tokenizer: Tokenizer of the input texts; None if the checkpoint has none.
+        tokens: Tokenization settings of the input texts.
+        position: Stage, seed, epoch and step of the weights in their run, or None.
+        target_tokenizer: Tokenizer of the target texts; None: the same as ``tokenizer``.
+        target_tokens: Tokenization settings of the target texts.
+    """
 
     task: TransferModule
     tokenizer: PreTrainedTokenizerBase | None
     tokens: Tokens
     position: Mapping[str, Any] | None
-    target_tokenizer: PreTrainedTokenizerBase | None = None  # None: the same
+    target_tokenizer: PreTrainedTokenizerBase | None = None
     target_tokens: Tokens | None = None
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights by our own parameter names, with the description of the task they belong to."""
+    """Weights of a task with its description.
 
-    described: Mapping[str, Any]
+    Args:
+        description: Description of the task; see
+            :func:`lightning_transfer.utils.checkpoint_format.describe_task`.
+        state: Weights by the parameter names of this package.
+        tokenizer: Tokenizer of the input texts, if known.
+        where: File or folder of the weights, for messages.
+        target_tokenizer: Tokenizer of the target texts; None: the same as ``tokenizer``.
+    """
+
+    description: Mapping[str, Any]
     state: Mapping[str, Tensor]
     tokenizer: PreTrainedTokenizerBase | None
-    where: str  # the file or folder that they were read from
-    target_tokenizer: PreTrainedTokenizerBase | None = None  # of targets; None: the same
+    where: str
+    target_tokenizer: PreTrainedTokenizerBase | None = None
 
     @classmethod
     def of(
         cls, task: TransferModule, *, tokenizer: PreTrainedTokenizerBase | None, where: str
     ) -> "Weights":
-        """Return the weights of a task that is at hand, not copied.
+        """Return the weights of a task in memory, without a copy.
 
         Args:
             task: Any task.
-            tokenizer: The one that it is fed by.
-            where: What it is called in messages.
+            tokenizer: Tokenizer of its input texts.
+            where: Name of the weights in messages.
         """
-        described = describe_task(task, tokenizer=None, tokens=None)
-        return cls(described, task.state_dict(), tokenizer, where)
+        description = describe_task(task, tokenizer=None, tokens=None)
+        return cls(description, task.state_dict(), tokenizer, where)
 
     def part(self, name: str) -> dict[str, Tensor]:
-        """Return the weights of ``backbone`` or ``head`` by the part's own parameter names."""
+        """Return the weights of ``backbone`` or ``head``, by the names below that module."""
         prefix = f"{name}."
         return {k.removeprefix(prefix): v for k, v in self.state.items() if k.startswith(prefix)}
 
@@ -83,12 +103,12 @@ class Weights:
         """Load the weights of ``backbone`` or ``head`` into a module.
 
         Raises:
-            ValueError: If they do not fit.
+            ValueError: If names or shapes differ.
         """
         try:
             module.load_state_dict(self.part(name))
         except RuntimeError as error:
-            reason = " ".join(str(error).split())
+            reason = " ".join(str(error).split())  # torch's message has one line per parameter
             raise ValueError(
                 f"the weights in {self.where} do not fit the {name}, a {type(module).__name__}: "
                 f"{reason}"
@@ -102,87 +122,108 @@ def load(
     head: HeadFactory | None = None,
     adapter: Adapter | None = None,
 ) -> Loaded:
-    """Load a trained task; it is in eval mode.
+    """Load a trained task, in eval mode.
 
     Args:
         path: A run folder, its ``model`` folder, or a checkpoint file.
-        backbone: Needed where the backbone is a module of your own.
-        head: Called with ``(hidden_size, num_outputs)``; needed where the head is your own class,
-            since a checkpoint is never allowed to say what is to be imported.
-        adapter: Needed where the adapter is of your own class. It is put into the backbone, which
-            must hold none yet.
+        backbone: Only needed for a backbone of your own class.
+        head: Called with ``(hidden_size, num_outputs)``; only needed for a head of your own class,
+            because nothing is imported by a name in a checkpoint.
+        adapter: Only needed for an adapter of your own class. It is applied to the backbone, which
+            must have none yet.
 
     Raises:
-        FileNotFoundError: If nothing that can be loaded is there.
-        ValueError: If the file is no checkpoint of this package, a part has to be passed in, or one
-            that was passed in does not fit the weights.
+        FileNotFoundError: If there is no run, model folder or checkpoint at ``path``.
+        ValueError: If the file is not a checkpoint of this package, if it has a backbone, head or
+            adapter of your own class that was not passed, or if a passed one does not fit the
+            weights.
     """
     weights = read_weights(path)
     task = _build(weights, backbone, head, adapter)
+    # Not `task.load_state_dict`: the state may contain parameters of objectives, which are not
+    # needed after training.
     weights.fill(task.backbone, "backbone")
-    weights.fill(task.head, "head")  # extra losses of a training run stay behind
-    task.reads_pairs = weights.described.get("pairs")
+    weights.fill(task.head, "head")
+    task.reads_pairs = weights.description.get("pairs")
     return Loaded(
         task.eval(),
         weights.tokenizer,
-        _tokens_from(weights.described) or Tokens(),
-        weights.described.get("position"),
+        _tokens_from(weights.description) or Tokens(),
+        weights.description.get("position"),
         weights.target_tokenizer,
-        _tokens_from(weights.described, "target_tokens"),
+        _tokens_from(weights.description, "target_tokens"),
     )
 
 
 def read_weights(path: str | Path) -> Weights:
     """Read weights and their description from a run folder, a model folder or a checkpoint.
 
+    Args:
+        path: A run folder, its ``model`` folder, or a checkpoint file.
+
     Raises:
-        FileNotFoundError: If nothing that can be loaded is there.
-        ValueError: If the file is no checkpoint of this package.
+        FileNotFoundError: If there is no run, model folder or checkpoint at ``path``.
+        ValueError: If the file is not a checkpoint of this package.
     """
     path = Path(path)
     if path.is_dir():
         return _read_folder(_model_folder(path))
     checkpoint = read_checkpoint(path)
+    # Any other Lightning checkpoint has weights too, but no description to build a model from.
     if KEY not in checkpoint or "state_dict" not in checkpoint:
+        missing = KEY if KEY not in checkpoint else "state_dict"
         raise ValueError(
-            f"{path} is a checkpoint of something else: it holds no {KEY!r} entry; pass one that "
-            "this package wrote"
+            f"{path} is not a checkpoint of this package: it has no {missing!r} entry; pass one "
+            "written by this package"
         )
-    described = _checked(checkpoint[KEY], path)
-    tokenizer, target = (_tokenizer_from(described.get(f"{k}tokenizer")) for k in ("", "target_"))
-    return Weights(described, checkpoint["state_dict"], tokenizer, str(path), target)
+    description = _checked(checkpoint[KEY], path)
+    tokenizer, target = (
+        _tokenizer_from(description.get(f"{prefix}tokenizer")) for prefix in ("", "target_")
+    )
+    return Weights(description, checkpoint["state_dict"], tokenizer, str(path), target)
 
 
 def read_position(path: str | Path) -> Mapping[str, Any]:
-    """Return where in a run the weights at ``path`` come from; empty if they do not say."""
-    path = Path(path)
-    if path.is_dir():
-        described = _read_description(_model_folder(path))
-    else:
-        described = read_checkpoint(path).get(KEY) or {}
-    return described.get("position") or {}
+    """Return the position of weights in their run (stage, seed, epoch, step); empty if unknown.
 
-
-def read_labels(path: str | Path) -> Labels:
-    """Return what the outputs of the weights at ``path`` are called.
-
-    Raises:
-        FileNotFoundError: If nothing that can be loaded is there.
-        ValueError: If it is no checkpoint of this package.
+    Args:
+        path: A run folder, its ``model`` folder, or a checkpoint file.
     """
     path = Path(path)
     if path.is_dir():
-        described = _read_description(_model_folder(path))
+        description = _read_description(_model_folder(path))
     else:
-        described = _checked(read_checkpoint(path).get(KEY), path)
-    return Labels.from_dict(described["labels"])
+        description = read_checkpoint(path).get(KEY) or {}
+    return description.get("position") or {}
+
+
+def read_labels(path: str | Path) -> Labels:
+    """Return the labels of weights, without loading the weights of a model folder.
+
+    Args:
+        path: A run folder, its ``model`` folder, or a checkpoint file.
+
+    Raises:
+        FileNotFoundError: If there is no run, model folder or checkpoint at ``path``.
+        ValueError: If the file is not a checkpoint of this package.
+    """
+    path = Path(path)
+    if path.is_dir():
+        description = _read_description(_model_folder(path))
+    else:
+        description = _checked(read_checkpoint(path).get(KEY), path)
+    return Labels.from_dict(description["labels"])
 
 
 def load_tokenizer(name: str | Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """Load a tokenizer from ``asset:<name>``, a folder or the hub.
+    """Load a tokenizer.
+
+    Args:
+        name: ``asset:<name>``, a folder, or a model id of the Hugging Face hub.
+        trust_remote_code: True to run code from the hub.
 
     Raises:
-        OSError: If there is none.
+        OSError: If there is no such tokenizer.
     """
     return AutoTokenizer.from_pretrained(resolve_source(name), trust_remote_code=trust_remote_code)
 
@@ -190,70 +231,76 @@ def load_tokenizer(name: str | Path, *, trust_remote_code: bool = False) -> PreT
 def check_vocabulary(
     tokenizer: PreTrainedTokenizerBase, backbone: nn.Module, *, target: bool = False
 ) -> None:
-    """Raise if a tokenizer gives ids that the backbone's table of embeddings has no row for.
+    """Raise if a tokenizer has more tokens than a backbone has token embeddings.
 
     Args:
-        tokenizer: Any.
-        backbone: Any; one that shows no table is not checked.
-        target: Whether the tokenizer is that of texts to be written, which a decoder reads.
+        tokenizer: Any tokenizer.
+        backbone: Any backbone. Without a known table of token embeddings it is not checked.
+        target: True for the tokenizer of the target texts, which are read by the decoder.
 
     Raises:
-        ValueError: If there are fewer rows than tokens.
+        ValueError: If there are fewer embeddings than tokens.
     """
     table = getattr(backbone, "target_embeddings" if target else "token_embeddings", None)
     rows = table.num_embeddings if isinstance(table, nn.Embedding) else None
+    # More rows than tokens are fine: some pretrained tables are padded.
     if rows is not None and rows < len(tokenizer):
-        key, side = ("target_tokenizer", "decoder") if target else ("tokenizer", "backbone")
+        key, owner = ("target_tokenizer", "decoder") if target else ("tokenizer", "backbone")
         raise ValueError(
-            f"the {key} has {len(tokenizer):,} tokens and the {side} embeddings for {rows:,}; set "
-            f"{key}.vocab_size or backbone.config.vocab_size"
+            f"the {key} has {len(tokenizer):,} tokens, the {owner} has embeddings for {rows:,}; "
+            f"set {key}.vocab_size={rows} or backbone.config.vocab_size={len(tokenizer)}"
         )
 
 
 def same_tokenizer(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase | None) -> bool:
-    """Whether two tokenizers give every text the same ids, cutting and padding aside."""
+    """Return True if two tokenizers give the same ids for every text.
+
+    Truncation and padding are not compared: each call may set them.
+    """
     if one is other or other is None:
         return one is other
     if type(one) is not type(other) or one.get_vocab() != other.get_vocab():
         return False
+    # Translation models have one vocabulary and a token of the target language.
     languages = (getattr(tokenizer, "tgt_lang", None) for tokenizer in (one, other))
     return len(set(languages)) == 1 and _rules(one) == _rules(other)
 
 
 def _rules(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """Return how a fast tokenizer works, without what its last call left in it."""
+    """Return the configuration of a fast tokenizer, without the settings of its last call."""
+    # A slow tokenizer has no backend; its class and vocabulary are all there is to compare.
     backend = getattr(tokenizer, "backend_tokenizer", None)
     rules = {} if backend is None else json.loads(backend.to_str())
     return {name: rule for name, rule in rules.items() if name not in ("truncation", "padding")}
 
 
 def _model_folder(path: Path) -> Path:
+    # A run folder contains its model folder as `model`.
     for folder in (path, path / "model"):
         if (folder / DESCRIPTION).is_file():
             return folder
     raise FileNotFoundError(
         f"{path} is neither a finished run nor a model folder: {DESCRIPTION} is missing; pass a "
-        "checkpoint file, or end the run with resume=true"
+        "checkpoint file, or finish the run with resume=true"
     )
 
 
 def _read_folder(folder: Path) -> Weights:
-    described = _read_description(folder)
+    description = _read_description(folder)
     stored = _read_tensors(folder / MODEL_FILE)
-    if described["native"]:
-        native = layout_of(described)
-        ours: Callable[[str], str] = native.ours
+    if description["native"]:  # written in a layout of transformers, with the head
+        from_hf: Callable[[str], str] = layout_of(description).from_hf
         head = {}
     else:
-        ours = "backbone.model.{}".format
+        from_hf = "backbone.model.{}".format
         head = _read_tensors(folder / HEAD_FILE)
-    state = {ours(name): value for name, value in stored.items()}
+    state = {from_hf(name): value for name, value in stored.items()}
     state |= {f"head.{name}": value for name, value in head.items()}
-    if described.get("adapter"):
-        state = _checked_tensors(lambda: read_adapter(folder, state, ours=ours), folder)
-    target = folder / TARGET_FOLDER
-    other = _local_tokenizer(target) if target.is_dir() else None
-    return Weights(described, state, _local_tokenizer(folder), str(folder), other)
+    if description.get("adapter"):
+        state = _checked_tensors(lambda: read_adapter(folder, state, from_hf=from_hf), folder)
+    target_folder = folder / TARGET_FOLDER
+    target = _local_tokenizer(target_folder) if target_folder.is_dir() else None
+    return Weights(description, state, _local_tokenizer(folder), str(folder), target)
 
 
 def _read_description(folder: Path) -> Mapping[str, Any]:
@@ -266,13 +313,19 @@ def _read_description(folder: Path) -> Mapping[str, Any]:
 
 
 def _checked(found: Any, where: Path) -> Mapping[str, Any]:
-    """Return a description of a task, or say why it cannot be one."""
+    """Return the description of a task.
+
+    Raises:
+        ValueError: If it is not a description, or has the format of another version.
+    """
     if not isinstance(found, dict) or not {"task", "labels", "backbone", "head"} <= set(found):
-        raise ValueError(f"{where} holds no description of a task of this package")
+        raise ValueError(
+            f"{where} contains no description of a task; pass a file written by this package"
+        )
     if found.get("format") != FORMAT:
         raise ValueError(
-            f"{where} is of format {found.get('format')!r} and this version reads {FORMAT}; open "
-            "it with the version that wrote it"
+            f"{where} has format {found.get('format')!r}, this version reads format {FORMAT}; use "
+            "the version of lightning_transfer that wrote it"
         )
     return found
 
@@ -294,40 +347,50 @@ def _build(
     head: HeadFactory | None,
     adapter: Adapter | None,
 ) -> TransferModule:
-    described, where = weights.described, weights.where
-    labels = Labels.from_dict(described["labels"])
-    task_class = _TASKS.get(described["task"])
+    """Build an untrained task from a description and from the passed parts."""
+    description, where = weights.description, weights.where
+    labels = Labels.from_dict(description["labels"])
+    task_class = _TASKS.get(description["task"])
     if task_class is None:
-        raise ValueError(f"{where} holds a {described['task']}; known: {', '.join(_TASKS)}")
+        raise ValueError(
+            f"unknown task {description['task']!r} in {where}; tasks: {', '.join(_TASKS)}"
+        )
     if backbone is None:
-        if described["backbone"] is None:
-            raise ValueError(f"the backbone of {where} is a module of your own: pass backbone=")
-        backbone = Backbone.from_config(described["backbone"])
-    adapter = stored_adapter(described, own=adapter, where=where)
+        if description["backbone"] is None:
+            raise ValueError(
+                f"the backbone of {where} is of your own class; pass it: load(path, backbone=...)"
+            )
+        backbone = Backbone.from_config(description["backbone"])
+    adapter = stored_adapter(description, own=adapter, where=where)
     if adapter is not None:
-        adapter.apply(backbone)
+        adapter.apply(backbone)  # before the weights, which have the names of an adapted backbone
     if head is None:
-        head_class, arguments = described["head"]["class"], described["head"]["args"]
+        head_class, arguments = description["head"]["class"], description["head"]["args"]
         if head_class not in _HEADS:
-            raise ValueError(f"the head of {where} is your own class {head_class}: pass head=")
+            name = head_class.rpartition(".")[2]
+            raise ValueError(
+                f"the head of {where} is of your own class {head_class}; pass it: "
+                f"load(path, head={name})"
+            )
         head = partial(_HEADS[head_class], **arguments)
-    made = make_head(head, backbone, labels.num_outputs)
-    return task_class(backbone, made, labels=labels, **described.get("task_args", {}))
+    built = make_head(head, backbone, labels.num_outputs)
+    return task_class(backbone, built, labels=labels, **description.get("task_args", {}))
 
 
 def _tokenizer_from(files: Mapping[str, Tensor] | None) -> PreTrainedTokenizerBase | None:
     if files is None:
         return None
+    # transformers reads tokenizers from a folder only.
     with tempfile.TemporaryDirectory() as folder:
         write_tokenizer(files, Path(folder))
         return _local_tokenizer(Path(folder))
 
 
 def _local_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Open a tokenizer that came with weights: no network, and no code of its own."""
+    """Load the tokenizer of a checkpoint, without a network and without running its code."""
     return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
-def _tokens_from(described: Mapping[str, Any], name: str = "tokens") -> Tokens | None:
-    stored = described.get(name)
+def _tokens_from(description: Mapping[str, Any], name: str = "tokens") -> Tokens | None:
+    stored = description.get(name)
     return Tokens(**stored) if stored else None

@@ -1,7 +1,7 @@
-"""The command line: a command word picks a Hydra app.
+"""Entry point of the command line: each command is a Hydra app.
 
-Help and mistakes in the line's own words are answered before Hydra is imported; what runs a command
-(:mod:`lightning_transfer.cli.commands`, and torch with it) is imported only when a job starts.
+Help texts and errors in the arguments need no Hydra, so Hydra is imported after them. The functions
+of the commands (:mod:`lightning_transfer.cli.commands`, with torch) are imported when a job starts.
 """
 
 import os
@@ -14,9 +14,15 @@ from typing import Any
 
 from lightning_transfer import __version__
 from lightning_transfer.cli import error_messages, help_text
-from lightning_transfer.cli.arguments import FLAGS_HELP, POSITIONAL, CommandLine, completing, parse
+from lightning_transfer.cli.arguments import (
+    FLAGS_HELP,
+    POSITIONAL,
+    CommandLine,
+    complete_command,
+    parse,
+)
 from lightning_transfer.cli.job import Job
-from lightning_transfer.cli.process import hydra_process, process
+from lightning_transfer.cli.process import argv_and_path, hydra_process
 from lightning_transfer.config.private_apis import config_loader, search_path
 from lightning_transfer.experiments.sweeps.job_records import JobFailed
 from lightning_transfer.utils.errors import UsageError
@@ -31,117 +37,138 @@ COMMANDS: Mapping[str, str] = {
     "list": "lightning_transfer.cli.commands:list_",
     "sweep-report": "lightning_transfer.cli.commands:sweep_report",
 }
-"""Command word to the function that runs it, given the composed config."""
+"""Command to its function, ``module:function``, called with the composed config."""
 
 _CONF = "pkg://lightning_transfer.conf"
+_LIST_QUOTED_OR_NULL = re.compile(r"""\[.*\]|".*"|'.*'|null""", re.DOTALL)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line.
 
     Args:
-        argv: Its words without the program's name; those of this process unless given.
+        argv: Arguments without the name of the program; by default those of this process.
 
     Returns:
-        Exit code: 0; 1 when a job failed; 2 when the line itself is wrong, in which case nothing
-        was touched; 130 after Ctrl-C.
+        Exit code: 0 on success; 1 if a job failed; 2 if the command line is wrong, in which case
+        no file was changed; 130 after Ctrl-C.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
-    verbose = bool({"-v", "--verbose"} & set(words)) or os.environ.get("HYDRA_FULL_ERROR") == "1"
-    with process(words):
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    # Read before parsing, because an error of the parser needs it.
+    verbose = (
+        bool({"-v", "--verbose"} & set(arguments)) or os.environ.get("HYDRA_FULL_ERROR") == "1"
+    )
+    with argv_and_path(arguments):
         try:
-            return _answer(parse(words, tuple(COMMANDS)))
+            return _dispatch(parse(arguments, tuple(COMMANDS)))
         except KeyboardInterrupt:
-            return _interrupted()
-        except SystemExit as stop:  # Hydra, argparse; Lightning after a Ctrl-C
-            return (
-                _interrupted() if isinstance(stop.__context__, KeyboardInterrupt) else _code(stop)
-            )
-        except BrokenPipeError:  # a reader such as head has gone; say nothing, here or at exit
+            return _report_interrupt()
+        except SystemExit as stop:  # raised by Hydra, argparse, and Lightning after Ctrl-C
+            return _exit_code(stop)
+        except BrokenPipeError:
+            # The reading program, such as head, has closed the pipe. Without a new standard output
+            # Python would report the same error again when it flushes at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
         except Exception as error:
             return error_messages.report(error, verbose)
 
 
-def _answer(line: CommandLine) -> int:
-    """Do what a well-formed line says."""
+def _dispatch(line: CommandLine) -> int:
+    """Show a help text or the version, or run the command through Hydra."""
     if "--version" in line.flags:
         print(f"lightning_transfer {__version__}")
         return 0
     if "--shell-completion" in line.flags:
-        completed = completing(line, tuple(COMMANDS))
+        completed = complete_command(line, tuple(COMMANDS))
         if completed is None:
             return 0
         line = completed
     elif line.command is None and "--hydra-help" not in line.flags:
-        print(_help())
+        print(_general_help())
         return 0
     elif line.command is not None and "--help" in line.flags:
         added = [Path(line.flags["--config-dir"])] if "--config-dir" in line.flags else []
-        bare = [key.upper() for key in POSITIONAL.get(line.command, ())]
-        words = " ".join([line.command, *bare, "[key=value ...]"])
-        print(f"usage: {_program()} {words} [flags]\n")
+        positional = [key.upper() for key in POSITIONAL.get(line.command, ())]
+        usage = " ".join([line.command, *positional, "[key=value ...]"])
+        print(f"usage: {_program_name()} {usage} [flags]\n")
         print(help_text.command_help(line.command, [help_text.conf_folder(), *added]))
-        print(f"\n{FLAGS_HELP}\n\nEvery key, with its value: {_program()} {line.command} --cfg job")
+        print(
+            f"\n{FLAGS_HELP}\n\n"
+            f"To show all keys with their values: {_program_name()} {line.command} --cfg job"
+        )
         return 0
     return _run_hydra(line)
 
 
-def _help() -> str:
+def _general_help() -> str:
     folder = help_text.conf_folder()
-    what = [
+    commands = [
         f"  {name:12} {help_text.first_comments(folder / f'{name}.yaml')[0]}" for name in COMMANDS
     ]
     example = help_text.first_comments(folder / "fit.yaml")[1]
     return "\n".join(
         [
-            f"usage: {_program()} COMMAND [key=value ...] [flags]",
-            "\nTransfer learning in NLP, proven against its baselines.\n\nCommands:",
-            *what,
+            f"usage: {_program_name()} COMMAND [key=value ...] [flags]",
+            "\nTransfer learning in NLP, compared with baselines.\n\nCommands:",
+            *commands,
             f"\n{FLAGS_HELP}\n\nExample: {example}",
         ]
     )
 
 
 def _run_hydra(line: CommandLine) -> int:
-    """Compose and run, or show, through Hydra."""
+    """Compose and check the config, then run the job or show the config through Hydra."""
     import hydra
 
     from lightning_transfer.experiments.sweeps.sweepers import register
 
-    command = line.command or "fit"
+    command = line.command or "fit"  # --hydra-help and --shell-completion need no command
     if "--config-path" in line.flags:
-        path = line.flags["--config-path"]  # Hydra takes it as relative to this package
+        # Hydra resolves a relative path against the module of the task function, here this package.
+        path = line.flags["--config-path"]
         path = path if "://" in path else os.path.abspath(path)
         line = replace(line, flags={**line.flags, "--config-path": path})
     verbose = "--verbose" in line.flags or os.environ.get("HYDRA_FULL_ERROR") == "1"
     if verbose and line.runs and not any(o.startswith("hydra.verbose=") for o in line.overrides):
         line = replace(line, overrides=(*line.overrides, "hydra.verbose=[lightning_transfer]"))
-    words = tuple(sys.argv[1:])
-    job = Job(COMMANDS[command], line, words, verbose)
+    # The arguments as typed, because Lightning starts the other ranks of a job with them.
+    job = Job(COMMANDS[command], line, tuple(sys.argv[1:]), verbose)
     register()
     app = hydra.main(version_base="1.3", config_path=_CONF, config_name=command)(job)
-    composer = _Composer(line, command)
+    composer = _ConfigComposer(line, command)
     try:
-        line = composer.quoted(line)
+        line = composer.quote(line)
         if line.composes:
             composer.check(line)
-        with hydra_process(line.hydra_words):
+        with hydra_process(line.hydra_arguments):
             app()
-    except JobFailed as error:  # told where it failed, which may be another process
+    except JobFailed as error:  # the job has reported its error, perhaps in another process
         return error.code
     except Exception as error:
-        if isinstance(error, UsageError) or not error_messages.is_of_config(error):
+        if isinstance(error, UsageError) or not error_messages.is_config_error(error):
             raise
         raise UsageError(error_messages.explain(error, line.overrides, composer)) from error
     return 0
 
 
-class _Composer:
-    """Composes configs as the line's Hydra app does, to check them before it starts."""
+class _ConfigComposer:
+    """Composer of the same configs as the Hydra app, to check them before the app starts.
+
+    Hydra composes the jobs of a sweep one after the other, and accepts missing values and keys
+    without effect. This class finds such errors before the first job, and before Hydra creates the
+    run folder.
+
+    Args:
+        line: Command line; its ``--config-path``, ``--config-dir`` and ``--config-name`` are used.
+        command: Name of the primary config if the command line has no ``--config-name``.
+
+    Raises:
+        UsageError: If the folder of ``--config-dir`` does not exist.
+    """
 
     def __init__(self, line: CommandLine, command: str) -> None:
+        """See the class."""
         from hydra.core.config_search_path import SearchPathQuery
         from hydra.core.override_parser.overrides_parser import OverridesParser
 
@@ -149,120 +176,140 @@ class _Composer:
         if "--config-dir" in line.flags:
             folder = os.path.abspath(line.flags["--config-dir"])
             if not os.path.isdir(folder):
-                raise UsageError(f"--config-dir {line.flags['--config-dir']}: no such folder")
+                given = line.flags["--config-dir"]
+                raise UsageError(f"--config-dir must be an existing folder, got {given!r}")
+            # The position in the search path at which Hydra itself adds --config-dir.
             path.prepend("command-line", f"file://{folder}", SearchPathQuery(provider="schema"))
         self._name = line.flags.get("--config-name", command)
         self._loader = config_loader(path)
         self._parser = OverridesParser.create(config_loader=self._loader)
         self._composed: dict[tuple[str, ...], Any] = {}
 
-    def config(self, overrides: Sequence[str]) -> Any:
-        """Return the composed config of one job, Hydra's part included; not to be changed."""
+    def compose(self, overrides: Sequence[str]) -> Any:
+        """Return the composed config of one job with Hydra's part, for reading only."""
         from hydra.types import RunMode
 
-        known = tuple(overrides)
-        if known not in self._composed:  # composing takes longer than all the checks
+        key = tuple(overrides)
+        if key not in self._composed:  # composing is slower than all checks together
             config = self._loader.load_configuration(self._name, list(overrides), RunMode.RUN)
-            self._composed[known] = config
-        return self._composed[known]
+            self._composed[key] = config
+        return self._composed[key]
 
-    def plain(self, overrides: Sequence[str]) -> dict[str, Any]:
-        """Return the same as plain values, interpolations as they are."""
+    def compose_plain(self, overrides: Sequence[str]) -> dict[str, Any]:
+        """Return the composed config as plain values, with unresolved interpolations."""
         from omegaconf import OmegaConf
 
-        return OmegaConf.to_container(self.config(overrides))  # type: ignore[return-value]
+        return OmegaConf.to_container(self.compose(overrides))  # type: ignore[return-value]
 
     def options(self, group: str) -> list[str]:
-        """Return the options of a group, or the primary configs; none if there is no such group."""
+        """Return the options of a group, empty if it is unknown; ``""`` for primary configs."""
         return [name for name in self._loader.get_group_options(group) if name[:1] != "_"]
 
-    def quoted(self, line: CommandLine) -> CommandLine:
-        """Quote values that Hydra's grammar cannot read: sentences, paths with an equals sign."""
-        sentences = line.command == "predict" and "--multirun" not in line.flags
-        free = {"text", "text_pair"} if sentences else set()
-        return replace(line, overrides=tuple(self._quoted(o, free) for o in line.overrides))
+    def quote(self, line: CommandLine) -> CommandLine:
+        """Quote the values that are no valid Hydra syntax, such as sentences and paths with =."""
+        # A sweep over texts needs Hydra's syntax, text=a,b, so these are not quoted.
+        predicts = line.command == "predict" and "--multirun" not in line.flags
+        text_keys = {"text", "text_pair"} if predicts else set()
+        quoted = tuple(self._quote_override(o, text_keys) for o in line.overrides)
+        return replace(line, overrides=quoted)
 
-    def _quoted(self, override: str, free: set[str]) -> str:
+    def _quote_override(self, override: str, text_keys: set[str]) -> str:
+        """Return an override with its value quoted, if it is a text or invalid Hydra syntax."""
         from hydra.core.override_parser.types import Quote, QuotedString
         from hydra.errors import OverrideParseException
 
         key, _, value = override.partition("=")
-        if key in free and not re.fullmatch(r"""\[.*\]|".*"|'.*'|null""", value, re.DOTALL):
-            value = value.replace("${", r"\${")
+        if key in text_keys and not _LIST_QUOTED_OR_NULL.fullmatch(value):
+            value = value.replace("${", r"\${")  # a literal "${", not an interpolation
         else:
             try:
                 self._parser.parse_overrides([override])
                 return override
             except OverrideParseException:
+                # A value that begins as a string, list, mapping or function was meant as one.
                 if not value or re.match(r"""["'\[{]|\w+\(""", value):
                     raise
         return f"{key}={QuotedString(value, Quote.double).with_quotes()}"
 
     def check(self, line: CommandLine) -> None:
-        """Raise a :class:`UsageError` for what is wrong with the configs that a line asks for."""
+        """Compose the configs of a command line and check them.
+
+        Raises:
+            UsageError: If a config cannot be composed, an override has no effect, a required value
+                is missing, a callback of Hydra is not allowed, the key of ``--package`` is unknown,
+                or the run folder cannot be used.
+        """
         configs = []
-        sweeps = self._sweeps(line)
-        for overrides in self._jobs(line, sweeps):
+        sweeps = self._is_sweep(line)
+        for overrides in self._sample_jobs(line, sweeps):
             try:
-                configs.append(self.config(overrides))
+                configs.append(self.compose(overrides))
             except Exception as error:
-                if isinstance(error, UsageError) or not error_messages.is_of_config(error):
+                if isinstance(error, UsageError) or not error_messages.is_config_error(error):
                     raise
                 raise UsageError(error_messages.explain(error, overrides, self)) from error
-            if len(configs) > 1:
+            if len(configs) > 1:  # all jobs have the same keys, so the first one is enough
                 continue
-            wrong = error_messages.appended(overrides, self) or error_messages.emptied(
-                overrides, self
-            )
-            if wrong:
-                raise UsageError(wrong)
+            message = error_messages.added_key_error(overrides, self)
+            message = message or error_messages.empty_mapping_error(overrides, self)
+            if message:
+                raise UsageError(message)
         for config in configs:
             _check_config(config, line, sweeps=sweeps)
 
-    def _jobs(self, line: CommandLine, sweeps: bool) -> Iterator[list[str]]:
-        """Yield overrides of single jobs that show what a sweep's values compose to.
+    def _sample_jobs(self, line: CommandLine, sweeps: bool) -> Iterator[list[str]]:
+        """Yield the overrides of single jobs, enough to find the errors of a sweep.
 
-        All values of a config group are tried, and the first of any other key.
+        Every value of a config group is tried, since any of them may be misspelt. Of any other key
+        only the first value is tried: the key alone can be wrong here.
         """
         values: list[list[str]] = []
         for override in self._parser.parse_overrides(list(line.overrides)):
-            own = [str(override.input_line)]
+            candidates = [str(override.input_line)]
             if override.is_sweep_override() and sweeps:
                 key = override.get_key_element()
                 if override.is_discrete_sweep():
-                    own = [f"{key}={value}" for value in override.sweep_string_iterator()]
+                    candidates = [f"{key}={value}" for value in override.sweep_string_iterator()]
                 else:
-                    own = [f"{key}={override.value().start}"]  # type: ignore[union-attr]
-                if not own:
-                    raise UsageError(f"{override.input_line} matches nothing")
+                    candidates = [f"{key}={override.value().start}"]  # type: ignore[union-attr]
+                if not candidates:
+                    raise UsageError(f"{override.input_line} matches no option")
                 if not self.options(override.key_or_group):
-                    own = own[:1]
-            values.append(own)
-        first = [own[0] for own in values]
+                    candidates = candidates[:1]
+            values.append(candidates)
+        first = [candidates[0] for candidates in values]
         yield first
-        for position, own in enumerate(values):
-            for value in own[1:]:
+        # One value is changed at a time: the number of configs is the sum of the options, not their
+        # product.
+        for position, candidates in enumerate(values):
+            for value in candidates[1:]:
                 yield [*first[:position], value, *first[position + 1 :]]
 
-    def _sweeps(self, line: CommandLine) -> bool:
-        """Return whether the line is a sweep, by its flag or by the config's ``hydra.mode``."""
+    def _is_sweep(self, line: CommandLine) -> bool:
+        """Return whether the command line is a sweep, by ``-m`` or by ``hydra.mode``."""
         if "--multirun" in line.flags or "hydra.mode=MULTIRUN" in line.overrides:
             return True
+        # An option such as sweep=optuna sets hydra.mode in its config.
         try:
             parsed = self._parser.parse_overrides(list(line.overrides))
             fixed = [str(o.input_line) for o in parsed if not o.is_sweep_override()]
-            return str(self.config(fixed).hydra.mode).endswith("MULTIRUN")
-        except Exception:
+            return str(self.compose(fixed).hydra.mode).endswith("MULTIRUN")
+        except Exception:  # `check` composes the same config and reports the error
             return False
 
 
 def _check_config(config: Any, line: CommandLine, *, sweeps: bool) -> None:
-    """Raise a :class:`UsageError` for what a composed config lacks, or what may not be in it."""
+    """Check a composed config for missing values and for callbacks that are not allowed.
+
+    Raises:
+        UsageError: If the check fails; the conditions are those of ``_ConfigComposer.check``.
+    """
     from omegaconf import OmegaConf
 
     from lightning_transfer.utils import allowed_targets
 
     hydra = config.hydra
+    # Hydra imports and calls these classes before any function of this package runs.
     try:
         allowed_targets.check(
             OmegaConf.to_container(hydra.callbacks), "hydra callback", where="hydra.callbacks"
@@ -276,25 +323,25 @@ def _check_config(config: Any, line: CommandLine, *, sweeps: bool) -> None:
         raise UsageError(f"unknown key {package!r}{did_you_mean(closest_keys(package, known))}")
     swept = set(OmegaConf.select(hydra, "sweeper.params") or {})
     missing = sorted(OmegaConf.missing_keys(task) - swept) if line.runs else []
-    folders = help_text.source_folders(
-        f"{s.schema}://{s.path}" for s in hydra.runtime.config_sources
-    )
-    choices = hydra.runtime.choices
-    lines = [
-        f"{line.command} needs {key}=…  {what}".rstrip()
-        for key in missing
-        for what in [
-            help_text.about(key, command=hydra.job.config_name, choices=choices, folders=folders)
-        ]
-    ]
-    if lines:
-        raise UsageError("\n       ".join(lines))
+    sources = (f"{source.schema}://{source.path}" for source in hydra.runtime.config_sources)
+    folders = help_text.source_folders(sources)
+    messages = [_missing_key_message(key, line, hydra, folders) for key in missing]
+    if messages:
+        raise UsageError("\n       ".join(messages))  # aligned after "error: "
     if line.command == "fit" and line.runs and not sweeps:
-        _check_folder(hydra, task)
+        _check_run_folder(hydra, task)
 
 
-def _check_folder(hydra: Any, task: Any) -> None:
-    """Refuse a run folder that is taken, before Hydra writes into it."""
+def _missing_key_message(key: str, line: CommandLine, hydra: Any, folders: Sequence[Path]) -> str:
+    """Return the error message for a required key, with the key's comment in the config files."""
+    comment = help_text.key_comment(
+        key, command=hydra.job.config_name, choices=hydra.runtime.choices, folders=folders
+    )
+    return f"{line.command} requires {key}=…" + (f" ({comment})" if comment else "")
+
+
+def _check_run_folder(hydra: Any, task: Any) -> None:
+    """Refuse a run folder that is in use or holds another run, before Hydra writes into it."""
     from hydra.core.utils import setup_globals
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
@@ -302,12 +349,12 @@ def _check_folder(hydra: Any, task: Any) -> None:
     from lightning_transfer.experiments import run_folder
 
     if any(os.environ.get(name, "0") != "0" for name in ("LOCAL_RANK", "RANK", "SLURM_PROCID")):
-        return  # the folder was taken by this very run
-    setup_globals()
+        return  # rank 0 of this run has locked the folder already
+    setup_globals()  # registers the resolver of ${now:...} in the folder's default name
     try:
         folder = str(hydra.run.dir)
         config = OmegaConf.to_container(task, resolve=True)
-    except OmegaConfBaseException:  # made of values that Hydra sets when it starts the job
+    except OmegaConfBaseException:  # refers to values that Hydra sets when the job starts
         return
     try:
         run_folder.probe(folder, config=config, resume=bool(task.get("resume")))  # type: ignore[arg-type]
@@ -315,21 +362,23 @@ def _check_folder(hydra: Any, task: Any) -> None:
         raise UsageError(str(error)) from error
 
 
-def _interrupted() -> int:
+def _report_interrupt() -> int:
+    """Print that Ctrl-C was pressed, and return the exit code 130 (128 + SIGINT)."""
     print("interrupted", file=sys.stderr)
     return 130
 
 
-def _code(stop: SystemExit) -> int:
-    if isinstance(stop.__context__, KeyboardInterrupt):
-        return _interrupted()
+def _exit_code(stop: SystemExit) -> int:
+    """Return the exit code of a ``SystemExit``, and print its message as Python does."""
+    if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into an exit
+        return _report_interrupt()
     if stop.code is None or isinstance(stop.code, int):
         return stop.code or 0
     print(stop.code, file=sys.stderr)
     return 1
 
 
-def _program() -> str:
-    """Return how this program was started, for help texts."""
+def _program_name() -> str:
+    """Return the command that started this program, for help texts."""
     name = os.path.basename(sys.argv[0])
     return name if name.startswith("lightning-transfer") else "python -m lightning_transfer"

@@ -1,4 +1,4 @@
-"""Log lines on a terminal that may be showing a progress bar."""
+"""Log handler for a terminal with a progress bar."""
 
 import logging
 import sys
@@ -8,11 +8,11 @@ from lightning_transfer.cli.process import is_main_process
 
 
 class ConsoleHandler(logging.StreamHandler[TextIO]):
-    """Write to whatever ``sys.stderr`` is when a line comes.
+    """Log handler that writes to the current ``sys.stderr``.
 
-    A live progress bar stands in for the standard streams and prints what comes through them
-    above itself; a handler that had kept the stream it was made with would write into the bar.
-    Ranks other than 0 warn only.
+    A live progress bar replaces the standard streams and prints their text above itself.
+    ``logging.StreamHandler`` would keep the stream of its creation and write into the bar. Ranks
+    other than 0 write warnings and errors only.
     """
 
     def __init__(self) -> None:
@@ -23,5 +23,5 @@ class ConsoleHandler(logging.StreamHandler[TextIO]):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record."""
-        self.stream = sys.stderr
+        self.stream = sys.stderr  # may have been replaced since the last record
         super().emit(record)

@@ -1,7 +1,8 @@
-"""Errors as a user reads them: one clear line, and the names that were meant.
+"""Error messages of the command line: one clear line with the closest valid names.
 
-Hydra's messages name what failed, but not what was meant. No hydra here: the command line hands its
-composer over.
+Hydra's messages contain the wrong name but no suggestion. This module finds the override that
+caused an error and suggests a corrected one. It does not import Hydra; the caller passes a composer
+of configs.
 """
 
 import re
@@ -13,100 +14,111 @@ from typing import Any, Protocol
 from lightning_transfer.utils.errors import UsageError
 from lightning_transfer.utils.suggestions import closest, closest_keys, did_you_mean, dotted
 
-_SHORT_LIST = 12  # options beyond these are named only when they are close
+_SHORT_LIST = 12  # a longer list of options would hide the message, so it is left out
 
-
-# Their errors speak of what the user asked for.
+# Packages with errors about the user's input, such as a wrong override or a missing API key.
 _LIBRARIES = {"hydra", "omegaconf", "wandb"}
 
 
 class Composer(Protocol):
-    """What composes a config, and knows its groups."""
+    """Composer of configs."""
 
-    def plain(self, overrides: Sequence[str]) -> dict[str, Any]:
-        """Return the composed config, Hydra's part included, interpolations as they are."""
+    def compose_plain(self, overrides: Sequence[str]) -> dict[str, Any]:
+        """Return the composed config with Hydra's part and unresolved interpolations."""
 
     def options(self, group: str) -> list[str]:
-        """Return a group's options; the primary configs for an empty name; none if unknown."""
+        """Return the options of a group, empty if it is unknown; ``""`` for primary configs."""
 
 
 def report(error: BaseException, verbose: bool, where: str = "") -> int:
-    """Print an error to standard error: a line for the user's mistakes, a traceback for ours.
+    """Print an error to standard error.
+
+    A user's mistake is printed in one line. A bug is printed with its traceback.
 
     Args:
-        error: What was raised.
-        verbose: Whether the user's mistakes get their traceback too.
-        where: What the line begins with, such as the job of a sweep.
+        error: The exception.
+        verbose: True to print the traceback of a user's mistake too.
+        where: Prefix of the message, such as the job of a sweep.
 
     Returns:
-        Exit code: 2 for a command line that cannot be run, otherwise 1.
+        Exit code: 2 for a wrong command line, else 1.
     """
     usage = isinstance(error, UsageError)
-    known = _is_users(error)
-    if verbose or not known:
+    users = _is_user_error(error)
+    if verbose or not users:
         traceback.print_exception(error)
-    if known:
+    if users:
+        # A wrong command line needs no traceback, so the hint is left out.
         hint = "" if usage or verbose else "\n       (-v shows the traceback)"
-        print(f"error: {where}{told(error)}{hint}", file=sys.stderr)
-    elif where:
+        print(f"error: {where}{message_of(error)}{hint}", file=sys.stderr)
+    elif where:  # the traceback does not contain the job
         print(f"error: {where}{type(error).__name__}", file=sys.stderr)
     return 2 if usage else 1
 
 
-def told(error: BaseException) -> str:
-    """Return what an error says, in the words of what caused it."""
+def message_of(error: BaseException) -> str:
+    """Return the message of an error, for Hydra's wrapper the message of its cause."""
     cause = error
+    # `hydra.utils.instantiate` wraps an error once for each level of nested configs.
     while type(cause).__name__ == "InstantiationException" and cause.__cause__ is not None:
         cause = cause.__cause__
-    text = tidy(cause) if _is_users(cause) else f"{type(cause).__name__}: {cause}"
+    text = clean_message(cause) if _is_user_error(cause) else f"{type(cause).__name__}: {cause}"
     key = re.search(r"full_key: (\S+)", str(error))
     return f"{text} (at {key[1]})" if key and cause is not error and key[1] not in text else text
 
 
-def is_of_config(error: BaseException) -> bool:
-    """Return whether an error outside of a job comes from the command line or its configs."""
-    return type(error) is ValueError or _roots(error) & {"hydra", "omegaconf"} != set()
+def is_config_error(error: BaseException) -> bool:
+    """Return whether an error comes from the command line or a config file.
+
+    Only for errors raised outside of a job: a ``ValueError`` of Hydra's own code, such as two
+    flags that exclude each other, counts too.
+    """
+    return type(error) is ValueError or _root_packages(error) & {"hydra", "omegaconf"} != set()
 
 
 def explain(error: Exception, overrides: Sequence[str], composer: Composer) -> str:
-    """Return a message for an error of composing a config.
+    """Return the message for an error in composing a config.
 
     Args:
-        error: What Hydra raised.
-        overrides: The line's overrides.
-        composer: Composes again without the offending override, to see what could be meant.
+        error: Exception raised by Hydra.
+        overrides: Overrides of the command line.
+        composer: Composes the config again without the wrong override, to find close names.
     """
-    named = getattr(error, "override", None)
-    if named is not None:
-        key, _, value = named.partition("=")
-        return f"cannot read {named!r}; put quotes around the value: '{key}=\"{value}\"'"
-    message = tidy(error)
-    missing = getattr(error, "missing_cfg_file", None)
+    unreadable = getattr(error, "override", None)  # set by Hydra's OverrideParseException
+    if unreadable is not None:
+        key, _, value = unreadable.partition("=")
+        return f"cannot parse {unreadable!r}; quote the value: '{key}=\"{value}\"'"
+    message = clean_message(error)
+    missing = getattr(error, "missing_cfg_file", None)  # set by MissingConfigException
     if missing and "primary config" in message:
         configs = composer.options("")
-        near = did_you_mean(closest(missing, configs))
-        return f"no primary config {missing!r}{near} There are {', '.join(configs) or 'none'}"
-    offender, config = _offender(error, overrides, composer)
-    if offender is None:
+        suggestion = did_you_mean(closest(missing, configs))
+        return (
+            f"unknown primary config {missing!r}{suggestion} Configs: {', '.join(configs) or '-'}"
+        )
+    override, config = _find_wrong_override(error, overrides, composer)
+    if override is None:
         return message
-    key, _, value = offender.partition("=")
+    key, _, value = override.partition("=")
     key = key.lstrip("+~")
     group = key.partition("@")[0]
+    # A list of options, backbone=[a,b], is one override; any of them may be the missing one.
     if missing and missing in {f"{group}/{part}" for part in re.split(r"[\[\],]", value)}:
-        return _no_option(offender, group, missing.removeprefix(f"{group}/"), composer)
+        return _unknown_option_message(override, group, missing.removeprefix(f"{group}/"), composer)
     if f"'{key}'" in message or f"'{group}'" in message:
         if re.search("Could not (override|delete)|does not exist|No match", message):
-            return _no_key(offender, key, group, config, composer)
-    if offender in message or key in message:
+            return _unknown_key_message(override, key, group, config, composer)
+    if override in message or key in message:
         return message
-    return f"{offender}: {message}"
+    # The error is in a config file; the override is the one that selects the file.
+    return f"{override}: {message}"
 
 
-def appended(overrides: Sequence[str], composer: Composer) -> str:
-    """Return what is wrong with ``+key=value`` overrides that nothing will read, or nothing.
+def added_key_error(overrides: Sequence[str], composer: Composer) -> str:
+    """Return the message for a ``+key=value`` override without effect, or an empty string.
 
-    Hydra lets any key be added, so a typo such as ``+experimant=x`` would be without effect. Keys
-    below known ones are left to those who read them.
+    Hydra accepts any added key, so a typo such as ``+experimant=x`` would have no effect. Keys
+    below a known key are not checked here, because their class checks its arguments.
     """
     added = {
         override: override.partition("=")[0].lstrip("+")
@@ -116,33 +128,37 @@ def appended(overrides: Sequence[str], composer: Composer) -> str:
     added = {o: key for o, key in added.items() if not composer.options(key.partition("@")[0])}
     if not added:
         return ""
-    config = composer.plain([override for override in overrides if override not in added])
+    config = composer.compose_plain([override for override in overrides if override not in added])
     for override, key in added.items():
         if re.split(r"[.@]", key)[0] not in config:
-            return _no_key(override, key, key.partition("@")[0], config, composer)
+            return _unknown_key_message(override, key, key.partition("@")[0], config, composer)
     return ""
 
 
-def emptied(overrides: Sequence[str], composer: Composer) -> str:
-    """Return what is wrong with ``key={}`` overrides that take nothing away, or nothing.
+def empty_mapping_error(overrides: Sequence[str], composer: Composer) -> str:
+    """Return the message for a ``key={}`` override without effect, or an empty string.
 
-    Hydra merges mappings, so an empty one leaves all that was there.
+    Hydra merges mappings, so an empty one does not remove the entries of the config.
     """
     for override in overrides:
         key, _, value = override.partition("=")
         if value.replace(" ", "") != "{}" or key.startswith(("+", "~", "hydra.")):
             continue
-        there: Any = composer.plain([o for o in overrides if o != override])
+        present: Any = composer.compose_plain([o for o in overrides if o != override])
         for part in key.split("."):
-            there = there.get(part) if isinstance(there, dict) else None
-        if there and isinstance(there, dict):
-            away = " ".join(f"'~{key}.{name}'" for name in there)
-            return f"{override} takes nothing away, since mappings are merged; write {away}"
+            present = present.get(part) if isinstance(present, dict) else None
+        if present and isinstance(present, dict):
+            deletions = " ".join(f"'~{key}.{name}'" for name in present)
+            return f"{override} removes nothing because Hydra merges mappings; use {deletions}"
     return ""
 
 
-def tidy(error: BaseException) -> str:
-    """Return an error's message without Hydra's and OmegaConf's trimmings."""
+def clean_message(error: BaseException) -> str:
+    """Return the message of an error without the hints that Hydra and OmegaConf append.
+
+    The search path and the advice to set ``HYDRA_FULL_ERROR`` are removed, because this command
+    line has its own. The key of an OmegaConf error is kept, in parentheses.
+    """
     text = str(error) if str(error) or error.__cause__ is None else str(error.__cause__)
     text = re.split(r"\n+(?:Config search path:|Search path:|See https://|To append to)", text)[0]
     text = re.sub(r", set env var HYDRA_FULL_ERROR=1 to see chained exception\.?", "", text)
@@ -154,77 +170,100 @@ def tidy(error: BaseException) -> str:
     return text or type(error).__name__
 
 
-def _offender(
+def _find_wrong_override(
     error: Exception, overrides: Sequence[str], composer: Composer
 ) -> tuple[str | None, Mapping[str, Any]]:
-    """Return the override without which the error goes away, and the config without it."""
+    """Return the override that causes an error, and the config without it.
+
+    Composing is repeated without one override at a time. The wrong one is found if the config
+    composes without it, or fails with another message.
+    """
     message = str(error)
 
     def is_named(override: str) -> bool:
         key, _, value = override.lstrip("+~").partition("=")
         return f"'{key}'" in message or f"/{value}'" in message
 
+    # The overrides named in the message first: mostly the first try succeeds, and each is slow.
     for override in sorted(overrides, key=is_named, reverse=True):
         rest = [other for other in overrides if other != override]
         try:
-            return override, composer.plain(rest)
+            return override, composer.compose_plain(rest)
         except Exception as other_error:
-            if str(other_error) != message:  # it is the first of several mistakes
-                return override, _whatever_composes(rest, composer)
+            if str(other_error) != message:  # there is a second wrong override
+                return override, _compose_valid(rest, composer)
     return None, {}
 
 
-def _whatever_composes(overrides: Sequence[str], composer: Composer) -> Mapping[str, Any]:
-    kept: list[str] = []
+def _compose_valid(overrides: Sequence[str], composer: Composer) -> Mapping[str, Any]:
+    """Return the config composed of the overrides that raise no error."""
+    valid: list[str] = []
     config: Mapping[str, Any] = {}
     for override in [None, *overrides]:
-        tried = [*kept, override] if override else kept
+        candidate = [*valid, override] if override else valid
         try:
-            config, kept = composer.plain(tried), tried
+            config, valid = composer.compose_plain(candidate), candidate
         except Exception:
             continue
     return config
 
 
-def _no_option(override: str, group: str, value: str, composer: Composer) -> str:
+def _unknown_option_message(override: str, group: str, option: str, composer: Composer) -> str:
     options = composer.options(group)
-    near = closest(value, options)
-    message = f"no option {value!r} in group {group!r} ({override}){did_you_mean(near)}"
+    key, _, value = override.partition("=")
+    near = [f"{key}={name}" if value == option else name for name in closest(option, options)]
+    message = f"unknown option {option!r} of group {group!r} in {override!r}{did_you_mean(near)}"
     return f"{message} Options: {', '.join(options)}" if len(options) <= _SHORT_LIST else message
 
 
-def _no_key(
+def _unknown_key_message(
     override: str, key: str, group: str, config: Mapping[str, Any], composer: Composer
 ) -> str:
-    """Return the message for a key or group that is not there."""
-    value = override.partition("=")[2]
+    """Return the message for an override of a key or group that is not in the config.
+
+    Args:
+        override: The override, with its prefix ``+`` or ``~``.
+        key: Key of the override without the prefix.
+        group: Part of the key before ``@``.
+        config: Config composed without the override.
+        composer: Lists the options of a group.
+    """
+    _, equals, value = override.partition("=")
+    value = equals + value
+    delete = "~" if override.startswith("~") else ""
     task = {name: part for name, part in config.items() if name != "hydra"}
+    # Groups of this config with their packages, such as data@stages.target.data.
     chosen = config.get("hydra", {}).get("runtime", {}).get("choices", {})
-    places = [place for place in chosen if not place.startswith("hydra/")]
+    groups = [place for place in chosen if not place.startswith("hydra/")]
     options = composer.options(group)
-    if options and group == key and not any(place.partition("@")[0] == group for place in places):
+    same_group = [place for place in groups if place.partition("@")[0] == group]
+    if options and group == key and not same_group:  # a group that no default selects
         listed = ", ".join(options[:_SHORT_LIST])
-        return f"{group} is added, not changed: use +{override} (options: {listed})"
-    if options:
-        own = [place for place in places if place.partition("@")[0] == group]
-        near = closest(key, own) or own
-        return f"no {key!r} in this config{did_you_mean([f'{place}={value}' for place in near])}"
-    groups = [] if "." in key else [g for g in ("experiment",) if g not in chosen]
+        return f"{group!r} is not in this config; add it with +{override}. Options: {listed}"
+    if options:  # a group without its package, or with a wrong one
+        near = [f"{delete}{place}{value}" for place in closest(key, same_group) or same_group]
+        return f"unknown key {key!r} in {override!r}{did_you_mean(near)}"
+    addable = [] if "." in key else [name for name in ("experiment",) if name not in chosen]
     keys = [] if "@" in key else dotted(task)
-    near = closest_keys(key, [*keys, *places, *groups])
-    near = [f"+{name}" if name in groups else name for name in near]
+    near = [
+        f"{'+' if name in addable else delete}{name}{value}"
+        for name in closest_keys(key, [*keys, *groups, *addable])
+    ]
     message = f"unknown key {key!r} in {override!r}{did_you_mean(near)}"
     parent = key.rpartition(".")[0]
     if not near and parent in dotted(task) and not override.startswith("+"):
-        message += f" A new key is added by +{override}"
+        message += f" To add a new key, use +{override}"
     return message
 
 
-def _roots(error: BaseException) -> set[str]:
+def _root_packages(error: BaseException) -> set[str]:
+    """Return the top-level packages of an error's class and its bases."""
     return {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
 
 
-def _is_users(error: BaseException) -> bool:
+def _is_user_error(error: BaseException) -> bool:
+    """Return whether an error is a mistake in the input, not a bug of this package."""
+    # By name, because importing Lightning takes seconds.
     names = {kind.__name__ for kind in type(error).__mro__}
     known = isinstance(error, ValueError | OSError | ImportError)
-    return known or "MisconfigurationException" in names or bool(_roots(error) & _LIBRARIES)
+    return known or "MisconfigurationException" in names or bool(_root_packages(error) & _LIBRARIES)

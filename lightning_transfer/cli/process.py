@@ -1,4 +1,4 @@
-"""What a command changes in its process, and puts back: words, import path, environment."""
+"""Process state of a command, changed for a block and restored after it."""
 
 import contextlib
 import gc
@@ -14,11 +14,12 @@ from lightning_transfer.config.private_apis import detach_ranks
 
 
 def is_main_process() -> bool:
-    """Whether this process is rank 0 of its job, or has no ranks beside it.
+    """Return whether this process has global rank 0.
 
-    Told from the environment, as torchrun, SLURM and Lightning set it, since torch may not be
-    there yet.
+    The rank is read from the environment variables of torchrun, SLURM and Lightning, because torch
+    may not be imported yet. A process without any of them counts as rank 0.
     """
+    # Global ranks first: on a second node LOCAL_RANK is 0 too.
     for name in ("RANK", "SLURM_PROCID"):
         if name in os.environ:
             return os.environ[name] == "0"
@@ -26,49 +27,58 @@ def is_main_process() -> bool:
 
 
 @contextlib.contextmanager
-def importing() -> Iterator[None]:
-    """Import without the garbage collector, and keep it away from what was imported.
+def imports_without_gc() -> Iterator[None]:
+    """Disable the garbage collector during imports, and exempt the imported objects from it.
 
-    What libraries define stays. A collector that looks through ever more of it again and again
-    takes a fifth of the time to the first step, and some of each step's later.
+    Classes and functions of libraries live until the process ends. A collector that scans them
+    again and again takes a fifth of the time to the first step, and part of each later step.
     """
-    enabled, new = gc.isenabled(), "torch" not in sys.modules
+    enabled, first = gc.isenabled(), "torch" not in sys.modules
     gc.disable()
     try:
         yield
     finally:
-        # Once per process: what an earlier job of a sweep has left behind is to be collected.
-        if new:
+        # Once per process: a second call would exempt the garbage of an earlier job of a sweep.
+        if first:
             gc.freeze()
         if enabled:
             gc.enable()
 
 
 @contextlib.contextmanager
-def process(words: Sequence[str]) -> Iterator[None]:
-    """Show ``words`` as the command line, and the working directory to imports.
+def argv_and_path(arguments: Sequence[str]) -> Iterator[None]:
+    """Set ``sys.argv``, and add the working directory to ``sys.path``, for a block.
 
-    Standard error is put back too, whatever it was replaced by inside.
+    ``sys.stderr`` is restored too, if the block has replaced it.
+
+    Args:
+        arguments: Arguments without the name of the program.
     """
-    kept = sys.argv, sys.path, sys.stderr
+    saved = sys.argv, sys.path, sys.stderr
     cwd = os.getcwd()
-    sys.argv = [sys.argv[0] if sys.argv else "", *words]
-    if not sys.flags.safe_path and not {"", cwd} & set(sys.path):  # as `python -m` has it
+    sys.argv = [sys.argv[0] if sys.argv else "", *arguments]
+    # As with `python -m`, so that the installed script finds the user's own modules too.
+    if not sys.flags.safe_path and not {"", cwd} & set(sys.path):
         sys.path = [cwd, *sys.path]
     try:
         yield
     finally:
-        sys.argv, sys.path, sys.stderr = kept
+        sys.argv, sys.path, sys.stderr = saved
 
 
 @contextlib.contextmanager
-def full_errors(wanted: bool) -> Iterator[None]:
-    """Let Hydra raise errors instead of printing them, or not.
+def hydra_full_error(enabled: bool) -> Iterator[None]:
+    """Set or remove ``HYDRA_FULL_ERROR`` for a block.
 
-    What is started inside inherits it, so that a job must not be run with what Hydra was told.
+    With the variable Hydra raises errors; without it, Hydra prints them and exits. Processes
+    started in the block inherit the variable, which makes them verbose, so a job must not run with
+    the value that this package sets for Hydra.
+
+    Args:
+        enabled: True to set the variable, False to remove it.
     """
     before = os.environ.pop("HYDRA_FULL_ERROR", None)
-    if wanted:
+    if enabled:
         os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         yield
@@ -79,18 +89,18 @@ def full_errors(wanted: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def hydra_process(words: Sequence[str]) -> Iterator[None]:
-    """Show Hydra only ``words``, and let it raise errors instead of printing them."""
-    with full_errors(True), process(words):
+def hydra_process(arguments: Sequence[str]) -> Iterator[None]:
+    """Set ``sys.argv`` for Hydra, and let it raise errors instead of printing them."""
+    with hydra_full_error(True), argv_and_path(arguments):
         yield
 
 
 @contextlib.contextmanager
-def ranks_of_one_job() -> Iterator[None]:
-    """Forget a job's ranks and its environment when it ends: the next job of a sweep has its own.
+def isolated_job() -> Iterator[None]:
+    """Restore the environment after a job, and end its ranks, so that the next job starts clean.
 
-    Lightning leaves rank, address and port of the ranks behind (``LOCAL_RANK``, ``MASTER_PORT`` …),
-    and would take them in the next job for a launcher's.
+    Lightning leaves rank, address and port in the environment (``LOCAL_RANK``, ``MASTER_PORT`` …).
+    In the next job of a sweep it would take them for the settings of a launcher such as torchrun.
     """
     before = dict(os.environ)
     try:
@@ -99,32 +109,33 @@ def ranks_of_one_job() -> Iterator[None]:
         for name in os.environ.keys() - before.keys():
             del os.environ[name]
         os.environ.update(before)
+        # Not imported here: a job that failed early may not have imported torch.
         distributed = sys.modules.get("torch.distributed")
         if distributed and distributed.is_available() and distributed.is_initialized():
             distributed.destroy_process_group()
         _end_ranks()
 
 
-PATIENCE = 10.0
-"""Seconds that the other ranks have to end, from when rank 0 is done."""
+RANK_TIMEOUT = 10.0
+"""Seconds from the end of rank 0 until the other ranks of its job are killed."""
 
 
 def _end_ranks() -> None:
-    """Wait for the ranks that Lightning started, and end those that hang."""
+    """Wait for the ranks that Lightning started, and kill those that hang."""
     for rank in detach_ranks():
         try:
-            rank.wait(PATIENCE)
+            rank.wait(RANK_TIMEOUT)
         except subprocess.TimeoutExpired:
             rank.kill()
-            rank.wait()
+            rank.wait()  # collects the exit status, or a zombie process would remain
 
 
 @contextlib.contextmanager
-def as_this_program() -> Iterator[None]:
-    """Show this package as the program that runs, in a worker process of a launcher.
+def package_as_main() -> Iterator[None]:
+    """Make ``lightning_transfer.__main__`` the main module of a launcher's worker process.
 
-    Lightning starts a job's ranks as ``python -m`` with the name of the module that runs, which in
-    such a process is the launcher's own.
+    Lightning starts the other ranks of a job with ``python -m`` and the name of the main module.
+    In a worker process, for example of joblib, this is the launcher's module.
     """
     before = sys.modules["__main__"]
     program = types.ModuleType("__main__")
@@ -136,18 +147,22 @@ def as_this_program() -> Iterator[None]:
         sys.modules["__main__"] = before
 
 
-class WithoutHydra:
-    """A stream that leaves out Hydra's own line about a failed job."""
+class HydraErrorFilter:
+    """Text stream without Hydra's line about a failed job, which repeats the reported error.
+
+    Args:
+        stream: Stream for all other text.
+    """
 
     def __init__(self, stream: Any) -> None:
-        """Wrap a stream."""
+        """See the class."""
         self._stream = stream
 
     def __getattr__(self, name: str) -> Any:
-        """Pass everything else on."""
+        """Return an attribute of the wrapped stream."""
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Write ``text``, unless it is that line."""
+        """Write ``text`` unless it is Hydra's line."""
         hidden = text.startswith("Error executing job with overrides")
         return len(text) if hidden else self._stream.write(text)

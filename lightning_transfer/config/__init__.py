@@ -1,10 +1,10 @@
-"""Config of a run: checks of its values, and the objects that it describes."""
+"""Config of a run: checks of its values, and instantiation of its objects."""
 
 from lightning_transfer.utils.lazy import lazy_attributes
 
 __all__ = ["build", "check_settings"]
 
-# The command line composes a config without torch, which `build` imports.
+# Lazy: the command line composes configs without importing torch, and `build` imports it.
 __getattr__ = lazy_attributes(
     __name__,
     {

@@ -1,4 +1,7 @@
-"""Private parts of Hydra and Lightning that have no public counterpart, each with its reason."""
+"""Private APIs of Hydra and Lightning without a public counterpart.
+
+They are used only here, so that a new version of one of them breaks one file.
+"""
 
 import subprocess
 import threading
@@ -12,33 +15,47 @@ if TYPE_CHECKING:
 
 
 def search_path(config_path: str) -> "ConfigSearchPath":
-    """Return Hydra's search path of a primary config; ``compose`` takes no ``--config-dir``."""
+    """Return Hydra's config search path for the folder of a primary config.
+
+    Args:
+        config_path: A folder, or ``pkg://`` and a package.
+    """
+    # The public `compose` has no argument for --config-dir.
     from hydra._internal.utils import create_config_search_path
 
     return create_config_search_path(config_path)
 
 
 def config_loader(path: "ConfigSearchPath") -> "ConfigLoader":
-    """Return a loader that composes configs without Hydra's global state, to check them first."""
+    """Return a loader of configs on a search path."""
+    # The public `initialize` and `compose` change Hydra's global state. A config is checked before
+    # Hydra itself runs, so this state must stay clean.
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
 
     return ConfigLoaderImpl(path)
 
 
 def basic_sweeper(max_batch_size: int | None, params: dict[str, Any]) -> "Sweeper":
-    """Return Hydra's own sweeper, which is a plugin and nowhere public."""
-    # Imported late: Hydra's search for plugins runs the module again, with a new class.
+    """Return Hydra's default sweeper.
+
+    Args:
+        max_batch_size: Largest number of jobs per launch; None for all.
+        params: Overrides of the sweep by key.
+    """
+    # The sweeper is a plugin without a public name. Imported late, because Hydra's search for
+    # plugins executes the module again, and its class is another one then.
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
     return BasicSweeper(max_batch_size, params)
 
 
 def detach_ranks() -> "list[subprocess.Popen[bytes]]":
-    """Return the ranks that Lightning started, and let its observer of them forget them.
+    """Detach Lightning's observer from the rank processes, and return these processes.
 
-    The observer kills this process some seconds after a rank fails, and the rest of a sweep with
-    it; Lightning has no switch for that.
+    The caller has to wait for the processes or kill them.
     """
+    # The observer kills the main process some seconds after a rank fails, and with it the
+    # remaining jobs of a sweep. Lightning has no option to turn it off.
     ranks: list[subprocess.Popen[bytes]] = []
     for thread in threading.enumerate():
         if thread.name == "child-process-observer":
@@ -48,5 +65,6 @@ def detach_ranks() -> "list[subprocess.Popen[bytes]]":
 
 
 def has_run(logger: "WandbLogger") -> bool:
-    """Return whether a logger has started its run; reading ``experiment`` would start one."""
+    """Return True if a Weights & Biases logger has started its run."""
+    # The public property `experiment` starts a run if there is none.
     return logger._experiment is not None

@@ -1,4 +1,4 @@
-"""One Lightning DataModule for each domain: text with labels, raw text, text with target text."""
+"""Lightning DataModules for labelled texts, tagged words, target texts and raw text."""
 
 from lightning_transfer.data.batching.blocks import BlockSpec
 from lightning_transfer.data.batching.length_batch_sampler import LengthBatchSampler
@@ -30,8 +30,9 @@ from lightning_transfer.data.tokenization.tokenizer_trainer import TokenizerTrai
 from lightning_transfer.data.tokenization.tokens import Tokens
 
 StageData = TextDataModule | RawText | TextToText
-"""DataModules that a stage may be trained on."""
+"""DataModules for the stages of an experiment."""
 
+# The `_target_` of a config uses these names, so a renamed class breaks saved configs.
 __all__ = [
     "BbcHeadlines",
     "BbcLeads",

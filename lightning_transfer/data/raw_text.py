@@ -1,4 +1,4 @@
-"""Text without labels as batches to pretrain on."""
+"""DataModule for pretraining on unlabelled text: documents, splits, tokens, batches."""
 
 import hashlib
 import logging
@@ -41,28 +41,33 @@ Pretraining = Literal["masked", "causal"]
 
 
 class RawText(DistributedLoaders, LightningDataModule):
-    """Documents, split, tokenized once and cut into rows with something to guess in them.
+    """Documents for masked or causal language modelling.
 
-    Text and tokens stay on disk, so the documents may be larger than memory. A document lies in one
-    split. Training rows are masked anew in each epoch, evaluation rows always alike, whatever the
-    seed of the run. As with :class:`TextDataModule`, set ``tokenizer`` before the loaders are asked
-    for and ``seed`` for another draw, and training can be resumed in mid-epoch.
+    Documents are split, tokenized once, and divided into rows. Text and tokens stay on disk, so the
+    documents may be larger than memory. A document is in one split only.
+
+    Training rows get other masks in each epoch. Evaluation rows always get the same masks,
+    independent of the seed of the run. As for :class:`TextDataModule`, set ``tokenizer`` before the
+    first loader is built, and ``seed`` to change the random draws. Training batches can be resumed
+    in the middle of an epoch.
 
     Args:
-        documents: Where the text comes from.
-        exclude: Sources by name; a document that holds one of their texts is left out, so that the
-            test rows of a later stage stay unseen (see :class:`Overlap`).
-        blocks: Length of the rows, and how documents fill them.
-        guess: What is to be guessed: ``masked`` tokens, or each ``next`` one from those before it,
-            for GPT-like backbones.
-        masking: Which tokens are masked, if they are; None: BERT's.
+        documents: Source of the text.
+        exclude: Name -> source of texts that training must not see, such as the test rows of a
+            later stage. Documents that contain one of their texts are left out (see
+            :class:`Overlap`).
+        blocks: Length of the rows, and packing of documents into rows.
+        pretraining: ``masked``: predict masked tokens, as BERT; ``causal``: predict each token from
+            the tokens before it, as GPT.
+        masking: Choice of the masked tokens, for ``masked`` only; ``None``: the choice of BERT.
         train_size: Training documents to use: a count (int) or a fraction (float), drawn with
-            ``seed``; None: all.
-        splits: How many documents are held back for validation and test, and their seed.
+            ``seed``; ``None``: all.
+        splits: Sizes of the validation and test splits in documents, and their seed.
         batch_size: Rows per device and batch.
 
     Raises:
-        ValueError: If a size is out of range, ``guess`` is unknown, or does not go with pairs.
+        ValueError: If a size is out of range, ``pretraining`` is unknown, or ``causal`` is combined
+            with sentence pairs.
     """
 
     def __init__(
@@ -84,13 +89,12 @@ class RawText(DistributedLoaders, LightningDataModule):
         if batch_size < 1:
             raise ValueError(f"batch_size must be >= 1, got {batch_size}")
         if pretraining not in get_args(Pretraining):
-            raise ValueError(
-                f"pretraining must be one of {', '.join(get_args(Pretraining))}, got {pretraining!r}"
-            )
+            allowed = ", ".join(get_args(Pretraining))
+            raise ValueError(f"pretraining must be one of {allowed}, got {pretraining!r}")
         if pretraining == "causal" and blocks is not None and blocks.packing == "pairs":
             raise ValueError(
-                "blocks.packing=pairs is for masked tokens, got pretraining='causal'; set blocks.packing "
-                "to packed or cut"
+                "blocks.packing=pairs needs pretraining=masked, got pretraining='causal'; set "
+                "data.blocks.packing to packed or cut"
             )
         self.pretraining: Pretraining = pretraining
         self.documents = documents
@@ -104,64 +108,70 @@ class RawText(DistributedLoaders, LightningDataModule):
         self.tokenizer: PreTrainedTokenizerBase | None = None
         self.seed = 0
         self._index: tuple[DocumentIndex, Mapping[str, np.ndarray]] | None = None
-        self._table: tuple[tuple[object, ...], DocumentTokens] | None = None  # of what, tokens
-        self._rows: dict[tuple[object, ...], RowSource] = {}  # of split, seed and size
-        self._unigram: tuple[object, np.ndarray] | None = None  # seed and size, what they drew
+        # Results are stored with the values that they depend on: tokenizer, seed and train_size may
+        # be changed between two setups.
+        self._table: tuple[tuple[object, ...], DocumentTokens] | None = None
+        self._rows: dict[tuple[object, ...], RowSource] = {}
+        self._unigram: tuple[object, np.ndarray] | None = None
 
     @property
     def where(self) -> str:
-        """Name of the text in messages."""
+        """Name of the data in messages."""
         return self.documents.where
 
     @property
     def labels(self) -> Labels:
-        """The label contract: no label but what the second part of a pair is to the first."""
+        """Kind of prediction; for sentence pairs, also the classes of their relation."""
         if self.pretraining == "causal":
             return Labels("next_tokens")
         return Labels("masked_tokens", NEXT if self.blocks.packing == "pairs" else ())
 
     @property
     def n_train(self) -> int:
-        """Training rows of an epoch."""
+        """Number of training rows per epoch."""
         return len(self.rows("train"))
 
     @property
     def n_val(self) -> int:
-        """Validation rows."""
+        """Number of validation rows."""
         return len(self.rows("validation"))
 
     @property
     def n_test(self) -> int:
-        """Test rows."""
+        """Number of test rows."""
         return len(self.rows("test"))
 
     @property
     def n_texts(self) -> int:
-        """Training documents in use."""
+        """Number of training documents in use."""
         return len(self._positions("train"))
 
     def training_texts(self) -> Iterator[str]:
         """Yield the training documents one by one, to train a tokenizer on."""
-        wanted = np.zeros(len(self._load()[0]), dtype=bool)
-        wanted[self._positions("train")] = True
-        for document, is_wanted in zip(self.documents, wanted, strict=True):
-            if is_wanted:
+        # The source can only be iterated from the beginning, and the texts do not fit into memory.
+        used = np.zeros(len(self._load()[0]), dtype=bool)  # (documents,)
+        used[self._positions("train")] = True
+        for document, is_used in zip(self.documents, used, strict=True):
+            if is_used:
                 yield document.text
 
     def training_digest(self) -> str:
-        """Return a hash of all that the training texts follow from."""
+        """Return a hash that identifies the training documents in use."""
         index = self._load()[0]
         state = hashlib.sha256(index.keys.tobytes())
         state.update(np.sort(self._positions("train")).tobytes())
         return state.hexdigest()
 
     def rows(self, split: str) -> RowSource:
-        """Return the rows of ``train``, ``validation`` or ``test``.
+        """Return the rows of a split.
+
+        Args:
+            split: ``train``, ``validation`` or ``test``.
 
         Raises:
-            RuntimeError: If there is no tokenizer yet.
-            ValueError: If there is no such split, its documents make no rows, or the tokenizer
-                does not go with ``guess``.
+            RuntimeError: If no tokenizer is set.
+            ValueError: If the split is unknown, its documents are too short for a row, or the
+                tokenizer does not fit ``pretraining``.
         """
         check_split_name(split)
         tokenizer = need_tokenizer(self.tokenizer)
@@ -175,43 +185,49 @@ class RawText(DistributedLoaders, LightningDataModule):
     def unigram(self) -> np.ndarray:
         """Log-probability of each token id in the training text, float32 ``(vocabulary,)``.
 
-        Each token counts once more than it occurs, so that none is impossible.
+        It is the baseline for the loss in evaluation.
         """
         if self._unigram is None or self._unigram[0] != self._drawn:
             tokenizer = need_tokenizer(self.tokenizer)
-            counts = self._tokenize(tokenizer).counts(self._positions("train"), len(tokenizer)) + 1
+            counts = self._tokenize(tokenizer).counts(self._positions("train"), len(tokenizer))
+            counts = counts + 1  # else a token outside of the training text has an infinite loss
             self._unigram = (self._drawn, np.log(counts / counts.sum()).astype(np.float32))
         return self._unigram[1]
 
     @property
     def _drawn(self) -> tuple[int, str]:
-        """What the training documents follow from."""
+        """Seed and size of the training subset."""
+        # str, because 1 and 1.0 are equal, but mean one document and all documents.
         return self.seed, str(self.train_size)
 
     def prepare_data(self) -> None:
-        """Read and tokenize into the cache; Lightning calls it on one process only."""
+        """Read the documents, and tokenize them into the cache.
+
+        Lightning calls this on one process only.
+        """
         self._load()
         if self.tokenizer is not None:
             self._tokenize(self.tokenizer)
 
     def setup(self, stage: str) -> None:
-        """Split and tokenize; does nothing that is done already.
+        """Split and tokenize the documents. Steps already done are not repeated.
 
         Args:
-            stage: ``fit``, ``validate``, ``test`` or ``predict``. It only decides which split must
-                not be empty.
+            stage: ``fit``, ``validate``, ``test`` or ``predict``. It determines only the split that
+                must not be empty.
 
         Raises:
-            ValueError: If there is no document in it, the documents make no rows, or a process
-                would have no row to evaluate.
+            ValueError: If the split for the stage has no documents or no rows, or there are fewer
+                rows to evaluate than processes.
         """
         split = {"fit": "train", "validate": "validation"}.get(stage, "test")
+        # Without a tokenizer, only documents can be counted.
         empty = not len(self._positions(split))
         if empty or (self.tokenizer is not None and not len(self.rows(split))):
-            what = "documents" if empty else "rows"
+            missing = "documents" if empty else "rows"
             raise ValueError(
-                f"{self.where}: no {split} {what}; give more text, or change train_size, "
-                "splits.val or splits.test"
+                f"{self.where}: no {split} {missing}; add more text, or change data.train_size, "
+                "data.splits.val or data.splits.test"
             )
         if self.tokenizer is not None:
             check_ranks_have_rows(
@@ -232,12 +248,13 @@ class RawText(DistributedLoaders, LightningDataModule):
         documents = splits[split]
         if split != "train" or self.train_size is None:
             return documents
-        check_size(self.train_size, "train_size")
+        check_size(self.train_size, "train_size")  # again: a learning curve changes the attribute
         count = count_of(self.train_size, len(documents))
         if count > len(documents):
             raise ValueError(
                 f"train_size={self.train_size} asks for more than the {len(documents)} training "
-                f"documents of {self.where}; lower train_size, splits.val or splits.test"
+                f"documents of {self.where}; lower data.train_size, data.splits.val or "
+                "data.splits.test"
             )
         return index.draw(documents, count, seed=self.seed)
 
@@ -250,16 +267,15 @@ class RawText(DistributedLoaders, LightningDataModule):
                 tokenizer=tokenizer,
                 sentences=self.blocks.packing == "pairs",
             )
+            # Rows and unigram refer to the documents of the old table.
             self._table, self._rows, self._unigram = (key, table), {}, None
         return self._table[1]
 
     def _without_tokens(self) -> np.ndarray:
-        """Return which documents need no tokens, bool ``(documents,)``.
-
-        Of a small draw only what is drawn gets them; a larger one would soon be followed by others
-        that need the rest, so that all are tokenized, once.
-        """
+        """Return a mask of the documents to leave untokenized, bool ``(documents,)``."""
         index, splits = self._load()
+        # A small subset is tokenized alone. For a large one, all documents are tokenized at once:
+        # the subsets of other seeds need most of the rest too, and then reuse the cache.
         if 2 * len(self._positions("train")) >= len(splits["train"]):
             return index.excluded
         unused = np.ones(len(index), dtype=bool)
@@ -274,13 +290,15 @@ class RawText(DistributedLoaders, LightningDataModule):
         frame = Frame.of(tokenizer, parts=2 if packing == "pairs" else 1)
         if self.pretraining == "causal" and frame.types is not None:
             raise ValueError(
-                "pretraining='causal' needs a tokenizer without token_type_ids: GPT-like models take them "
-                f"for words; {type(tokenizer).__name__} gives them, and one that is trained does "
-                "not with tokenizer.segments=false"
+                "pretraining='causal' needs a tokenizer without token_type_ids, because GPT-like "
+                f"models embed them as words; {type(tokenizer).__name__} returns them. To train a "
+                "tokenizer without them, set tokenizer.segments=false"
             )
         if packing == "pairs":
             return SentencePairs(tokens, documents, frame=frame, length=length)
+        # BERT has only a sep token, GPT-2 only an eos token.
         ends = (tokenizer.sep_token_id, tokenizer.eos_token_id)
+        # Some tokenizers have neither; then documents follow each other without a separator.
         separator = next((token for token in ends if token is not None), None)
         return Blocks(
             tokens, documents, frame=frame, length=length, packing=packing, separator=separator
@@ -300,6 +318,7 @@ class RawText(DistributedLoaders, LightningDataModule):
         drawn = PretrainingSplit(
             rows,
             token_targets,
+            # Evaluation masks depend on neither the run nor the epoch, so losses are comparable.
             seed=self.seed if trains else self.splits.seed,
             sampler=sampler if trains else None,
         )

@@ -1,30 +1,30 @@
-"""Sentences with a tag for each word, as batches."""
+"""DataModule for sentences with one tag per word."""
 
 from typing import Any, ClassVar
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from lightning_transfer.data.batching.masking import IGNORED
 from lightning_transfer.data.batching.tokenized_split import Collate, TokenizedSplit
 from lightning_transfer.data.columns import Columns
 from lightning_transfer.data.readers.rows import Rows, Table
 from lightning_transfer.data.readers.tagged_rows import TaggedRows, check_tagged_rows
-from lightning_transfer.data.tag_spec import TagSpec, inside_of
+from lightning_transfer.data.tag_spec import TagSpec, continuation_tags
 from lightning_transfer.data.text_data_module import TextDataModule
 from lightning_transfer.data.tokenization.token_cache import cached_words
 from lightning_transfer.data.tokenization.token_table import TokenTable
 from lightning_transfer.data.tokenization.tokens import Tokens
 from lightning_transfer.data.tokenization.word_tokens import word_targets
+from lightning_transfer.utils import IGNORED
 
 
 class TaggedSplit(TokenizedSplit):
-    """Rows of one split with a target for each token.
+    """Rows of one split with one target per token.
 
     Args:
         table: Tokens of the whole data set.
-        positions: Rows of the table that belong to the split, int64 ``(rows,)``.
-        targets: Of each token of the table, int64 ``(tokens,)``.
+        positions: Rows of the table in the split, int64 ``(rows,)``.
+        targets: Target of each token of the table, int64 ``(tokens,)``.
     """
 
     def __init__(self, table: TokenTable, positions: np.ndarray, targets: np.ndarray) -> None:
@@ -33,31 +33,31 @@ class TaggedSplit(TokenizedSplit):
         self.token_targets = targets
 
     def __getitem__(self, index: int | list[int]) -> dict[str, Any]:
-        """Return one row or several, as a :class:`TokenizedSplit`, with ``labels`` of tokens."""
-        rows = np.atleast_1d(self.positions[index])
-        return {**super().__getitem__(index), "labels": self.token_targets[self.table.places(rows)]}
+        """Return one or several rows as in :class:`TokenizedSplit`, with ``labels`` per token."""
+        rows = np.atleast_1d(self.positions[index])  # (rows,), for a single index too
+        targets = self.token_targets[self.table.token_indices(rows)]  # (tokens,)
+        return {**super().__getitem__(index), "labels": targets}
 
 
 class TaggedText(TextDataModule):
-    """Base of domains whose words have tags: named entities, parts of speech.
+    """Base of the DataModules for tagged words, such as named entities or parts of speech.
 
-    All of :class:`TextDataModule` holds: a sentence lies in one split and there once, tokens are
-    cached, batches hold rows of like length and can be resumed. ``load_rows`` returns the columns
-    ``text`` (a list of words) and ``label`` (a list of as many tags).
+    Rows, splits, cache and batches are those of :class:`TextDataModule`; a row is a sentence.
+    ``load_rows`` returns the columns ``text`` (list of words) and ``label`` (list of as many tags).
 
-    The first token of a word carries its target, the others none (see ``TagSpec.label_all``). Of a
-    sentence longer than ``tokens.max_length`` the words beyond are neither learned nor counted; a
-    line tells how many sentences that are.
+    Only the first token of a word has a target, unless ``TagSpec.label_all`` is set. A sentence
+    longer than ``tokens.max_length`` is truncated: the removed words are neither trained on nor
+    evaluated. The number of truncated sentences is logged.
 
     Args:
-        source: See :class:`TextDataModule`, as for the rest.
-        columns: ``text`` holds the words, ``label`` the tags.
-        label: What the tags are: a :class:`TagSpec`.
-        train_size: Sentences to train on.
-        splits: In sentences.
-        tokens: Length of the token sequences and how longer sentences are cut.
+        source: Source of the rows, see :class:`TextDataModule`.
+        columns: Column names: ``text`` for the words, ``label`` for the tags.
+        label: Content of the tag column, a :class:`TagSpec`.
+        train_size: Number (int) or fraction (float) of sentences to train on; ``None``: all.
+        splits: Sizes of the splits in sentences, and their seed.
+        tokens: Length of the token sequences, and truncation of longer sentences.
         batch_size: Sentences per device and batch, at most.
-        max_tokens: Tokens per device and batch at most, padding counted.
+        max_tokens: Tokens per device and batch at most, including padding; ``None``: no limit.
         on_bad_row: ``error``, or ``skip`` to leave bad sentences out.
     """
 
@@ -77,10 +77,11 @@ class TaggedText(TextDataModule):
     def _make_split(self, split: str, table: TokenTable) -> TokenizedSplit:
         rows = self._load().rows
         assert isinstance(rows, TaggedRows)
-        # Only words are counted: evaluation has no target but on the first token of each.
-        inside = inside_of(rows.labels) if self.label.label_all and split == "train" else None
+        # Evaluation counts words, so only training may have targets on further tokens of a word.
+        train_on_all = self.label.label_all and split == "train"
+        inside = continuation_tags(rows.labels) if train_on_all else None
         targets = word_targets(table, rows.targets, inside=inside)
         return TaggedSplit(table, self._positions(split), targets)
 
     def _collate(self, tokenizer: PreTrainedTokenizerBase) -> Collate:
-        return Collate(tokenizer, of_tokens={"labels": IGNORED})
+        return Collate(tokenizer, token_padding={"labels": IGNORED})

@@ -1,6 +1,5 @@
-"""From rows of text to batches: splits, subsets, tokens, order."""
+"""Base DataModule for labelled texts: rows, columns, splits, tokens, batches."""
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -17,7 +16,7 @@ from lightning_transfer.data.batching.loaders import (
     distribute_to_ranks,
     prediction_loader,
 )
-from lightning_transfer.data.batching.tokenized_split import Collate, TokenizedSplit, mark_full
+from lightning_transfer.data.batching.tokenized_split import Collate, TokenizedSplit, mark_unpadded
 from lightning_transfer.data.columns import Columns
 from lightning_transfer.data.domain_arguments import check_arguments, one_path
 from lightning_transfer.data.label_spec import LabelSpec
@@ -27,7 +26,7 @@ from lightning_transfer.data.splits.split_spec import Splits
 from lightning_transfer.data.splits.splitter import SPLITS, check_split_name
 from lightning_transfer.data.splits.subset import check_train_size
 from lightning_transfer.data.tokenization.token_cache import cached_tokens
-from lightning_transfer.data.tokenization.token_checks import check_not_empty, say_cut
+from lightning_transfer.data.tokenization.token_checks import check_not_empty, log_truncation
 from lightning_transfer.data.tokenization.token_table import TokenTable, need_tokenizer
 from lightning_transfer.data.tokenization.tokens import Tokens
 from lightning_transfer.utils import Labels
@@ -35,40 +34,43 @@ from lightning_transfer.utils import Labels
 if TYPE_CHECKING:
     from datasets import Dataset
 
-log = logging.getLogger(__name__)
-
 
 class TextDataModule(DistributedLoaders, LightningDataModule):
-    """Base of all domains: a domain says where its rows come from, the rest is here.
+    """Base of the DataModules for labelled texts.
 
-    Rows are split once, by a hash of their text, before anything else looks at them, so that no
-    text (of pairs, no first text) and no group is in two splits, also where the data come split,
-    and every run tests on the same rows. They are tokenized once, and
-    cached. Training batches hold rows of like length and can be resumed in mid-epoch.
+    A subclass defines ``load_rows`` only. This class checks the rows, splits them, tokenizes them
+    once into a cache, and builds batches of texts of similar length. Training batches can be
+    resumed in the middle of an epoch.
 
-    Set ``tokenizer`` before the loaders are asked for, and ``seed`` for another draw of the
-    training subset and of the batch order. In Lightning under several devices, use
-    ``Trainer(use_distributed_sampler=False)``: the batches are dealt out to the ranks here.
+    Rows are split by a hash of their text, so all runs are tested on the same rows. No text and no
+    group is in two splits, also if the data come with splits. For pairs, this holds for the first
+    text.
+
+    Set ``tokenizer`` before the first loader is built. Set ``seed`` to change the training subset
+    and the order of the batches. With several devices in plain Lightning, use
+    ``Trainer(use_distributed_sampler=False)``, because this class distributes the batches to the
+    ranks.
 
     Args:
-        source: Where the rows come from; what it may be is up to the domain, ``None`` is its own
-            data.
-        columns: Which column is what; ``None``: the domain's own.
-        label: What the label column holds; ``None``: the domain's own.
-        train_size: Training rows to use: a count (int) or a fraction of the training split
-            (float), drawn with ``seed`` so that the classes keep their shares; ``8/class``: as
-            many of each class; ``None``: all.
-        splits: How many rows are held back for validation and test, and their seed.
-        tokens: Length of the token sequences and how longer texts are cut; ``None``: the
-            domain's own.
+        source: Source of the rows. The subclass defines the allowed values; ``None`` selects its
+            packaged data, if any.
+        columns: Column names in the source; ``None``: the default of the subclass.
+        label: Content of the label column; ``None``: the default of the subclass.
+        train_size: Training rows to use: a count (int) or a fraction of the training split (float),
+            drawn with ``seed`` in the proportions of the classes; ``8/class`` for 8 rows of each
+            class; ``None``: all.
+        splits: Sizes of the validation and test splits, and their seed.
+        tokens: Length of the token sequences, and truncation of longer texts; ``None``: the default
+            of the subclass.
         batch_size: Rows per device and batch, at most.
-        max_tokens: Tokens per device and batch at most, padding counted, also in validation and
-            test: long rows then come in smaller batches. A row that is longer has a batch of its
-            own. ``None``: as long as its rows are.
-        on_bad_row: ``error``, or ``skip`` to leave bad rows out, counted in one warning.
+        max_tokens: Tokens per device and batch at most, including padding, in all splits. Batches
+            of long rows are then smaller. A row with more tokens is a batch by itself. ``None``: no
+            limit.
+        on_bad_row: ``error``, or ``skip`` to leave bad rows out and log their number in one
+            warning.
 
     Raises:
-        ValueError: If an argument is out of range or the domain has no label of its own.
+        ValueError: If an argument is out of range, or neither ``label`` nor a default is given.
 
     Example:
         >>> class Weather(TextDataModule):
@@ -84,7 +86,7 @@ class TextDataModule(DistributedLoaders, LightningDataModule):
     """
 
     default_columns: ClassVar[Columns] = Columns()
-    default_label: ClassVar[Any] = None  # of the class below
+    default_label: ClassVar[Any] = None  # an instance of label_class
     label_class: ClassVar[type] = LabelSpec
     default_tokens: ClassVar[Tokens] = Tokens()
 
@@ -106,12 +108,12 @@ class TextDataModule(DistributedLoaders, LightningDataModule):
         label = label or self.default_label
         if label is None:
             raise ValueError(
-                f"{type(self).__name__} has no label of its own; say what the label column holds "
-                "with label=LabelSpec(...) (data.label.kind=... on the command line)"
+                f"{type(self).__name__} has no default label; pass label=LabelSpec(...), or set "
+                "data.label.kind=... on the command line"
             )
         if not isinstance(label, self.label_class):
             raise ValueError(
-                f"the label of a {type(self).__name__} is said by a {self.label_class.__name__}, "
+                f"label of {type(self).__name__} must be a {self.label_class.__name__}, "
                 f"got {label!r}"
             )
         check_arguments(
@@ -122,7 +124,7 @@ class TextDataModule(DistributedLoaders, LightningDataModule):
         )
         self.source = source
         self.columns = columns or self.default_columns
-        self.label: Any = label  # a LabelSpec, or of the label_class of a subclass
+        self.label: Any = label  # of label_class, which a subclass may replace
         self.train_size = train_size
         self.splits = splits or Splits()
         self.tokens = tokens or self.default_tokens
@@ -131,22 +133,24 @@ class TextDataModule(DistributedLoaders, LightningDataModule):
         self.on_bad_row = on_bad_row
         self.tokenizer: PreTrainedTokenizerBase | None = None
         self.seed = 0
-        # A rank without a row to predict of does not keep the others waiting.
+        # With fewer test rows than ranks, a rank has nothing to predict. Without this flag,
+        # Lightning then refuses the loader.
         self.allow_zero_length_dataloader_with_multiple_devices = True
         self._corpus: Corpus | None = None
-        self._train: tuple[tuple[int, str], np.ndarray] | None = None  # seed and size; their rows
+        # (seed, size) of the last draw, and its rows: both may be changed between two setups.
+        self._train: tuple[tuple[int, str], np.ndarray] | None = None
         self._table: tuple[PreTrainedTokenizerBase, TokenTable] | None = None
-        self._said: TokenTable | None = None  # the table whose cut rows were told
+        self._logged_table: TokenTable | None = None  # table with the truncation already logged
 
     def load_rows(self) -> Table:
-        """Return all rows; the one method that a domain has to write.
+        """Return all rows. Every subclass must define this method.
 
         Returns:
-            The columns ``text`` (str) and ``label`` (raw, see ``LabelSpec``), as a mapping of lists
-            or a ``datasets.Dataset``, and optionally ``text_pair`` (str), ``group`` (rows of one
-            group stay in one split), ``split`` (``train``, ``validation`` or ``test``, for data
-            that come split) and ``row`` (where the row came from, for messages:
-            ``"reviews.csv, line 12"``).
+            A mapping of lists or a ``datasets.Dataset`` with the columns ``text`` (str) and
+            ``label`` (see ``LabelSpec``). Optional columns: ``text_pair`` (str), ``group`` (the
+            rows of a group stay in one split), ``split`` (``train``, ``validation`` or ``test``,
+            for data that come with splits), and ``row`` (place of the row in its source, for
+            messages, such as ``"reviews.csv, line 12"``).
         """
         raise NotImplementedError(f"{type(self).__name__} must define load_rows()")
 
@@ -157,105 +161,111 @@ class TextDataModule(DistributedLoaders, LightningDataModule):
 
     @property
     def source_path(self) -> Path | None:
-        """The source as a path, for domains that take one file or folder.
+        """Source as a path, for subclasses with a single file or folder.
 
         Raises:
-            ValueError: If the source is several files.
+            ValueError: If the source is a mapping of several files.
         """
         return one_path(self.source, type(self).__name__)
 
     @property
     def labels(self) -> Labels:
-        """The label contract; known before ``setup`` if the label names were given."""
-        labels = self._corpus.rows.labels if self._corpus else self.label.stated()
+        """Labels of the data, known before ``setup`` if their names were given."""
+        labels = self._corpus.rows.labels if self._corpus else self.label.declared_labels()
         if labels is None:
-            raise RuntimeError("the label names are in the data: call setup() first")
+            raise RuntimeError("the label names are read from the data: call setup() first")
         return labels
 
     @property
     def reads_pairs(self) -> bool:
-        """Whether its rows are pairs of texts."""
+        """True if the rows are pairs of texts."""
         return self._load().rows.pairs is not None
 
     @property
     def n_train(self) -> int:
-        """Training rows in use."""
+        """Number of training rows in use."""
         return len(self._positions("train"))
 
     @property
     def n_val(self) -> int:
-        """Validation rows."""
+        """Number of validation rows."""
         return len(self._positions("validation"))
 
     @property
     def n_test(self) -> int:
-        """Test rows."""
+        """Number of test rows."""
         return len(self._positions("test"))
 
     @property
     def label_counts(self) -> dict[str, int]:
-        """Training rows of each class; of each band for a rating, empty without bands."""
+        """Number of training rows of each class or bin; empty for numbers without bins."""
         return self._load().label_counts(self._positions("train"))
 
     @property
     def token_table(self) -> TokenTable:
-        """Tokens of all rows, whatever their split; ``row`` in a batch counts in it.
+        """Tokens of the rows of all splits. ``row`` in a batch is a position in this table.
 
         Raises:
-            RuntimeError: If nothing has been tokenized for the present tokenizer.
+            RuntimeError: If the rows are not tokenized with the current tokenizer.
         """
         if self._table is None or self._table[0] is not self.tokenizer:
             raise RuntimeError("no tokens yet: set data.tokenizer, then call setup()")
         return self._table[1]
 
     def rows(self, split: str) -> "Dataset":
-        """Return ``text``, ``label`` (the target) and ``row`` of a split's rows.
+        """Return the rows of a split.
 
         Args:
             split: ``train``, ``validation`` or ``test``.
 
         Returns:
-            A data set in the order of ``index`` in the batches.
+            Columns ``text``, ``label`` (the target) and ``row`` (place in the source), in the order
+            of ``index`` in the batches.
         """
         return self._load().table(self._positions(split))
 
     def prepare_data(self) -> None:
-        """Download and tokenize into the cache; Lightning calls it on one process only."""
+        """Download the data, and tokenize them into the cache.
+
+        Lightning calls this on one process only.
+        """
         self._load()
         if self.tokenizer is not None:
             self._tokenize(self.tokenizer)
 
     def setup(self, stage: str) -> None:
-        """Load, split and tokenize; does nothing that is done already.
+        """Load, split and tokenize the rows. Steps already done are not repeated.
 
         Args:
-            stage: ``fit``, ``validate``, ``test`` or ``predict``. It only decides which split must
-                not be empty.
+            stage: ``fit``, ``validate``, ``test`` or ``predict``. It determines only the split that
+                must not be empty.
 
         Raises:
-            ValueError: If the data are bad (see ``check_rows``), or the split that the stage needs
-                is empty or, for training, holds one class only, or a process would have no row to
-                evaluate.
+            ValueError: If the data are bad (see ``check_rows``), the split for the stage is empty,
+                the training rows are of a single class, or there are fewer rows to evaluate than
+                processes.
         """
         corpus = self._load()
+        # str, because 1 and 1.0 are equal, but mean one row and all rows.
         drawn = (self.seed, str(self.train_size))
         if self._train is None or self._train[0] != drawn:
-            check_train_size(self.train_size)
+            check_train_size(self.train_size)  # again: a learning curve changes the attribute
             self._train = (drawn, corpus.training_subset(self.train_size, seed=self.seed))
+        # Prediction uses the test rows.
         self._check_split({"fit": "train", "validate": "validation"}.get(stage, "test"))
         check_ranks_have_rows(
             stage, lambda split: len(self._positions(split)), trainer=self.trainer, where=self.where
         )
         if self.tokenizer is not None:
-            self._say_cut(self._tokenize(self.tokenizer))
+            self._log_truncation(self._tokenize(self.tokenizer))
 
     def predict_dataloader(self) -> DataLoader:
-        """Return the test batches for ``Trainer.predict``; ``index`` says which row is which."""
+        """Return the test batches for ``Trainer.predict``. ``index`` identifies the rows."""
         return prediction_loader(*self._loader_parts("test"))
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Mark each batch that has no padding (see :func:`mark_full`)."""
-        return mark_full(batch)
+        """Mark a batch without padding (see :func:`mark_unpadded`)."""
+        return mark_unpadded(batch)
 
     def _load(self) -> Corpus:
         if self._corpus is None:
@@ -273,49 +283,54 @@ class TextDataModule(DistributedLoaders, LightningDataModule):
         return cached_tokens(rows.texts, rows.pairs, tokenizer=tokenizer, tokens=self.tokens)
 
     def _make_split(self, split: str, table: TokenTable) -> TokenizedSplit:
-        """Return a split's rows with their targets."""
+        """Return the rows of a split with their targets."""
         return TokenizedSplit(table, self._positions(split), self._load().rows.tensor_targets())
 
     def _collate(self, tokenizer: PreTrainedTokenizerBase) -> Collate:
-        """Return what makes a batch of rows."""
+        """Return the collate function of the loaders."""
         return Collate(tokenizer)
 
     def _positions(self, split: str) -> np.ndarray:
         check_split_name(split)
         if self._corpus is None or self._train is None:
             raise RuntimeError("the rows are not loaded yet: call setup() first")
+        # Only the training rows depend on seed and train_size.
         return self._train[1] if split == "train" else self._corpus.positions[split]
 
     def _check_split(self, split: str) -> None:
         positions = self._positions(split)
         if not len(positions):
             raise ValueError(
-                f"{self.where}: no {split} rows; change train_size, splits.val or splits.test"
+                f"{self.where}: no {split} rows; change data.train_size, data.splits.val or "
+                "data.splits.test"
             )
+        # A single class would train without an error, to a model that predicts it always.
         if split == "train" and self.labels.kind in ("single_label", "tags"):
-            there = [name for name, count in self.label_counts.items() if count]
-            if len(there) < 2:
+            present = [name for name, count in self.label_counts.items() if count]
+            if len(present) < 2:
                 raise ValueError(
-                    f"{self.where}: all of the {len(positions)} training rows are {there[0]!r}; "
-                    "raise train_size or lower splits.val, splits.test"
+                    f"{self.where}: all of the {len(positions)} training rows are {present[0]!r}; "
+                    "raise data.train_size, or lower data.splits.val or data.splits.test"
                 )
 
     def _tokenize(self, tokenizer: PreTrainedTokenizerBase) -> TokenTable:
         if self._table is not None and self._table[0] is tokenizer:
             return self._table[1]
         rows = self._load().rows
+        # All rows at once: the cached table is shared by all splits, seeds and training sizes.
         table = self._make_table(rows, tokenizer)
         check_not_empty(table, rows.texts, rows.places, self.columns.text)
         self._table = (tokenizer, table)
         return table
 
-    def _say_cut(self, table: TokenTable) -> None:
-        if table is self._said:
+    def _log_truncation(self, table: TokenTable) -> None:
+        # Lightning calls setup once per stage; the numbers are the same each time.
+        if table is self._logged_table:
             return
-        self._said = table
+        self._logged_table = table
         positions = {name: self._positions(name) for name in SPLITS}
         tokenizer = need_tokenizer(self.tokenizer)
-        say_cut(table, positions, tokens=self.tokens, tokenizer=tokenizer, where=self.where)
+        log_truncation(table, positions, tokens=self.tokens, tokenizer=tokenizer, where=self.where)
 
     def _loader_parts(self, split: str) -> tuple[TokenizedSplit, LengthBatchSampler, Collate]:
         tokenizer = need_tokenizer(self.tokenizer)

@@ -4,7 +4,7 @@ from lightning_transfer.utils.lazy import lazy_attributes
 
 __all__ = ["Experiment", "Results"]
 
-# Records and tables of a sweep are read without torch, which `Experiment` imports.
+# Lazy: the job records and tables of a sweep must not import torch, and `Experiment` does.
 __getattr__ = lazy_attributes(
     __name__,
     {

@@ -1,4 +1,4 @@
-"""What a transfer consists of: chains of stages, their baselines, and what each is scored on."""
+"""Plan of an experiment: chains of stages, their baselines and the test rows that score them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,11 +10,12 @@ from lightning_transfer.utils.suggestions import closest, did_you_mean
 
 @dataclass(frozen=True)
 class Point:
-    """One point of a learning curve: a stage, and the training rows that it gets there.
+    """One point of a learning curve: a stage and its number of training rows.
 
     Args:
         stage: Name of the stage.
-        train_size: In place of the stage's own, and of the same forms: 64, 0.1, ``8/class``.
+        train_size: Replaces ``data.train_size`` of the stage, in the same forms: a count (64), a
+            fraction in (0, 1] (0.1), or a count per class (``8/class``).
     """
 
     stage: str
@@ -25,53 +26,54 @@ class Point:
 class StageRun:
     """One stage trained with one seed, after the stages before it.
 
-    Equal stage runs are the same work: they share a folder and are done once.
+    Equal stage runs are the same work: they share a folder and are trained once.
 
     Args:
         stage: Name of the stage.
         seed: Seed of weights, dropout, batch order and the draw of training rows.
-        before: The stage run whose weights it starts from.
-        train_size: Training rows in place of the stage's own number; None: that.
+        previous: Source of the initial weights; None for the first stage run of a chain.
+        train_size: Training rows at a point of a learning curve; None: ``data.train_size``.
     """
 
     stage: str
     seed: int
-    before: "StageRun | None" = None
+    previous: "StageRun | None" = None
     train_size: int | float | str | None = None
 
     @property
     def folder(self) -> PurePosixPath:
         """Folder below the run folder."""
-        parent = self.before.folder if self.before else PurePosixPath("stages")
+        parent = self.previous.folder if self.previous else PurePosixPath("stages")
+        # "8/class" would be two folders.
         size = "" if self.train_size is None else f"-{self.train_size}".replace("/", "-per-")
         return parent / f"{self.stage}{size}-seed{self.seed}"
 
     @property
     def title(self) -> str:
-        """Name for people."""
-        after = f" after {self.before.called}" if self.before else ""
-        return f"{self.called}{after} · seed {self.seed}"
+        """Display name, such as ``target after source · seed 0``."""
+        after = f" after {self.previous.label}" if self.previous else ""
+        return f"{self.label}{after} · seed {self.seed}"
 
     @property
-    def called(self) -> str:
-        """Name of the stage, with its training rows where they are not its own number."""
+    def label(self) -> str:
+        """Name of the stage, with the size at a point of a learning curve (``target@64``)."""
         return self.stage + ("" if self.train_size is None else f"@{self.train_size}")
 
     @property
     def chain(self) -> "tuple[StageRun, ...]":
-        """This run and those before it, first to last."""
-        return (*(self.before.chain if self.before else ()), self)
+        """All stage runs up to this one, first to last."""
+        return (*(self.previous.chain if self.previous else ()), self)
 
 
 @dataclass(frozen=True)
 class PlannedRow:
-    """A row of the results: a chain of stages, and the stage whose test split scores it.
+    """A row of the results table: a chain of stages, and the stage whose test rows score it.
 
     Args:
-        name: Unique among the rows.
+        name: Unique name of the row, such as ``transfer``, ``no_source`` or ``transfer@64``.
         order: Stages of the chain, first to last.
-        test: Stage whose test split scores it.
-        point: Where on the learning curve it lies; None: it takes no part in one.
+        test: Stage whose test rows score the last stage of the chain.
+        point: Point of the learning curve; None for a row without a size.
     """
 
     name: str
@@ -81,35 +83,37 @@ class PlannedRow:
 
     @property
     def base(self) -> str:
-        """What the row is called without its point: rows of one base are one curve."""
+        """Name without the size; rows of the same base form one curve."""
         return self.name.removesuffix(f"@{self.point.train_size}") if self.point else self.name
 
-    def along(self, curve: Sequence[Point]) -> "list[PlannedRow]":
-        """Return one row for each point of a curve, or the row alone if it trains no such stage."""
+    def expand(self, curve: Sequence[Point]) -> "list[PlannedRow]":
+        """Return one row per point of a curve, or only this row if it does not train its stage."""
+        # `zero_shot`, for instance, has the same score at each size of the target stage.
         points = [point for point in curve if point.stage in self.order]
         return [replace(self, name=f"{self.name}@{p.train_size}", point=p) for p in points] or [
             self
         ]
 
     @property
-    def saw_labels(self) -> bool:
-        """Whether the last stage is the one that is scored, and so has learned from its labels."""
+    def trained_on_target(self) -> bool:
+        """True if the chain ends with the stage whose test rows score it."""
         return self.order[-1] == self.test
 
     def stage_run(self, seed: int, pinned: Mapping[str, int | None]) -> StageRun:
-        """Return the last stage run of the chain.
+        """Return the last stage run of the chain for one seed.
 
         Args:
-            seed: Seed of the stages that have none of their own.
-            pinned: Stage name to its own seed, or None.
+            seed: Seed of the stages without a fixed one.
+            pinned: Stage name to its fixed seed, or None.
         """
         run: StageRun | None = None
         for stage in self.order:
             own = pinned.get(stage)
             point = self.point if self.point and self.point.stage == stage else None
             size = point.train_size if point else None
+            # A chain that starts with fixed seeds is equal for all seeds, so it is trained once.
             run = StageRun(stage, seed if own is None else own, run, size)
-        assert run is not None  # a row without stages is never planned
+        assert run is not None  # `plan_rows` plans no row without stages
         return run
 
 
@@ -119,32 +123,38 @@ def plan_rows(
     baselines: Mapping[str, Mapping[str, Any]],
     curve: Mapping[str, Any] | None = None,
 ) -> list[PlannedRow]:
-    """List the rows: stages on the way at home, the baselines, and the transfer itself.
+    """Return the rows of an experiment: each earlier stage, the baselines, and the transfer last.
 
-    Skipped stages are taken out of every chain; a baseline that then has no stage left, or is the
-    same as the transfer, is no baseline any more and is left out. Each row whose chain trains the
-    stage of a learning curve is there once for each size, the last row with the last size.
+    An earlier stage is scored on its own test rows. Skipped stages are removed from every chain. A
+    baseline is dropped if no stage is left in it, if its test stage is skipped, or if it equals
+    the transfer. With a learning curve, each row that trains its stage is repeated for each size,
+    so the last row is the transfer with the last size.
 
     Args:
         order: Stage names, first to last.
-        stages: Stage name to its settings; ``skip`` is read.
-        baselines: Row name to ``order`` and ``test``.
-        curve: ``stage``, and its ``train_size`` as a list; no curve if that is empty.
+        stages: Stage name to its settings; only ``skip`` is read.
+        baselines: Row name to ``order`` and ``test``; ``test`` defaults to the last of ``order``.
+        curve: ``stage``, and the list ``train_size``; no curve if that is empty.
 
     Raises:
-        ValueError: If a name is unknown or occurs twice, nothing is left to run, or no row
+        ValueError: If a name is unknown or occurs twice, if every stage is skipped, or if no row
             trains the stage of the curve.
     """
     _check_names(order, stages, "order")
     kept = tuple(name for name in order if not stages[name].get("skip"))
     if not kept:
-        raise ValueError("every stage is skipped; nothing is left to run")
+        raise ValueError("every stage is skipped; set skip=false in a stage of order")
+    # One stage is no transfer.
     main = PlannedRow("transfer" if len(kept) > 1 else kept[-1], kept, kept[-1])
     rows = [PlannedRow(name, kept[: i + 1], name) for i, name in enumerate(kept[:-1])]
     for name, baseline in baselines.items():
         extra = set(baseline) - {"order", "test"}
         if extra or "order" not in baseline:
-            raise ValueError(f"baselines.{name} has the keys order and test, got {dict(baseline)}")
+            raise ValueError(
+                f"baselines.{name} must be a mapping {{order: [stages], test: stage}}, got "
+                f"{dict(baseline)}"
+            )
+        # The default is the configured last stage: if it is skipped, so is the baseline.
         test = str(baseline.get("test", order[-1]))
         _check_names(baseline["order"], stages, f"baselines.{name}.order")
         _check_names([test], stages, f"baselines.{name}.test")
@@ -152,30 +162,34 @@ def plan_rows(
         row = PlannedRow(name, chain, test)
         if name in {main.name, *(r.name for r in rows)}:
             raise ValueError(f"baselines.{name} has the name of another row; rename it")
+        # Without the source stage, `no_source` is the transfer itself.
         if chain and not stages[test].get("skip") and (chain, test) != (main.order, main.test):
             rows.append(row)
     points = read_curve(curve or {}, stages)
-    rows = [at for row in [*rows, main] for at in row.along(points)]
+    rows = [at for row in [*rows, main] for at in row.expand(points)]
     if points and not any(row.point for row in rows) and not stages[points[0].stage].get("skip"):
         raise ValueError(
-            f"curve.stage={points[0].stage!r} is trained in no row; order is {list(order)}"
+            f"curve.stage={points[0].stage!r} is trained in no row; use a stage of order: "
+            f"{', '.join(order)}"
         )
     return rows
 
 
 def read_curve(curve: Mapping[str, Any], stages: Mapping[str, Any]) -> list[Point]:
-    """Return the points of a learning curve, in their order.
+    """Return the points of a learning curve in their order.
 
     Args:
         curve: See :func:`plan_rows`.
-        stages: The stages that there are.
+        stages: Stages of the run by name.
 
     Raises:
-        ValueError: If a key or the stage is unknown, the sizes are no list of different ones, or
-            one of them is none.
+        ValueError: If a key or the stage is unknown, or ``train_size`` is not a list of different
+            sizes without null.
     """
     if extra := set(curve) - {"stage", "train_size"}:
-        raise ValueError(f"curve has the keys stage and train_size, got {sorted(extra)} beside")
+        raise ValueError(
+            f"unknown keys of curve: {', '.join(sorted(extra))}; its keys are stage, train_size"
+        )
     sizes = curve.get("train_size") or []
     if isinstance(sizes, str) or not isinstance(sizes, Sequence):
         raise ValueError(
@@ -184,11 +198,13 @@ def read_curve(curve: Mapping[str, Any], stages: Mapping[str, Any]) -> list[Poin
         )
     if not sizes:
         return []
+    # As texts, since 64 and "64" give the same folder.
     if len({str(size) for size in sizes}) != len(sizes):
-        raise ValueError(f"curve.train_size names a size twice: {list(sizes)}")
-    if None in sizes:  # elsewhere all rows; a row of the table would have no size to be named by
+        raise ValueError(f"curve.train_size must hold different sizes, got {list(sizes)}")
+    # null means all rows elsewhere, but the row of the table needs a size in its name.
+    if None in sizes:
         raise ValueError(
-            f"curve.train_size must hold sizes, got null in {list(sizes)}; give 1.0 for all rows"
+            f"curve.train_size must hold sizes, got null in {list(sizes)}; use 1.0 for all rows"
         )
     stage = str(curve.get("stage"))
     _check_names([stage], stages, "curve.stage")
@@ -201,6 +217,8 @@ def _check_names(names: Sequence[str], stages: Mapping[str, Any], where: str) ->
     for name in names:
         if name not in stages:
             near = did_you_mean(closest(str(name), stages, count=1))
-            raise ValueError(f"{where} names the stage {name!r}, known: {sorted(stages)}{near}")
+            raise ValueError(
+                f"{where}: unknown stage {name!r}{near} Stages: {', '.join(sorted(stages))}"
+            )
     if len(set(names)) != len(names):
-        raise ValueError(f"{where} names a stage twice: {list(names)}")
+        raise ValueError(f"{where} must name each stage once, got {list(names)}")

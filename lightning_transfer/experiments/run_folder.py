@@ -1,4 +1,4 @@
-"""The run folder: one run at a time, never overwritten, resumed only with the same config."""
+"""Run folder: locked by one run, never overwritten, resumed only with the same config."""
 
 import contextlib
 import errno
@@ -29,26 +29,28 @@ MAY_CHANGE = (
     "*trainer.enable_model_summary",
     "*trainer.log_every_n_steps",
 )
-"""Keys that a resumed run may set anew, since no result depends on them."""
+"""Keys that may differ in a resumed run, since no result depends on them."""
 
+# First line of config.yaml; it marks the files written by this package.
 _HEADER = "# A run of lightning_transfer: its whole config, all values resolved\n"
 _log = logging.getLogger(__name__)
-_held: set[int] = set()
+_open_locks: set[int] = set()  # file descriptors
 
 
 class RunFolder:
-    """A run's folder, made by :meth:`open` and locked until :meth:`close` or the process ends.
+    """A run folder, opened by :meth:`open` and locked until :meth:`close` or the process ends.
 
-    The lock is the operating system's, so that a killed run never leaves one behind.
+    The lock belongs to the operating system and is released if the run is killed.
 
-    Attributes:
+    Args:
         path: The folder.
-        resumed: Whether an earlier run is continued. On ranks above 0, which do not look, whether
-            that was asked for.
+        resumed: True if an earlier run is resumed. Ranks above 0 do not check the folder: there it
+            is True if a resume was requested.
+        lock: File descriptor of the lock; None without a lock.
     """
 
     def __init__(self, path: Path, *, resumed: bool = False, lock: int | None = None) -> None:
-        """Wrap a folder without looking at it; :meth:`open` is what checks and locks."""
+        """See the class. Nothing is checked or locked here; use :meth:`open`."""
         self.path = path
         self.resumed = resumed
         self._lock = lock
@@ -62,50 +64,51 @@ class RunFolder:
         resume: bool,
         rank: int = 0,
     ) -> "RunFolder":
-        """Take a folder for a run, and write its config there.
+        """Lock a folder for a run, and write its config to it.
 
         Args:
-            path: The folder; made if it does not exist.
-            config: The run's whole config, resolved: plain mappings, lists and scalars.
-            resume: Whether to continue the run that the folder holds. Without one, the run starts
-                from the beginning, and a log line says so.
-            rank: Global rank of this process; those above 0 trust rank 0, and neither lock, check
-                nor write.
+            path: The folder; created if it does not exist.
+            config: The whole config of the run, resolved to plain mappings, lists and scalars.
+            resume: True to resume the run in the folder. If there is none, the run starts from the
+                beginning, and this is logged.
+            rank: Global rank of this process. Ranks above 0 neither lock, check nor write.
 
         Raises:
-            ValueError: If the folder holds a run and ``resume`` is false, if it holds another
-                program's ``config.yaml``, if a resumed run's config differs, or if ``config``
-                has a value that YAML cannot hold.
-            BlockingIOError: If another process runs in the folder; the message names it.
+            ValueError: If the folder contains a run and ``resume`` is false, if it contains a
+                ``config.yaml`` of another program, if the config of a resumed run differs, or if
+                ``config`` has a value that YAML cannot represent.
+            BlockingIOError: If another process has locked the folder; the message names it.
         """
         folder = Path(path)
+        # Rank 0 checks and locks the folder for all ranks.
         if rank > 0:
             return cls(folder, resumed=resume)
         plain = _plain(config)
-        _check(folder, plain, resume)  # before the lock, which would leave a file there
+        _check(folder, plain, resume)  # before the lock, which would create a file in the folder
         folder.mkdir(parents=True, exist_ok=True)
         run = cls(folder, lock=_lock(folder))
         try:
+            # Again: another process may have written its config before the lock.
             run.resumed = _check(folder, plain, resume)
-            _sweep(folder, whole=run.resumed)
+            _remove_unfinished(folder, recursive=run.resumed)
             _write(folder / CONFIG, plain)
         except BaseException:
             run.close()
             raise
         if resume and not run.resumed:
-            _log.info("resume: %s holds no run yet; starting from the beginning", folder)
+            _log.info("resume=true: no run in %s yet; starting from the beginning", folder)
         return run
 
     def close(self) -> None:
-        """Release the lock; the folder may then be taken again."""
-        # A forked child has closed its copy already, and may use the number for another file.
-        if self._lock is not None and self._lock in _held:
-            _held.discard(self._lock)
+        """Release the lock, so that another run may open the folder."""
+        # A forked child has closed its copy already, and may use the descriptor for another file.
+        if self._lock is not None and self._lock in _open_locks:
+            _open_locks.discard(self._lock)
             os.close(self._lock)
         self._lock = None
 
     def __enter__(self) -> Self:
-        """Return the folder itself."""
+        """Return this run folder."""
         return self
 
     def __exit__(
@@ -119,12 +122,12 @@ class RunFolder:
 
 
 def read_config(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """Return the config of the run that a folder holds, or ``None`` if it holds none.
+    """Return the config of the run in a folder, or ``None`` without a run.
 
     Raises:
-        ValueError: If the folder's ``config.yaml`` is not a run's.
+        ValueError: If ``config.yaml`` of the folder belongs to another program.
     """
-    import yaml
+    import yaml  # late: `--help` imports this module too
 
     file = Path(folder) / CONFIG
     if not file.is_file():
@@ -132,30 +135,36 @@ def read_config(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
     text = file.read_text(encoding="utf-8")
     if not text.startswith(_HEADER):
         raise ValueError(
-            f"{file} was not written by a run of lightning_transfer, and would be overwritten; "
-            "choose another hydra.run.dir"
+            f"{file} was not written by lightning_transfer and would be overwritten; choose "
+            "another hydra.run.dir"
         )
     return yaml.safe_load(text)
 
 
 def probe(path: str | os.PathLike[str], *, config: Mapping[str, Any], resume: bool) -> None:
-    """Raise what :meth:`RunFolder.open` would raise, and leave the folder as it is.
+    """Raise the errors of :meth:`RunFolder.open` without changing the folder.
 
-    For callers that must not write there before they know: Hydra keeps a log in the run folder
-    from before the run begins.
+    The command line calls this first, because Hydra writes its log to the run folder before the
+    run starts.
+
+    Args:
+        path: The folder.
+        config: The whole config of the run.
+        resume: True if the run in the folder is to be resumed.
     """
     folder = Path(path)
     _check(folder, _plain(config), resume)
+    # A folder without the file has never been locked.
     if (folder / ".lock").is_file():
         handle = _lock(folder)
         RunFolder(folder, lock=handle).close()
 
 
-def hold(path: str | os.PathLike[str]) -> RunFolder:
-    """Take a folder's lock, whatever it holds; leaving the returned folder's block releases it.
+def lock_folder(path: str | os.PathLike[str]) -> RunFolder:
+    """Lock a folder regardless of its content; the returned object releases it as a context.
 
     Raises:
-        BlockingIOError: If another process holds it; the message names it.
+        BlockingIOError: If another process has locked the folder; the message names it.
     """
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
@@ -163,20 +172,21 @@ def hold(path: str | os.PathLike[str]) -> RunFolder:
 
 
 def _check(folder: Path, config: Mapping[str, Any], resume: bool) -> bool:
-    """Return whether the folder holds a run; raise if this one may not go on there."""
+    """Return True if the folder contains a run; raise if this run may not use it."""
     stored = read_config(folder)
     if stored is None:
         return False
     if not resume:
         raise ValueError(
-            f"{folder} holds a run already; go on with it by resume=true, or choose another "
+            f"{folder} already contains a run; add resume=true to resume it, or choose another "
             "hydra.run.dir"
         )
-    one, other = _flat(stored), _flat(config)
+    # Compared as JSON texts, so that NaN equals itself.
+    old, new = _flat(stored), _flat(config)
     differing = [
-        f"{key}: {one.get(key, 'absent')} in the folder, {other.get(key, 'absent')} now"
-        for key in sorted(one.keys() | other.keys())
-        if one.get(key) != other.get(key)
+        f"{key}: {old.get(key, 'absent')} in the folder, {new.get(key, 'absent')} now"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
         and not any(fnmatch.fnmatchcase(key, pattern) for pattern in MAY_CHANGE)
     ]
     if differing:
@@ -184,27 +194,31 @@ def _check(folder: Path, config: Mapping[str, Any], resume: bool) -> bool:
         raise ValueError(
             f"the run in {folder} cannot be resumed with another config:\n  "
             + "\n  ".join(differing[:10] + more)
-            + "\nGive the values it was started with, or choose another hydra.run.dir"
+            + "\nUse the values of the folder, or choose another hydra.run.dir"
         )
     return True
 
 
 def _plain(value: Any, key: str = "") -> Any:
-    """Return ``value`` in the types that YAML knows, without shared parts (YAML's aliases)."""
+    """Convert a value to the types of YAML; shared parts are copied, to avoid YAML's aliases."""
     if isinstance(value, Mapping):
         items = value.items()
         return {str(name): _plain(part, f"{key}.{name}".lstrip(".")) for name, part in items}
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         return [_plain(part, f"{key}[{position}]") for position, part in enumerate(value)]
+    # Exact types: yaml.safe_dump refuses subclasses such as a numpy float or an Enum.
     if value is None or type(value) in (str, int, float, bool):
         return value
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    raise ValueError(f"config value {key} must be plain, got {type(value).__name__}: {value!r}")
+    raise ValueError(
+        f"config value {key} must be a mapping, list, string, number, bool, path or null, got "
+        f"{type(value).__name__}: {value!r}"
+    )
 
 
 def _flat(value: Any, key: str = "") -> dict[str, str]:
-    """Return dotted key to value as JSON; lists are values, and an empty mapping is nothing."""
+    """Map dotted keys to values as JSON; a list is one value, an empty mapping has no key."""
     if isinstance(value, Mapping):
         parts = (_flat(part, f"{key}.{name}".lstrip(".")) for name, part in value.items())
         return {name: text for part in parts for name, text in part.items()}
@@ -218,54 +232,63 @@ def _write(file: Path, config: Mapping[str, Any]) -> None:
 
 
 def _lock(folder: Path) -> int | None:
-    """Take the folder's lock and leave our process id in it; return the open file."""
+    """Lock a folder, and write the process id to the lock file.
+
+    Returns:
+        The file descriptor; None if the file system has no locks.
+    """
     path = folder / ".lock"
     try:
         handle = lock_file(path, wait=False)
     except BlockingIOError:
         holder = path.read_text(encoding="utf-8", errors="replace").strip() or "unknown"
         raise BlockingIOError(
-            f"another run is going on in {folder} (process {holder}); wait for it, or choose "
+            f"another run is using {folder} (process {holder}); wait until it ends, or choose "
             "another hydra.run.dir"
         ) from None
     except OSError as error:
         if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
             raise
-        _log.warning("no file locks at %s: start no second run there", folder)
+        # Some network file systems have no locks; a single run works there as well.
+        _log.warning("%s is on a file system without locks: start no second run in it", folder)
         return None
-    os.ftruncate(handle, 0)
+    os.ftruncate(handle, 0)  # a shorter process id must not leave digits of the last one
     os.pwrite(handle, f"{os.getpid()} on {socket.gethostname()}\n".encode(), 0)
     _close_in_children()
-    _held.add(handle)
+    _open_locks.add(handle)
     return handle
 
 
 @functools.cache
 def _close_in_children() -> None:
-    """Keep forked data loader workers from holding the lock of a run that was killed."""
+    """Close the lock in forked children: a data loader worker may outlive a killed run."""
 
     def close() -> None:
-        for handle in _held:
+        # A child inherits the open file, and the lock with it, until it closes the file.
+        for handle in _open_locks:
             with contextlib.suppress(OSError):
                 os.close(handle)
-        _held.clear()
+        _open_locks.clear()
 
     os.register_at_fork(after_in_child=close)
 
 
-def _sweep(folder: Path, *, whole: bool) -> None:
-    """Remove unfinished files of a killed run.
+def _remove_unfinished(folder: Path, *, recursive: bool) -> None:
+    """Remove the temporary files of a killed run.
 
-    Below a folder that holds no run yet only its own unfinished config can lie; whatever else is
-    there (``hydra.run.dir=.``) is someone else's.
+    Args:
+        folder: The run folder.
+        recursive: True for the folder of a run, which is searched at any depth. In a folder without
+            a run (``hydra.run.dir=.``) only an unfinished config can be ours; all other files
+            belong to the user.
     """
-    if not whole:
+    if not recursive:
         for file in folder.glob(f"{TEMP_PREFIX}*-{CONFIG}"):
             file.unlink(missing_ok=True)
         return
     for parent, folders, files in os.walk(folder):
         for name in [name for name in folders if name.startswith(TEMP_PREFIX)]:
-            folders.remove(name)
+            folders.remove(name)  # os.walk must not enter it
             path = Path(parent, name)
             path.unlink() if path.is_symlink() else shutil.rmtree(path, ignore_errors=True)
         for name in files:

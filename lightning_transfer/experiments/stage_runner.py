@@ -1,4 +1,4 @@
-"""Stages: one Trainer run each, weights handed on, each skippable and resumable."""
+"""Stage runs: one Trainer run each, with initial weights from the previous one, resumable."""
 
 import json
 import logging
@@ -34,7 +34,7 @@ from lightning_transfer.config.instantiate import (
     build_callbacks,
     build_objectives,
     build_recipe,
-    own_parts,
+    load_arguments,
     scheduler_key,
 )
 from lightning_transfer.data import StageData
@@ -59,25 +59,33 @@ from lightning_transfer.weight_transfer import WeightTransferReport, WeightTrans
 
 log = logging.getLogger(__name__)
 
-BEFORE = "before.json"
+INITIAL_SCORES = "before.json"
 
 
 @dataclass(frozen=True)
 class BuiltStage:
-    """A stage that was built and not trained."""
+    """An untrained stage, built by the dry run.
+
+    Args:
+        task: Task with its backbone and head.
+        tokenizer: Tokenizer of the stage.
+    """
 
     task: TransferModule
     tokenizer: Any
 
 
 class StageRunner:
-    """Train and score stage runs below one run folder; finished work is never done again.
+    """Trains and scores stage runs below one run folder.
+
+    Each result is a JSON file in the folder of its stage run. A finished training or test is read
+    from that file and never repeated.
 
     Args:
         config: The whole composed config as plain values.
         folder: The run folder.
-        resume: Whether an unfinished stage goes on from its resume point.
-        rows: Stage run to the names of the rows that need it, for loggers.
+        resume: True to resume an unfinished stage run from its resume point.
+        rows: Stage run to the names of its rows, for loggers.
     """
 
     def __init__(
@@ -94,171 +102,194 @@ class StageRunner:
         self.folder = folder
         self.resume = resume
         self._modules: dict[str, StageData] = {}
-        # What this process has seen done. Other ranks must not ask the folder, where rank 0 may
-        # or may not have written it down yet.
+        # Results of this process. Ranks above 0 must not rely on the files of the folder alone,
+        # since rank 0 may not have written them yet.
         self._fitted: dict[StageRun, FittedStage] = {}
         self._tested: dict[tuple[StageRun, str], TestedStage] = {}
-        self._pretrained: nn.Module | None = None  # for rehearsals only
+        # Backbone that the dry run shares between stages, to load pretrained weights only once.
+        self._shared_backbone: nn.Module | None = None
         self._model = StageModel(config, self.data)
 
     def fit(self, run: StageRun) -> FittedStage:
-        """Train a stage run and those before it, unless they are done."""
+        """Train a stage run and its previous ones, unless they are finished."""
         if run not in self._fitted:
             record = self.folder / run.folder / "fit.json"
             if record.is_file():
                 self._fitted[run] = FittedStage(**json.loads(record.read_text()))
             else:
                 self._fitted[run] = self._fit(run, record)
-            if is_rank_zero():  # the resume point of a finished stage is only in the way
+            if is_rank_zero():
+                # Removed only now: a run killed between the last step and fit.json resumes there.
                 (record.parent / ResumePoint.FILE).unlink(missing_ok=True)
         return self._fitted[run]
 
     def _fit(self, run: StageRun, record: Path) -> FittedStage:
-        self._pretrained = None
+        self._shared_backbone = None  # the dry run is over; release its memory
         start = self._start(run)
+        # After `_start`: it may train the previous stage run, and so change the random state.
         pl.seed_everything(run.seed, workers=True, verbose=False)
         tokenizer = self._model.tokenizer(run, start)
         data = self.data(run.stage, run.seed, tokenizer, train_size=run.train_size)
         data.prepare_data()
         data.setup("fit")
         backbone = self._model.backbone(run.stage, start, tokenizer)
-        task, handed = self._task(run, data.labels, start, backbone, tokenizer)
+        task, report = self._task(run, data.labels, start, backbone, tokenizer)
         rows, origin = f"{data.n_train:,}", self._model.origin(run)
-        log.info("%s: %s training rows, from %s; %s", run.title, rows, origin, handed)
+        log.info("%s: %s training rows, from %s; %s", run.title, rows, origin, report)
         if start is not None:
-            log.info("%s", handed.to_text(f"{run.title}: taken from {origin}"))
-        self._test_before(run, task, data)
-        fitted = replace(self._train(run, task, data), weight_transfer=handed.to_rows())
+            log.info("%s", report.to_text(f"{run.title}: transferred from {origin}"))
+        self._score_initial_weights(run, task, data)
+        fitted = replace(self._train(run, task, data), weight_transfer=report.to_rows())
         if is_rank_zero():
             atomic_write(record, json.dumps(asdict(fitted), indent=2))
         return fitted
 
     def build_untrained(
-        self, run: StageRun, labels: Labels, before: BuiltStage | None = None
+        self, run: StageRun, labels: Labels, previous: BuiltStage | None = None
     ) -> BuiltStage:
-        """Build all that a stage run takes, train nothing, and return its task and tokenizer.
+        """Build and check all parts of a stage run without training, for the dry run.
 
         Args:
-            run: Of the stage.
-            labels: Of its data.
-            before: The rehearsed stage that it starts from, if there is one.
+            run: The stage run.
+            labels: Labels of its data.
+            previous: The previous stage of the dry run; None for the first one, or if the stage
+                has ``init_from``.
+
+        Returns:
+            The task and the tokenizer of the stage.
 
         Raises:
-            ValueError: If a part of the stage's config is wrong, or does not fit the stage before.
-            OSError: If the model or the weights to start from are not there.
+            ValueError: If a part of the stage's config is wrong, or does not fit the previous
+                stage.
+            OSError: If the model or the initial weights do not exist.
             ImportError: If a ``_target_`` cannot be imported.
         """
         path = self.config["stages"][run.stage].get("init_from")
         start = None if path is None else read_weights(path)
-        if start is None and before is not None and not self._plain(run):
+        if start is None and previous is not None and not self._keeps_run_backbone(run):
+            # Untrained, but with the shapes, labels and adapters of the trained weights.
             start = Weights.of(
-                before.task, tokenizer=before.tokenizer, where=self._model.origin(run)
+                previous.task, tokenizer=previous.tokenizer, where=self._model.origin(run)
             )
-            start = replace(start, target_tokenizer=self._model.target_of(before.tokenizer))
-        if start is None and before is not None:
-            tokenizer = before.tokenizer
+            target = self._model.target_tokenizer(previous.tokenizer)
+            start = replace(start, target_tokenizer=target)
+        if start is None and previous is not None:
+            tokenizer = previous.tokenizer
         else:
             tokenizer = self._model.tokenizer(run, start)
-        task = self._rehearsed_task(run, labels, start, tokenizer)
+        task = self._untrained_task(run, labels, start, tokenizer)
         settings, where = self.config["stages"][run.stage], f"stages.{run.stage}"
         check_recipe(task.recipe, task, where=where, scheduler=scheduler_key(settings))
         self._loggers.check(run)
         callbacks = self._callbacks(run)
+        # Built to check its arguments; the training builds another one.
         make_trainer(self._arguments(run.stage), folder=self.folder, callbacks=callbacks)
         for callback in callbacks:
+            # For instance a depth above the layers of this backbone.
             if isinstance(callback, Freezer):
                 try:
                     callback.check(task)
                 except ValueError as error:
                     raise ValueError(f"{where}: {error}") from error
         check_vocabulary(tokenizer, task.backbone)
-        target = self._model.target_of(tokenizer) or tokenizer
+        target = self._model.target_tokenizer(tokenizer) or tokenizer
         check_vocabulary(target, task.backbone, target=True)
         if isinstance(task, SequenceToSequence):
-            task.adopt(target)
+            task.set_special_tokens(target)
         return BuiltStage(task, tokenizer)
 
-    def _plain(self, run: StageRun) -> bool:
-        """Whether every stage of a chain goes on with the backbone that the run has."""
+    def _keeps_run_backbone(self, run: StageRun) -> bool:
+        """Return True if all stages of the chain use backbone and tokenizer of the run."""
         return all(self._model.inherits(one.stage) for one in run.chain)
 
-    def _rehearsed_task(
+    def _untrained_task(
         self, run: StageRun, labels: Labels, start: Weights | None, tokenizer: Any
     ) -> TransferModule:
-        # An adapter changes its backbone, and so do weights; else one serves all stages.
-        shared = start is None and self._plain(run) and not build_adapter(self.config, run.stage)
-        if shared and self._pretrained is None:
-            self._pretrained = self._model.backbone(run.stage, None, tokenizer)
-        backbone = self._pretrained if shared else None
+        # An adapter or initial weights would change the backbone in place.
+        is_shared = (
+            start is None
+            and self._keeps_run_backbone(run)
+            and not build_adapter(self.config, run.stage)
+        )
+        if is_shared and self._shared_backbone is None:
+            self._shared_backbone = self._model.backbone(run.stage, None, tokenizer)
+        backbone = self._shared_backbone if is_shared else None
         if backbone is None:
             backbone = self._model.backbone(run.stage, start, tokenizer)
         task, _ = self._task(run, labels, start, backbone, tokenizer)
         return task
 
     def monitor(self, stage: str) -> str:
-        """Return the validation metric that picks a stage's best weights, such as ``val/r2``."""
+        """Return the validation metric to select the best weights by, such as ``val/r2``."""
         settings = self.config["stages"][stage]
         return settings.get("monitor") or self._task_class(stage).monitor
 
     def mode(self, stage: str) -> str:
-        """Return ``max`` or ``min``: which way the monitored metric is better."""
+        """Return ``max`` if a higher value of the monitored metric is better, else ``min``."""
         monitor, own = self.monitor(stage), self._task_class(stage)
         if monitor == own.monitor:
             return own.mode
         return "min" if monitor.rpartition("/")[2] in LOWER_IS_BETTER else "max"
 
     def metric(self, stage: str) -> str:
-        """Return the test metric that a stage is judged by: the monitored one, or the task's own.
+        """Return the test metric to compare rows of a stage by, such as ``pearson``.
 
-        The loss that may be monitored is none: its scale means nothing from one task to another. A
-        task whose own monitor it is has the perplexity that follows from it.
+        It is the monitored metric if a higher value is better, else the default of the task. The
+        loss is excluded because it is not comparable across tasks; tasks that monitor it by
+        default report its perplexity.
         """
         own = self._task_class(stage).monitor
         monitor = self.monitor(stage) if self.mode(stage) == "max" else own
         metric = monitor.removeprefix("val/")
         return "perplexity" if metric == "loss" else metric
 
-    def take(self, stage: str) -> WeightTransferSpec:
-        """Return what a stage takes of the weights that it starts from."""
-        return self._model.take(stage)
+    def weight_transfer_spec(self, stage: str) -> WeightTransferSpec:
+        """Return the parts of the initial weights that a stage takes over.
+
+        Raises:
+            ValueError: If ``weight_transfer`` or ``on_mismatch`` of the stage is wrong.
+        """
+        return self._model.weight_transfer_spec(stage)
 
     def _task_class(self, stage: str) -> type[TransferModule]:
         return allowed_targets.locate(self.config["stages"][stage]["task"]["_target_"])
 
     def _start(self, run: StageRun) -> Weights | None:
-        """Return the weights that the stage starts from, or None for the pretrained ones."""
+        """Return the initial weights of a stage run; None for those of its backbone."""
         path = self.config["stages"][run.stage].get("init_from")
-        before = self.fit(run.before) if run.before else None
+        # Trained even if `init_from` replaces its weights: it is a row of the results.
+        previous = self.fit(run.previous) if run.previous else None
         if path is not None:
             return read_weights(path)
-        return read_weights(self.folder / before.checkpoint) if before else None
+        return read_weights(self.folder / previous.checkpoint) if previous else None
 
     def data(
         self, stage: str, seed: int, tokenizer: Any = None, *, train_size: Any = None
     ) -> StageData:
-        """Return a stage's data, read and tokenized once for all runs of the stage.
+        """Return the DataModule of a stage, read and tokenized once for all its stage runs.
 
         Args:
-            stage: Its name.
-            seed: Draws the training rows and the order of the batches.
-            tokenizer: None leaves it as it is.
-            train_size: Training rows; None leaves their number as it is.
+            stage: Name of the stage.
+            seed: Seed of the draw of training rows and of the order of batches.
+            tokenizer: Set in the DataModule; None leaves its tokenizer unchanged.
+            train_size: Number of training rows; None leaves it unchanged.
         """
         data = self._modules.get(stage)
         if data is None:
             spec = self.config["stages"][stage]["data"]
             data = self._modules[stage] = build(spec, "data", f"stages.{stage}.data")
+        # An equal tokenizer is not assigned again: tokens are kept for the same object only.
         known = data.tokenizer is not None and same_tokenizer(data.tokenizer, tokenizer)
         if tokenizer is not None and not known:
             data.tokenizer = tokenizer
         if tokenizer is not None:
-            self._give_target(data, self._model.target_of(tokenizer))
+            self._set_target_tokenizer(data, self._model.target_tokenizer(tokenizer))
         data.seed = seed
         data.train_size = data.train_size if train_size is None else train_size
         return data
 
-    def _give_target(self, data: Any, target: Any) -> None:
-        """Let texts that are to be written be tokenized by a tokenizer of their own; None: none."""
+    def _set_target_tokenizer(self, data: Any, target: Any) -> None:
+        """Set the tokenizer of target texts; None: that of the input texts."""
         known = target is not None and same_tokenizer(
             target, getattr(data, "target_tokenizer", None)
         )
@@ -273,10 +304,10 @@ class StageRunner:
         backbone: nn.Module,
         tokenizer: Any,
     ) -> tuple[TransferModule, WeightTransferReport]:
-        """Build a stage's task, load what it takes from ``start``, and say what became of it."""
+        """Build the task of a stage run, and transfer the initial weights to it."""
         where = f"stages.{run.stage}"
         settings, arguments = self.config["stages"][run.stage], self._arguments(run.stage)
-        head, handed = self._model.head(run, labels, start, backbone, tokenizer=tokenizer)
+        head, report = self._model.head(run, labels, start, backbone, tokenizer=tokenizer)
         recipe = build_recipe(
             {**settings, "optimizer": clippable(settings["optimizer"], arguments)},
             where,
@@ -284,16 +315,17 @@ class StageRunner:
             mode=self.mode(run.stage),
         )
         objectives = build_objectives(settings, where)
+        # A partial: a config cannot hold a backbone.
         factory = build(settings["task"], "task", f"{where}.task")
         task = factory(backbone, head, labels=labels, recipe=recipe, objectives=objectives)
         task.position = {"stage": run.stage, "seed": run.seed, "run": str(run.folder)}
-        return task, handed
+        return task, report
 
     def _train(self, run: StageRun, task: TransferModule, data: StageData) -> FittedStage:
-        keeping = CheckpointPolicy(
+        policy = CheckpointPolicy(
             self.monitor(run.stage),
             self.mode(run.stage),
-            best=self.config["stages"][run.stage].get("keep", "best") == "best",
+            keep_best=self.config["stages"][run.stage].get("keep", "best") == "best",
             resume_every=self.config.get("resume_every", 100),
             resume=self.resume,
         )
@@ -304,12 +336,12 @@ class StageRunner:
             run.folder,
             arguments=self._arguments(run.stage),
             callbacks=self._callbacks(run),
-            loggers=self._loggers.of(run),
-            keeping=keeping,
+            loggers=self._loggers.for_run(run),
+            policy=policy,
         )
 
     def _arguments(self, stage: str | None = None) -> dict[str, Any]:
-        """Return the Trainer's arguments; those of no stage are the shared ones."""
+        """Return the Trainer arguments of a stage; None: those shared by all stages."""
         settings = {} if stage is None else self.config["stages"][stage]
         where = "trainer" if stage is None else f"stages.{stage}.trainer"
         own = settings.get("trainer") or {}
@@ -324,32 +356,42 @@ class StageRunner:
         callbacks: list[Callback] = [StageProgress(run.title), *self._bar(run.title)]
         callbacks += build_callbacks(settings, where)
         if adapter := build_adapter(self.config, run.stage):
+            # An adapter trains only its own parameters and the head.
             callbacks.append(Freezing(function=adapter.freezes))
         if (patience := settings.get("patience")) is not None:
             monitor, mode = self.monitor(run.stage), self.mode(run.stage)
-            # A correlation of equal predictions is no number: no better, but no reason to stop.
+            # The correlation of constant predictions is NaN: no improvement, but no reason to stop
+            # at once, as `check_finite=True` would.
             callbacks.append(Patience(monitor, mode=mode, patience=patience, check_finite=False))
         return [*callbacks, *self._activation_cache()]
 
     def _activation_cache(self) -> list[Callback]:
-        """Return what keeps the output of frozen layers; it stands behind all that freeze."""
+        """Return the activation cache, if it is on.
+
+        It comes after all callbacks for freezing, since it stores the output of frozen layers.
+        """
         spec = self.config.get("activation_cache")
         return [build(spec, "callback", "activation_cache")] if spec else []
 
     def _bar(self, title: str) -> list[Callback]:
         wanted = self.config["trainer"].get("enable_progress_bar")
+        # null: only in a terminal; a log file would get one line per update.
         wanted = sys.stdout.isatty() if wanted is None else wanted
         return [StageProgressBar(title)] if wanted else []
 
     def log_results(self, values: Mapping[str, float]) -> None:
-        """Give the results of the whole experiment to the loggers, as a run of their own."""
+        """Log the results of the experiment as a separate run of each logger."""
         self._loggers.log_results(values)
 
     def test(self, run: StageRun, on: str) -> TestedStage:
-        """Score a stage run's weights on the test split of stage ``on``'s data.
+        """Score the final weights of a stage run on the test rows of a stage.
+
+        Args:
+            run: The stage run.
+            on: Name of the stage with the test rows; it may be another stage.
 
         Raises:
-            ValueError: If the model's labels are not the data's.
+            ValueError: If the labels of model and data do not match.
         """
         if (run, on) not in self._tested:
             record = self.folder / run.folder / f"test-{on}.json"
@@ -359,20 +401,24 @@ class StageRunner:
                 self._tested[run, on] = self._test(run, on, record)
         return self._tested[run, on]
 
-    def _test_before(self, run: StageRun, task: TransferModule, data: StageData) -> None:
-        """Score the weights that a stage starts from, if its task is judged by what changes."""
-        record = self.folder / run.folder / BEFORE
-        if not task.before or not data.n_test or record.is_file():
+    def _score_initial_weights(self, run: StageRun, task: TransferModule, data: StageData) -> None:
+        """Score the initial weights, if the task reports metrics before and after training."""
+        record = self.folder / run.folder / INITIAL_SCORES
+        if not task.metrics_before_training or not data.n_test or record.is_file():
             return
-        start = Loaded(task, data.tokenizer, data.tokens, None)
+        loaded = Loaded(task, data.tokenizer, data.tokens, None)
         arguments = self._arguments()
-        metrics, _ = score(start, data, "test", arguments=arguments, folder=self.folder)
+        metrics, _ = score(loaded, data, "test", arguments=arguments, folder=self.folder)
         if is_rank_zero():
-            found = {f"{name}_before": metrics[name] for name in task.before}
-            atomic_write(record, json.dumps(found, indent=2))
+            scores = {f"{name}_before": metrics[name] for name in task.metrics_before_training}
+            atomic_write(record, json.dumps(scores, indent=2))
 
     def _test(self, run: StageRun, on: str, record: Path) -> TestedStage:
-        loaded = load(self.folder / self.fit(run).checkpoint, **own_parts(self.config, run.stage))
+        # From the file: the best weights are not those in memory, and an earlier process may have
+        # trained them.
+        loaded = load(
+            self.folder / self.fit(run).checkpoint, **load_arguments(self.config, run.stage)
+        )
         data = self.data(on, run.seed, loaded.tokenizer)
         title = f"{run.title} on {on}"
         started = time.monotonic()
@@ -384,8 +430,9 @@ class StageRunner:
             folder=self.folder,
             callbacks=[*self._bar(title), *self._activation_cache()],
         )
-        if run.stage == on and (before := self.folder / run.folder / BEFORE).is_file():
-            metrics |= json.loads(before.read_text())
+        # The initial weights were scored on the test rows of their own stage only.
+        if run.stage == on and (initial := self.folder / run.folder / INITIAL_SCORES).is_file():
+            metrics |= json.loads(initial.read_text())
         tested = TestedStage(metrics, rows, time.monotonic() - started)
         log.info("%s: %s", title, ", ".join(f"{k} {v:.3f}" for k, v in metrics.items()))
         if is_rank_zero():

@@ -1,4 +1,4 @@
-"""One Trainer run: its arguments, loggers and logs."""
+"""Lightning's Trainer: arguments, construction, interrupts, early stopping and csv logs."""
 
 import csv
 import inspect
@@ -23,40 +23,41 @@ METRICS = "metrics.csv"
 
 
 def is_rank_zero() -> bool:
-    """Whether this process is the one that writes."""
+    """Return True if this process has global rank 0, the only one that writes files."""
     return int(getattr(rank_zero_only, "rank", 0) or 0) == 0
 
 
-_ELSEWHERE = {
+_OTHER_PLACES = {
     "callbacks": "stages.*.callbacks",
     "logger": "logger=…",
     "default_root_dir": "hydra.run.dir=…",
 }
-"""Arguments of the Trainer that have another place in the config."""
+"""Trainer arguments that are set at another place of the config."""
 
 
 def trainer_arguments(
     shared: Mapping[str, Any], own: Mapping[str, Any], *, where: str, epochs: int | None = None
 ) -> dict[str, Any]:
-    """Merge the shared Trainer arguments with a stage's own.
+    """Merge the Trainer arguments shared by all stages with those of one stage.
 
     Args:
-        shared: Arguments of every stage.
-        own: Arguments of one stage; stronger.
+        shared: Arguments of all stages.
+        own: Arguments of one stage; they replace the shared ones.
         where: Dotted key of ``own`` for error messages.
-        epochs: Used where nothing sets ``max_epochs``.
+        epochs: Default of ``max_epochs``.
 
     Raises:
-        ValueError: If the Trainer has no such argument; the message names the closest one.
+        ValueError: If the Trainer has no such argument, or it is set at another place of the
+            config.
     """
-    known = set(inspect.signature(pl.Trainer.__init__).parameters) - {"self", *_ELSEWHERE}
+    known = set(inspect.signature(pl.Trainer.__init__).parameters) - {"self", *_OTHER_PLACES}
     for arguments, place in ((shared, "trainer"), (own, where)):
         for name in arguments:
-            if name in _ELSEWHERE:
-                raise ValueError(f"{place}.{name} is not set here; use {_ELSEWHERE[name]}")
+            if name in _OTHER_PLACES:
+                raise ValueError(f"{place}.{name} cannot be set here; use {_OTHER_PLACES[name]}")
             if name not in known:
-                near = did_you_mean(closest(name, known, count=1))
-                raise ValueError(f"{place}.{name} is no argument of Lightning's Trainer{near}")
+                near = did_you_mean([f"{place}.{c}" for c in closest(name, known, count=1)])
+                raise ValueError(f"unknown argument of Lightning's Trainer: {place}.{name}{near}")
     merged = {**shared, **own}
     if merged.get("max_epochs") is None:
         merged["max_epochs"] = epochs
@@ -64,9 +65,14 @@ def trainer_arguments(
 
 
 def clippable(optimizer: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an optimizer's config, not fused where mixed precision would have to clip it.
+    """Return the config of an optimizer, with ``fused`` off if Lightning could not clip gradients.
 
-    Lightning refuses that: a fused optimizer unscales the gradients itself, after the clipping.
+    Under mixed precision a fused optimizer unscales the gradients itself, after the clipping, so
+    Lightning raises if such an optimizer is combined with ``gradient_clip_val``.
+
+    Args:
+        optimizer: Config of the optimizer.
+        arguments: Trainer arguments of the stage.
     """
     mixed = str(arguments.get("precision")) in ("16-mixed", "bf16-mixed", "16", "bf16")
     if optimizer.get("fused") and mixed and arguments.get("gradient_clip_val"):
@@ -81,13 +87,13 @@ def make_trainer(
     callbacks: Sequence[Callback] = (),
     loggers: Sequence[Logger] = (),
 ) -> pl.Trainer:
-    """Build a Trainer whose checkpoints are written atomically.
+    """Build a Trainer that writes its checkpoints atomically.
 
     Args:
-        arguments: Trainer arguments.
-        folder: Default folder of whatever the Trainer writes.
-        callbacks: In order.
-        loggers: None at all if empty.
+        arguments: Trainer arguments; ``plugins`` are kept beside the atomic checkpoint writer.
+        folder: Default folder of all files of the Trainer.
+        callbacks: Callbacks in their order.
+        loggers: Loggers; logging is off if there are none.
     """
     chosen = dict(arguments)
     bar = chosen.pop("enable_progress_bar", None)
@@ -97,72 +103,94 @@ def make_trainer(
         **chosen,
         default_root_dir=folder,
         callbacks=list(callbacks),
-        logger=list(loggers) or False,
+        logger=list(loggers) or False,  # an empty list would be Lightning's default, a logger
         plugins=[
             *(plugins if isinstance(plugins, list) else [plugins]),
             AtomicCheckpointIO(),
         ],
+        # Without one of ours no bar at all: Lightning would add its own.
         enable_progress_bar=has_bar if bar is None else bar,
     )
 
 
-# What Lightning warns of and a user of this package can do nothing about.
-_NOISE = (
+# Warnings of Lightning that the user of this package cannot act on.
+_IGNORED_WARNINGS = (
     r".*does not have many workers",  # rows are tokenized ahead: workers would only wait
-    r"Checkpoint directory .* exists and is not empty",  # as it should be after a resume
-    r".*LeafSpec",  # Lightning 2.6 with torch 2.13
-    r"Total length of `list` across ranks is zero",  # no validation rows were asked for
-    r".*could not find the monitored key",  # stages says so where it matters
-    r"The number of training batches .* is smaller than the logging interval",
+    r"Checkpoint directory .* exists and is not empty",  # normal after a resume
+    r".*LeafSpec",  # deprecation in torch 2.13, caused by Lightning 2.6
+    r"Total length of `list` across ranks is zero",  # a stage without validation rows
+    r".*could not find the monitored key",  # fitting.py logs it if no validation was run at all
+    r"The number of training batches .* is smaller than the logging interval",  # a short stage
 )
 
 
 def run_trainer(trainer: pl.Trainer, method: str, *args: Any, **kwargs: Any) -> Any:
-    """Call a Trainer method; Ctrl-C surfaces as KeyboardInterrupt, SIGTERM as exit code 143.
+    """Call a method of a Trainer, and let interrupts reach the caller.
 
-    Lightning turns Ctrl-C into ``sys.exit(1)`` and leaves it ignored; what was finished before
-    could then not be written down.
+    On Ctrl-C, Lightning ends the program by ``sys.exit(1)`` and ignores further ones. Here it
+    raises KeyboardInterrupt, so that the caller can write the finished results.
+
+    Args:
+        trainer: The Trainer.
+        method: Name of the method, such as ``fit`` or ``test``.
+        args: Arguments of the method.
+        kwargs: Keyword arguments of the method.
+
+    Returns:
+        The result of the method.
+
+    Raises:
+        KeyboardInterrupt: On Ctrl-C.
+        SystemExit: On SIGTERM, with exit code 143.
     """
     handler = signal.getsignal(signal.SIGINT)
     try:
         with warnings.catch_warnings():
-            for message in _NOISE:
+            for message in _IGNORED_WARNINGS:
                 warnings.filterwarnings("ignore", message=message)
             return getattr(trainer, method)(*args, **kwargs)
-    except SIGTERMException:  # whose exit code would be 0, as if all had been done
+    except SIGTERMException:  # Lightning's exit code would be 0, that of a finished run
         raise SystemExit(128 + signal.SIGTERM) from None
     except SystemExit as stop:
+        # Lightning raises it while it handles the KeyboardInterrupt.
         if isinstance(stop.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from None
         raise
     finally:
+        # None: a handler that was not set from Python cannot be restored.
         if handler is not None and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
             signal.signal(signal.SIGINT, handler)
 
 
 class Patience(EarlyStopping):
-    """Early stopping that stays stopped.
+    """Early stopping that survives a resume.
 
-    Lightning forgets over a resume that training had ended: a run that was killed between its last
-    step and its results would train for another epoch.
+    Lightning's EarlyStopping does not restore ``trainer.should_stop``. A run killed between its
+    last step and its results would train for another epoch after the resume.
     """
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stop again if that was settled before the resume."""
+        """Stop at once if the patience had run out before the resume."""
         if self.wait_count >= self.patience:
             trainer.should_stop = True
 
 
 def next_log_folder(folder: Path) -> Path:
-    """Return a fresh folder for the csv log of this attempt; Lightning empties one that exists."""
+    """Return a new folder for the csv log of this attempt; Lightning empties an existing one."""
     return folder / LOGS / str(max(_attempts(folder), default=-1) + 1)
 
 
 def merge_logs(folder: Path) -> Path | None:
-    """Join the csv logs of a stage's attempts to one ``metrics.csv``; later attempts are stronger.
+    """Merge the csv logs of all attempts of a stage run to one ``metrics.csv``.
+
+    A resumed attempt repeats the steps after its resume point, so its rows replace the rows of
+    earlier attempts from its first step on.
+
+    Args:
+        folder: Folder of the stage run.
 
     Returns:
-        The joined file, or None where nothing was logged.
+        The merged file; None if nothing was logged.
     """
     rows: list[dict[str, str]] = []
     for attempt in sorted(_attempts(folder)):
@@ -177,7 +205,8 @@ def merge_logs(folder: Path) -> Path | None:
             rows = [row for row in rows if int(row["step"]) < first] + new
     if not rows:
         return None
-    columns = sorted({name for row in rows for name in row if name})  # as Lightning has them
+    columns = sorted({name for row in rows for name in row if name})  # the order of Lightning
+    # restval: attempts may differ in their columns, if one ended before its first validation.
     with atomic_path(folder / METRICS) as temp, temp.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore")
         writer.writeheader()

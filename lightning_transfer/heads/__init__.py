@@ -1,11 +1,13 @@
-"""Heads: plain modules from backbone features to task outputs.
+"""Heads: modules that map backbone features to task outputs.
 
-A head of your own is an ``nn.Module`` built with ``(hidden_size, num_outputs)`` whose ``forward``
-takes token features (batch, seq, hidden) and the attention mask (batch, seq). Call its last
-``nn.Linear`` ``out`` and its rows can be carried over by label name. If it reads the first token's
-features alone, say so by an attribute ``first_token`` that is true: the top layer then computes no
-others, and it is given (batch, 1, hidden). One with outputs for each token says so by an attribute
-``per_token`` that is true.
+To add a head, write an ``nn.Module`` with the constructor ``(hidden_size, num_outputs)`` and a
+``forward`` that takes token features, float (batch, seq, hidden), and the attention mask, int64
+(batch, seq). These attributes are optional:
+
+- ``out``: the last ``nn.Linear``; weight transfer matches its rows by label name.
+- ``first_token``: True if the head reads only the features of the first token. The top layer of the
+  backbone then computes no others, and the features are (batch, 1, hidden).
+- ``per_token``: True if the head has outputs for each token.
 """
 
 from lightning_transfer.heads.decoder import DecoderHead

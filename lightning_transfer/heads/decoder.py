@@ -1,4 +1,4 @@
-"""The head of an encoder-decoder that writes text."""
+"""Language modelling head of an encoder-decoder."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,87 +11,92 @@ from lightning_transfer.heads.mlp import ACTIVATIONS
 
 
 class DecoderHead(nn.Module):
-    """What stands above a decoder, as its architecture has it: which token comes next.
+    """Logits of the next target token, computed as in the architecture of the backbone.
 
-    The scale of T5, the fixed bias of BART and Marian, the transform of BERT: the form is the
-    backbone's, so that plain transformers opens the whole. Where the output layer is tied to the
-    decoder's embeddings, the table stays the backbone's and is given to each call; else ``out`` is
-    the head's own. It starts from the pretrained weights, where the backbone came with some.
+    Examples are the scale of T5, the fixed bias of BART and Marian, and the transform of BERT.
+    Because the computation is that of the architecture, plain transformers can load the trained
+    model. An output layer tied to the decoder's embeddings has no weights in the head: the
+    embeddings are an argument of :meth:`forward`. Otherwise ``out`` is the output layer. The head
+    starts from the pretrained weights of the backbone, if it has some.
 
     Args:
         hidden_size: Width of the decoder's features.
-        num_outputs: Outputs beside the tokens, always 0.
-        form: What is computed; ``Backbone.head_form``.
+        num_outputs: Number of outputs besides the tokens; must be 0.
+        layout: Computation of the head; ``Backbone.lm_head_layout``.
 
     Raises:
-        ValueError: If ``num_outputs`` is not 0, or the form asks for an unknown activation.
+        ValueError: If ``num_outputs`` is not 0, or the activation of the layout is unknown.
 
     Example:
-        >>> form = LMHeadLayout((30, 8), True, 1.0, "none", None, 0.0, {})
-        >>> DecoderHead(8, 0, form=form)(torch.ones(3, 8), torch.ones(30, 8)).shape
+        >>> layout = LMHeadLayout((30, 8), True, 1.0, "none", None, 0.0, {})
+        >>> DecoderHead(8, 0, layout=layout)(torch.ones(3, 8), torch.ones(30, 8)).shape
         torch.Size([3, 30])
     """
 
-    # A row a token, where it has them: they follow the tokens' strings to another tokenizer.
+    # Parameters with one row per token; weight transfer matches the rows of two tokenizers by the
+    # tokens' strings.
     token_rows = ("bias", "out.weight")
 
-    def __init__(self, hidden_size: int, num_outputs: int, *, form: LMHeadLayout) -> None:
+    def __init__(self, hidden_size: int, num_outputs: int, *, layout: LMHeadLayout) -> None:
         """See the class."""
         super().__init__()
         if num_outputs:
             raise ValueError(
-                f"a decoder's head writes tokens and has no other outputs, got {num_outputs}; "
-                "choose data of texts and target texts"
+                f"DecoderHead predicts tokens only, so num_outputs must be 0, got {num_outputs}; "
+                "choose data with texts and target texts"
             )
-        if form.activation is not None and form.activation not in ACTIVATIONS:
+        if layout.activation is not None and layout.activation not in ACTIVATIONS:
             raise ValueError(
-                f"the decoder's head has the activation {form.activation!r}; known are "
-                f"{', '.join(ACTIVATIONS)}"
+                "the activation of the decoder's head must be one of "
+                f"{', '.join(ACTIVATIONS)}, got {layout.activation!r}; choose another backbone"
             )
-        self.form = form
-        rows, width = form.vocabulary
-        if form.activation is not None:
+        self.layout = layout
+        rows, width = layout.vocabulary
+        if layout.activation is not None:
             self.transform = nn.Linear(hidden_size, width)
-            self.act = ACTIVATIONS[form.activation]()
-            self.norm = nn.LayerNorm(width, eps=form.norm_eps)
+            self.act = ACTIVATIONS[layout.activation]()
+            self.norm = nn.LayerNorm(width, eps=layout.norm_eps)
             nn.init.normal_(self.transform.weight, std=0.02)  # as in BERT, arXiv:1810.04805
             nn.init.zeros_(self.transform.bias)
         self.out: nn.Linear | None = None
-        if not form.tied:
+        if not layout.tied:
             self.out = nn.Linear(width, rows, bias=False)
             nn.init.normal_(self.out.weight, std=0.02)
-        if form.bias == "learned":
+        if layout.bias == "learned":
             self.bias = nn.Parameter(torch.zeros(rows))
-        elif form.bias == "fixed":
+        elif layout.bias == "fixed":
             self.register_buffer("bias", torch.zeros(1, rows))
 
     @property
     def args(self) -> dict[str, Any]:
-        """What rebuilds this head beside its sizes and the backbone's form: nothing."""
+        """Constructor arguments besides the sizes and the backbone's layout; empty."""
         return {}
 
     def load_lm_head(self, state: Mapping[str, Tensor]) -> None:
-        """Start from what stood above a pretrained decoder.
+        """Load the weights of a pretrained language modelling head.
 
         Args:
             state: ``Backbone.lm_head_state``.
 
         Raises:
-            KeyError: If a part is missing.
+            KeyError: If a weight is missing.
             RuntimeError: If the shapes differ.
         """
-        self.load_state_dict({ours: state[paths[0]] for ours, paths in self.form.names.items()})
+        self.load_state_dict({ours: state[paths[0]] for ours, paths in self.layout.names.items()})
 
     def forward(self, hidden: Tensor, table: Tensor) -> Tensor:
-        """Map features to logits, float (…, vocabulary).
+        """Map features to logits.
 
         Args:
-            hidden: The decoder's features, float (…, hidden).
-            table: Its embeddings, float (vocabulary, width); used if the head is tied to them.
+            hidden: Features of the decoder, float (..., hidden).
+            table: Embeddings of the decoder, float (vocabulary, width); used by a tied head.
+
+        Returns:
+            Logits, float (..., vocabulary).
         """
-        features = hidden * self.form.scale
-        if self.form.activation is not None:
-            features = self.norm(self.act(self.transform(features)))  # (…, width)
+        features = hidden * self.layout.scale
+        if self.layout.activation is not None:
+            features = self.norm(self.act(self.transform(features)))  # (..., width)
         weight = table if self.out is None else self.out.weight
-        logits = nn.functional.linear(features, weight.to(features.dtype))  # (…, vocabulary)
-        return logits if self.form.bias == "none" else logits + self.bias
+        logits = nn.functional.linear(features, weight.to(features.dtype))  # (..., vocabulary)
+        return logits if self.layout.bias == "none" else logits + self.bias

@@ -1,4 +1,4 @@
-"""Make a head that fits a backbone."""
+"""Construction of a head for a backbone."""
 
 import inspect
 from collections.abc import Callable
@@ -10,47 +10,45 @@ HeadFactory = Callable[..., nn.Module]
 
 
 def make_head(factory: HeadFactory, backbone: nn.Module, num_outputs: int) -> nn.Module:
-    """Build a head of a backbone's sizes; the one place where heads are built.
+    """Build a head with the sizes of a backbone.
 
     Args:
-        factory: Called with ``(hidden_size, num_outputs)``, and with ``vocabulary`` if it has such
-            an argument: the shape of the backbone's table of token embeddings; or with ``form``:
-            what the backbone's architecture computes above its decoder.
-        backbone: Shows ``hidden_size`` and, for heads that ask for it, ``token_embeddings`` or
-            ``head_form``.
-        num_outputs: Outputs that the labels ask for.
+        factory: Called with ``(hidden_size, num_outputs)``. If it has a parameter ``vocabulary``,
+            it gets the shape of the token embeddings; if it has a parameter ``layout``, it gets the
+            layout of the backbone's language modelling head.
+        backbone: Has ``hidden_size``, and for these two parameters ``token_embeddings`` or
+            ``lm_head_layout``.
+        num_outputs: Number of outputs for the labels.
 
     Raises:
-        ValueError: If the backbone does not show what the head needs.
+        ValueError: If the backbone lacks an attribute for the head.
     """
     size = getattr(backbone, "hidden_size", None)
     if not isinstance(size, int):
         raise ValueError(
-            f"{type(backbone).__name__} shows no `hidden_size`, the width of its features; got "
-            f"{size!r}"
+            f"{type(backbone).__name__} has no `hidden_size`, the width of its features as an "
+            f"integer, got {size!r}"
         )
-    asked = inspect.signature(factory).parameters
-    if "form" in asked:
-        return factory(size, num_outputs, form=_form_of(backbone))
-    if "vocabulary" not in asked:
+    # Heads are also partials and user classes, so their signature decides.
+    parameters = inspect.signature(factory).parameters
+    if "layout" in parameters:
+        return factory(size, num_outputs, layout=_lm_head_layout_of(backbone))
+    if "vocabulary" not in parameters:
         return factory(size, num_outputs)
     table = getattr(backbone, "token_embeddings", None)
     if not isinstance(table, nn.Embedding):
         raise ValueError(
-            f"{type(backbone).__name__} shows no `token_embeddings`, the nn.Embedding that a "
-            f"language model's head is tied to; got {table!r}"
+            f"{type(backbone).__name__} has no `token_embeddings`, the nn.Embedding that the head "
+            f"of a language model is tied to, got {table!r}"
         )
     return factory(size, num_outputs, vocabulary=(table.num_embeddings, table.embedding_dim))
 
 
-def _form_of(backbone: nn.Module) -> Any:
+def _lm_head_layout_of(backbone: nn.Module) -> Any:
     if not getattr(backbone, "is_encoder_decoder", False):
+        name = type(getattr(backbone, "model", backbone)).__name__
         raise ValueError(
-            f"a decoder's head needs an encoder-decoder, and {_called(backbone)} is none; choose "
-            "T5, BART, Marian or backbone=warm_start, or another head"
+            f"the head of a decoder needs an encoder-decoder, got {name}; choose T5, BART, Marian "
+            "or backbone=warm_start, or another head"
         )
-    return backbone.head_form
-
-
-def _called(backbone: nn.Module) -> str:
-    return type(getattr(backbone, "model", backbone)).__name__
+    return backbone.lm_head_layout

@@ -1,4 +1,4 @@
-"""A linear head."""
+"""Linear head."""
 
 from typing import Any
 
@@ -8,12 +8,12 @@ from lightning_transfer.heads.pooling import PoolingMode, check_pooling, pool
 
 
 class LinearHead(nn.Module):
-    """Dropout and one linear layer over pooled features.
+    """Pooling, dropout and one linear layer.
 
     Args:
         hidden_size: Width of the backbone's features.
-        num_outputs: Classes, or 1 for a rating.
-        pooling: How token features become text features.
+        num_outputs: Number of classes, or 1 for regression.
+        pooling: Pooling of token features: ``cls``, ``mean``, ``max`` or ``last``.
         dropout: Probability of dropping a feature, in [0, 1).
 
     Raises:
@@ -46,15 +46,23 @@ class LinearHead(nn.Module):
 
     @property
     def first_token(self) -> bool:
-        """Whether the first token's features are all that is read of a text."""
+        """True if the head reads only the features of the first token."""
         return self.pooling == "cls"
 
     @property
     def args(self) -> dict[str, Any]:
-        """What rebuilds this head beside its sizes."""
+        """Constructor arguments besides the sizes."""
         return {"pooling": self.pooling, "dropout": self.dropout.p}
 
     def forward(self, hidden: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Map token features (batch, seq, hidden) to outputs (batch, num_outputs)."""
+        """Map token features to outputs.
+
+        Args:
+            hidden: Float (batch, seq, hidden).
+            attention_mask: 1 for tokens and 0 for padding, int64 (batch, seq).
+
+        Returns:
+            Logits or scores, float (batch, num_outputs).
+        """
         features = pool(hidden, attention_mask, self.pooling)  # (batch, hidden)
         return self.out(self.dropout(features))  # (batch, num_outputs)

@@ -1,4 +1,4 @@
-"""The classification head of BERT and RoBERTa."""
+"""Classification head of BERT and RoBERTa."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -12,17 +12,17 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "ge
 
 
 class MLPHead(nn.Module):
-    """A dense layer with an activation, dropout, and an output layer.
+    """Pooling, dense layer, activation, dropout and output layer.
 
-    Over the first token this is what BERT's pooler and classifier compute (tanh), what RoBERTa's
-    classification head computes (tanh), and DistilBERT's (relu), so that such a model opens in
-    plain transformers.
+    With ``cls`` pooling this is the computation of BERT's pooler and classifier (tanh), of
+    RoBERTa's classification head (tanh) and of DistilBERT's (relu). Plain transformers can
+    therefore load a model with this head.
 
     Args:
         hidden_size: Width of the backbone's features.
-        num_outputs: Classes, or 1 for a rating.
-        pooling: How token features become text features.
-        activation: Between the two layers.
+        num_outputs: Number of classes, or 1 for regression.
+        pooling: Pooling of token features: ``cls``, ``mean``, ``max`` or ``last``.
+        activation: Activation after the dense layer: ``tanh``, ``relu`` or ``gelu``.
         dropout: Probability of dropping a feature, in [0, 1).
 
     Raises:
@@ -49,7 +49,7 @@ class MLPHead(nn.Module):
         if activation not in ACTIVATIONS:
             raise ValueError(
                 f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}; "
-                "set head.activation"
+                "set head.activation=tanh"
             )
         if num_outputs < 1:
             raise ValueError(f"num_outputs must be >= 1, got {num_outputs}")
@@ -64,12 +64,12 @@ class MLPHead(nn.Module):
 
     @property
     def first_token(self) -> bool:
-        """Whether the first token's features are all that is read of a text."""
+        """True if the head reads only the features of the first token."""
         return self.pooling == "cls"
 
     @property
     def args(self) -> dict[str, Any]:
-        """What rebuilds this head beside its sizes."""
+        """Constructor arguments besides the sizes."""
         return {
             "pooling": self.pooling,
             "activation": self.activation,
@@ -77,7 +77,10 @@ class MLPHead(nn.Module):
         }
 
     def load_pooler(self, state: Mapping[str, Tensor]) -> None:
-        """Start the dense layer from a pretrained pooler's ``weight`` and ``bias``.
+        """Load the weights of a pretrained pooler into the dense layer.
+
+        Args:
+            state: ``weight`` and ``bias`` of the pooler's dense layer.
 
         Raises:
             RuntimeError: If the shapes differ.
@@ -85,7 +88,15 @@ class MLPHead(nn.Module):
         self.dense.load_state_dict(dict(state))
 
     def forward(self, hidden: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Map token features (batch, seq, hidden) to outputs (batch, num_outputs)."""
+        """Map token features to outputs.
+
+        Args:
+            hidden: Float (batch, seq, hidden).
+            attention_mask: 1 for tokens and 0 for padding, int64 (batch, seq).
+
+        Returns:
+            Logits or scores, float (batch, num_outputs).
+        """
         features = pool(hidden, attention_mask, self.pooling)  # (batch, hidden)
         features = self.act(self.dense(features))
         return self.out(self.dropout(features))  # (batch, num_outputs)

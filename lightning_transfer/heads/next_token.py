@@ -1,4 +1,4 @@
-"""The head of a causal language model: the table of embeddings, turned round."""
+"""Head of a causal language model."""
 
 from typing import Any
 
@@ -6,16 +6,16 @@ from torch import Tensor, nn
 
 
 class NextTokenHead(nn.Module):
-    """Logits over the vocabulary by the product with the token embeddings, as in GPT-2.
+    """Logits of the next token by the product with the token embeddings, as in GPT-2.
 
-    It has no weights of its own: the table stays the backbone's and is given to :meth:`tokens` with
-    each call (Press & Wolf, Using the Output Embedding to Improve Language Models,
+    The head has no weights. It is tied to the token embeddings of the backbone, an argument of
+    :meth:`tokens` (Press & Wolf, Using the Output Embedding to Improve Language Models,
     arXiv:1608.05859).
 
     Args:
         hidden_size: Width of the backbone's features.
-        num_outputs: Must be 0: there are no labels beside the tokens.
-        vocabulary: Rows and width of the table of token embeddings.
+        num_outputs: Must be 0, because there are no labels besides the tokens.
+        vocabulary: Rows and width of the token embeddings.
 
     Raises:
         ValueError: If ``num_outputs`` is not 0, or features and embeddings differ in width.
@@ -32,25 +32,28 @@ class NextTokenHead(nn.Module):
         super().__init__()
         if num_outputs != 0:
             raise ValueError(
-                f"NextTokenHead guesses tokens and nothing else, got num_outputs={num_outputs}; "
+                f"NextTokenHead predicts tokens only, so num_outputs must be 0, got {num_outputs}; "
                 "use data of raw text with pretraining=causal"
             )
         if hidden_size != vocabulary[1]:
             raise ValueError(
-                f"features of {hidden_size} numbers cannot meet embeddings of {vocabulary[1]}; use "
-                "a backbone whose hidden size is that of its embeddings"
+                "features and token embeddings must have the same width, got "
+                f"{hidden_size} and {vocabulary[1]}; choose another backbone"
             )
 
     @property
     def args(self) -> dict[str, Any]:
-        """What rebuilds this head beside its sizes."""
+        """Constructor arguments besides the sizes; empty."""
         return {}
 
     def tokens(self, hidden: Tensor, table: Tensor) -> Tensor:
-        """Map features (positions, hidden) to logits (positions, vocabulary).
+        """Map features to logits over the vocabulary.
 
         Args:
-            hidden: Float (positions, hidden).
-            table: The token embeddings, float (vocabulary, hidden).
+            hidden: Features at any positions, float (positions, hidden).
+            table: Token embeddings, float (vocabulary, hidden).
+
+        Returns:
+            Logits, float (positions, vocabulary).
         """
         return nn.functional.linear(hidden, table.to(hidden.dtype))  # (positions, vocabulary)

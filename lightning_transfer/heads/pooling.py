@@ -1,4 +1,4 @@
-"""From one vector a token to one vector a text."""
+"""Pooling of token features into text features."""
 
 from typing import Literal, get_args
 
@@ -9,14 +9,14 @@ PoolingMode = Literal["cls", "mean", "max", "last"]
 
 
 def pool(hidden: Tensor, attention_mask: Tensor | None, mode: PoolingMode) -> Tensor:
-    """Pool token features into text features; padding never counts.
+    """Pool token features into text features, without padding.
 
     Args:
         hidden: Token features, float (batch, seq, hidden).
-        attention_mask: 1 for tokens and 0 for padding, (batch, seq); None if nothing is padded.
-        mode: ``cls`` takes the first token, ``last`` the last one that is no padding (of a model
-            that reads from left to right, the one that has seen the whole text), ``mean`` and
-            ``max`` go over all that are not padding (0 where nothing else is).
+        attention_mask: 1 for tokens and 0 for padding, (batch, seq); None without padding.
+        mode: ``cls`` for the first token; ``last`` for the last token that is not padding, the only
+            one to attend to the whole text in a causal model; ``mean`` and ``max`` over all tokens
+            that are not padding. Except for ``cls``, a row of padding only gives zeros.
 
     Returns:
         Text features, float (batch, hidden).
@@ -37,6 +37,7 @@ def pool(hidden: Tensor, attention_mask: Tensor | None, mode: PoolingMode) -> Te
     if attention_mask is None:
         return hidden.mean(dim=1) if mode == "mean" else hidden.amax(dim=1)  # (batch, hidden)
     mask = attention_mask.unsqueeze(-1).to(torch.bool)  # (batch, seq, 1)
+    # masked_fill and not a product with the mask: NaN times 0 is NaN.
     if mode == "max":
         highest = hidden.masked_fill(~mask, -torch.inf).amax(dim=1)  # (batch, hidden)
         return highest.masked_fill(~mask.any(dim=1), 0.0)  # (batch, hidden)
@@ -45,8 +46,11 @@ def pool(hidden: Tensor, attention_mask: Tensor | None, mode: PoolingMode) -> Te
 
 
 def _last(hidden: Tensor, attention_mask: Tensor | None) -> Tensor:
+    """Return the features of the last token of each row, float (batch, hidden)."""
     if attention_mask is None:
         return hidden[:, -1]  # (batch, hidden)
+    # Positions from 1, so that 0 means a row without tokens. The number of tokens is not the
+    # position of the last one if the padding is on the left.
     places = torch.arange(1, hidden.shape[1] + 1, device=hidden.device)  # (seq,)
     last = (places * attention_mask.to(torch.bool)).amax(dim=1)  # (batch,)
     rows = torch.arange(len(hidden), device=hidden.device)  # (batch,)
@@ -55,7 +59,7 @@ def _last(hidden: Tensor, attention_mask: Tensor | None) -> Tensor:
 
 
 def check_pooling(mode: str) -> None:
-    """Raise a ValueError unless ``mode`` is a known way to pool."""
+    """Raise a ValueError for an unknown pooling mode."""
     if mode not in get_args(PoolingMode):
         known = ", ".join(get_args(PoolingMode))
-        raise ValueError(f"pooling must be one of {known}, got {mode!r}; set head.pooling")
+        raise ValueError(f"pooling must be one of {known}, got {mode!r}; set head.pooling=mean")

@@ -1,4 +1,4 @@
-"""A head over each token."""
+"""Head for labels of single tokens."""
 
 from typing import Any
 
@@ -6,11 +6,11 @@ from torch import Tensor, nn
 
 
 class TokenHead(nn.Module):
-    """Dropout and one linear layer over the features of each token.
+    """Dropout and one linear layer, applied to each token.
 
     Args:
         hidden_size: Width of the backbone's features.
-        num_outputs: Tags.
+        num_outputs: Number of tags.
         dropout: Probability of dropping a feature, in [0, 1).
 
     Raises:
@@ -36,9 +36,17 @@ class TokenHead(nn.Module):
 
     @property
     def args(self) -> dict[str, Any]:
-        """What rebuilds this head beside its sizes."""
+        """Constructor arguments besides the sizes."""
         return {"dropout": self.dropout.p}
 
     def forward(self, hidden: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Map token features (batch, seq, hidden) to outputs (batch, seq, num_outputs)."""
+        """Map token features to outputs per token.
+
+        Args:
+            hidden: Float (batch, seq, hidden).
+            attention_mask: Ignored; positions of padding get outputs too.
+
+        Returns:
+            Logits, float (batch, seq, num_outputs).
+        """
         return self.out(self.dropout(hidden))  # (batch, seq, num_outputs)

@@ -1,4 +1,4 @@
-"""Labels for new texts, from a trained task: in memory, or file to file."""
+"""Prediction of labels with a trained task, in memory or from file to file."""
 
 import dataclasses
 import logging
@@ -25,25 +25,35 @@ from lightning_transfer.data.readers.rows import text_fault
 from lightning_transfer.data.readers.table_files import Row
 from lightning_transfer.data.tokenization.token_table import TokenTable, tokenize
 from lightning_transfer.inference import table_writer
-from lightning_transfer.inference.prediction_files import TextColumns, choose_target, new_columns
+from lightning_transfer.inference.prediction_files import (
+    TextColumns,
+    added_column_names,
+    resolve_output,
+)
 from lightning_transfer.tasks import TransferModule
 from lightning_transfer.utils import Labels
 from lightning_transfer.utils.modes import evaluating
 
 log = logging.getLogger(__name__)
 
+# Class for each kind of labels, Predictor for all others. Names only, because the classes are
+# subclasses of Predictor in modules that import this one.
+_CLASS_NAMES = {"tags": "Tagger", "text": "TextGenerator"}
+
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says about one text.
+    """Predicted label of one text.
 
     Args:
-        label: One class of several: the most probable. Several classes: those with a probability
-            above 0.5, joined by ``|`` in the order of the label names; empty if there is none. A
-            rating: the name of the band that holds it, or ``rating`` if the labels name no bands.
-        score: One class: its probability in [0, 1]. Several classes: the lowest probability of
-            those kept, or the highest of all if none is kept. A rating: the rating itself, in the
-            units of the training data. The shortest decimal that stands for the model's float32.
+        label: For ``single_label``, the most probable class. For ``multi_label``, the classes with
+            a probability above 0.5 in the order of the label names, joined by ``|``; empty if there
+            are none. For ``regression``, the name of the bin of the value, or ``value`` if the
+            labels have no bins.
+        score: For ``single_label``, the probability of the class, in [0, 1]. For ``multi_label``,
+            the lowest probability of the predicted classes, or the highest of all classes if none
+            is predicted. For ``regression``, the predicted value in the units of the training data.
+            Shortest decimal number equal to the float32 output of the model.
     """
 
     label: str
@@ -55,35 +65,33 @@ class Prediction:
 
 
 class Predictor:
-    """Labels texts with a trained task, the way it was trained: same tokenizer, same cut.
+    """Predicts labels of texts with a trained task, tokenized as in training.
 
-    Texts are sorted by length into batches, since padding costs as much as text, and come back in
-    the order in which they went in. Dropout is off while predicting, and each module is then put
-    back into the mode in which it was.
+    Texts are sorted by length into batches to reduce padding, and predictions are returned in input
+    order. The task runs in eval mode; afterwards each module is back in its previous mode.
 
     Args:
         task: A trained task; it is moved to ``device``.
-        tokenizer: The tokenizer that it was trained with.
-        tokens: How texts are cut; never longer than the backbone has positions for.
-        batch_size: Texts per batch at most, at least 1. It and ``max_tokens`` change the speed, and
-            scores by rounding only.
-        max_tokens: Tokens per batch at most, padding counted, at least 1: long texts come in
-            smaller batches. None: any number. MiniLM on a CPU is fastest, per token, with 1,000 to
-            2,000 tokens in a batch; 8,000 take 12 % longer, 250 take 10 %. A GPU wants more.
-        device: A device of torch such as ``cpu``, or ``auto`` for a CUDA GPU where there is one.
+        tokenizer: The tokenizer of the training.
+        tokens: Length and truncation of texts; the length is limited to the positions of the
+            backbone.
+        batch_size: Maximum number of texts per batch, >= 1. This and ``max_tokens`` change the
+            speed, and the scores by rounding errors only.
+        max_tokens: Maximum number of tokens per batch, padding included, >= 1; None for no limit.
+            With MiniLM on a CPU 1,000 to 2,000 tokens are fastest; 8,000 take 12 % longer, 250
+            take 10 % longer. A GPU needs more.
+        device: A torch device such as ``cpu``, or ``auto`` for a CUDA GPU if there is one.
 
     Raises:
-        RuntimeError: If torch knows no such device.
-        ValueError: If ``batch_size`` or ``max_tokens`` is below 1, or the task has no labels of
-            this kind to predict.
+        RuntimeError: If torch does not know the device.
+        ValueError: If ``batch_size`` or ``max_tokens`` is below 1, or the kind of the task's labels
+            is not one of ``label_kinds``.
     """
 
-    added: ClassVar[tuple[str, ...]] = ("label", "score")  # columns of predict_file
-    kinds: ClassVar[tuple[str, ...]] = (
-        "regression",
-        "single_label",
-        "multi_label",
-    )  # labels that it can give
+    added_columns: ClassVar[tuple[str, ...]] = ("label", "score")
+    """Columns that ``predict_file`` adds."""
+    label_kinds: ClassVar[tuple[str, ...]] = ("regression", "single_label", "multi_label")
+    """Kinds of labels that this class predicts."""
 
     def __init__(
         self,
@@ -101,20 +109,22 @@ class Predictor:
                 raise ValueError(f"{name} must be >= 1, got {value}")
         if task.labels.is_raw_text:
             raise ValueError(
-                f"a {type(task).__name__} has learned text without labels, and has none to give; "
-                "train a stage with labels from it (stages.target.init_from=<this folder>), or "
-                "open its model folder with transformers' AutoModelForMaskedLM or "
-                "AutoModelForCausalLM"
+                f"{type(task).__name__} predicts tokens of raw text and has no labels; train a "
+                "stage with labels from it (stages.target.init_from=<this folder>), or open its "
+                "model folder with AutoModelForMaskedLM or AutoModelForCausalLM of transformers"
             )
-        if task.labels.kind not in self.kinds:
+        kind = task.labels.kind
+        if kind not in self.label_kinds:
             raise ValueError(
-                f"a {type(task).__name__} is not for a {type(self).__name__}; texts are written by "
-                "inference.TextGenerator, labelled by inference.Predictor, and their words by inference.Tagger"
+                f"the label kind for {type(self).__name__} must be one of "
+                f"{', '.join(self.label_kinds)}, got {kind!r} of {type(task).__name__}; use "
+                f"inference.{_CLASS_NAMES.get(kind, 'Predictor')}"
             )
+        # Longer texts would raise an index error in the table of position embeddings.
         limit = getattr(task.backbone, "max_tokens", None)
         if limit is not None and limit < tokens.max_length:
-            said = "max_length=%d is more than the model has positions for; texts are cut to %d"
-            log.warning(said, tokens.max_length, limit)
+            message = "max_length=%d exceeds the positions of the model; texts are truncated to %d"
+            log.warning(message, tokens.max_length, limit)
             tokens = dataclasses.replace(tokens, max_length=limit)
         auto = "cuda" if torch.cuda.is_available() else "cpu"
         self.device = torch.device(auto if device == "auto" else device)
@@ -139,57 +149,65 @@ class Predictor:
         """Load a predictor from a run folder, its ``model`` folder or a checkpoint file.
 
         Args:
-            path: What :func:`lightning_transfer.checkpoints.loading.load` opens.
-            head: Needed where the head is your own class; see ``load``.
-            backbone: Needed where the backbone is a module of your own.
-            adapter: Needed where the adapter is of your own class.
-            batch_size: Texts per batch at most.
-            max_tokens: Tokens per batch at most; None: any number.
-            max_length: Tokens per text at most; None: as in training.
+            path: A run folder, its ``model`` folder or a checkpoint file.
+            head: Only needed for a head of your own class, called with
+                ``(hidden_size, num_outputs)``.
+            backbone: Only needed for a backbone of your own class.
+            adapter: Only needed for an adapter of your own class.
+            batch_size: Maximum number of texts per batch, >= 1.
+            max_tokens: Maximum number of tokens per batch, padding included; None for no limit.
+            max_length: Maximum number of tokens per text; None for that of the training.
 
         Raises:
-            FileNotFoundError: If nothing that can be loaded is there.
-            ValueError: If the file is no checkpoint of this package, lacks a tokenizer, or needs
-                a part passed in.
+            FileNotFoundError: If there is no run, model folder or checkpoint at ``path``.
+            ValueError: If the file is not a checkpoint of this package, contains no tokenizer, has
+                a backbone, head or adapter of your own class that was not passed, or has labels of
+                a kind for another class.
         """
         loaded = load(path, backbone=backbone, head=head, adapter=adapter)
         if loaded.tokenizer is None:
             raise ValueError(
-                f"{path} holds no tokenizer (its DataModule had none); pass the run's model folder"
+                f"{path} contains no tokenizer, because its DataModule had none; pass the model "
+                "folder of the run"
             )
         tokens = loaded.tokens
         if max_length is not None:
             tokens = dataclasses.replace(tokens, max_length=max_length)
-        made = cls(
+        predictor = cls(
             loaded.task, loaded.tokenizer, tokens, batch_size=batch_size, max_tokens=max_tokens
         )
-        made._equip(loaded)
-        return made
+        predictor._set_loaded_parts(loaded)
+        return predictor
 
-    def _equip(self, loaded: Loaded) -> None:
-        """Take what else came with the weights."""
+    def _set_loaded_parts(self, loaded: Loaded) -> None:
+        """Set parts of a checkpoint that only a subclass uses."""
 
     def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Prediction]:
-        """Predict one label and score for each text, in the order given.
+        """Predict a label and a score for each text, in input order.
 
         Args:
-            texts: Texts of any length; long ones are cut as in training.
-            pairs: Second text of each, for a task on pairs.
+            texts: Texts of any length; long ones are truncated as in training.
+            pairs: Second text of each pair, for a task trained on pairs.
 
         Raises:
-            TypeError: If one string is passed in place of a list.
-            ValueError: If a text is empty or no text, the pairs are not as many as the texts, the
-                model was trained on pairs and there are none, or its output is not a number.
+            TypeError: If ``texts`` or ``pairs`` is one string and not a list.
+            ValueError: If a text is empty or not a string, ``texts`` and ``pairs`` differ in
+                length, the model was trained on pairs and ``pairs`` is None, or an output of the
+                model is NaN or infinite.
         """
         self.task.check_pairs(given=pairs is not None)
         for name, given in (("texts", texts), ("pairs", pairs)):
             if isinstance(given, str):
-                raise TypeError(f"{name} must be a list of texts, got one string; write [text]")
+                raise TypeError(f"{name} must be a list of texts, got one string; pass [text]")
             for place, text in enumerate(given or ()):
+                # The rule for texts in training data.
                 if fault := text_fault(text):
                     raise ValueError(f"{name}[{place}]: {fault}")
         if pairs is not None and len(pairs) != len(texts):
-            raise ValueError(f"each text needs its pair: {len(texts)} texts, {len(pairs)} pairs")
+            raise ValueError(
+                "texts and pairs must have the same length, got "
+                f"{len(texts)} texts and {len(pairs)} pairs"
+            )
         return self._predict(texts, pairs)
 
     def predict_file(
@@ -206,76 +224,82 @@ class Predictor:
     ) -> int:
         """Predict a label and a score for each row of a file, in constant memory.
 
-        The output holds the rows of the input in their order with all of their columns, then
-        ``label`` and ``score``, or ``predicted_label`` and ``predicted_score`` if the input has
-        one of those already. It appears whole or not at all; standard output is written as the
-        rows come. With ``on_bad_row="error"`` a file is read through before the model starts: a
-        bad row at its end does not cost hours.
+        The output has the rows of the input in the same order with all of their columns, and the
+        columns ``label`` and ``score``, or ``predicted_label`` and ``predicted_score`` if the input
+        already has one of the former. The output file is written completely or not at all; standard
+        output is written in chunks.
 
         Args:
-            path: A csv, tsv, jsonl or parquet file (see ``read_batches``), or ``-`` for stdin.
-            out: File whose extension says its format, or ``-`` for standard output (as jsonl if
-                the input is jsonl or parquet, else csv). None: ``<stem>.predictions.<extension>``
-                beside the input (csv for a ``.txt``), or standard output for standard input.
+            path: A csv, tsv, jsonl or parquet file (see ``read_batches``), or ``-`` for standard
+                input.
+            out: Output file, in the format of its extension; or ``-`` for standard output, as jsonl
+                if the input is jsonl or parquet, else as csv. None for
+                ``<stem>.predictions.<extension>`` beside the input (csv for a ``.txt``), or
+                standard output if the input is standard input.
             text: Column of the texts.
-            text_pair: Column of the second texts, for a task on pairs.
-            delimiter: Of a csv; detected by default.
-            encoding: Of the input; detected by default. Output is UTF-8.
+            text_pair: Column of the second texts, for a task trained on pairs.
+            delimiter: Delimiter of a csv; None to detect it.
+            encoding: Encoding of the input; None to detect it. The output is UTF-8.
             on_bad_row: ``error``, or ``skip``: a row without text gets an empty label and score
-                (parquet: null and NaN), counted in one warning, and a row that cannot be read is
-                left out, counted in another.
-            chunk_rows: Rows in memory, and sorted into batches, at a time: the fewer, the more
-                padding (of 27 tokens a row: 4 % in 2,048 rows, 2 % in 8,192).
+                (null and NaN in parquet), and an unreadable row is omitted. The number of each is
+                logged as a warning.
+            chunk_rows: Rows that are in memory, and sorted into batches, at a time. Fewer rows
+                cause more padding (27 tokens per row: 4 % with 2,048 rows, 2 % with 8,192).
 
         Returns:
-            Rows written.
+            Number of rows written.
 
         Raises:
-            FileNotFoundError: If the input or the output's folder does not exist.
+            FileNotFoundError: If the input or the folder of the output does not exist.
             ValueError: If ``out`` is the input or has an unknown extension, a column is missing,
-                the model was trained on pairs and no column of second texts is named, a row is
-                bad, or the model's output is not a number.
+                the model was trained on pairs and ``text_pair`` is None, a row is bad, or an output
+                of the model is NaN or infinite.
         """
         self.task.check_pairs(given=text_pair is not None)
-        target, form = choose_target(path, out, delimiter)
-        table_writer.RowWriter(target, ["label"], form=form)  # opens nothing, but checks the target
+        target, stdout_format = resolve_output(path, out, delimiter)
+        # Opens no file, but raises for a wrong target before the model runs.
+        table_writer.RowWriter(target, ["label"], stdout_format=stdout_format)
         read = partial(table_files.read_batches, path, delimiter=delimiter, encoding=encoding)
         read = partial(read, on_bad_row=on_bad_row, batch_rows=chunk_rows)
         texts = TextColumns(path, text, text_pair, self._fault, skip=on_bad_row == "skip")
-        # A stream cannot be read twice, and the reader would warn twice of what it skips.
+        # A file is read completely before the model starts, so that a bad row at its end raises at
+        # once. Standard input cannot be read twice, and bad rows to skip would be reported twice.
         twice = on_bad_row == "error" and str(path) != "-" and Path(path).expanduser().is_file()
-        columns = texts.survey(read()) if twice else []
+        columns = texts.read_columns(read()) if twice else []
         batches = read()
-        first = next(batches)
-        columns = columns or texts.survey([first])
+        first = next(batches)  # exists: `read_batches` raises for a file without rows
+        columns = columns or texts.read_columns([first])
         count = 0
-        new = new_columns(columns, texts.name, self.added)
-        nothing = self._nothing(Path(target).suffix.lower())
-        with table_writer.RowWriter(target, [*columns, *new], form=form) as writer:
+        new = added_column_names(columns, texts.name, self.added_columns)
+        empty = self._empty_cells(Path(target).suffix.lower())
+        output = table_writer.RowWriter(target, [*columns, *new], stdout_format=stdout_format)
+        with output:
             for rows in chain([first], batches):
-                texts.check_late(rows, columns)
-                for row, said in zip(rows, self._predict_rows(rows, texts), strict=True):
-                    row |= zip(new, nothing if said is None else self._cells(said), strict=True)
-                writer.write(rows)
+                texts.check_no_new_columns(rows, columns)
+                for row, found in zip(rows, self._predict_rows(rows, texts), strict=True):
+                    row |= zip(new, empty if found is None else self._cells(found), strict=True)
+                output.write(rows)
                 count += len(rows)
-        texts.report(self.added)
+        texts.report(self.added_columns)
         log.info("%s rows: %s", f"{count:,}", "standard output" if str(target) == "-" else target)
         return count
 
-    def _nothing(self, suffix: str) -> tuple[Any, ...]:
-        """Return the cells of a row without text."""
-        # A parquet column that begins with nulls alone would be taken for text.
+    def _empty_cells(self, suffix: str) -> tuple[Any, ...]:
+        """Return the added cells of a row without text, for a file with this extension."""
+        # In parquet NaN for the score: a column with only nulls in its first rows gets the type of
+        # text.
         return None, math.nan if suffix == ".parquet" else None
 
-    def _cells(self, said: Any) -> tuple[Any, ...]:
-        """Return the cells that a prediction adds to its row."""
-        return said.label, said.score
+    def _cells(self, prediction: Any) -> tuple[Any, ...]:
+        """Return the added cells of a row with a prediction."""
+        return prediction.label, prediction.score
 
     def _fault(self, text: object) -> str | None:
-        """Return what makes a cell unfit to be predicted of, or None."""
+        """Return the reason why a cell is not a valid text, or None for a valid one."""
         return text_fault(text)
 
     def _predict_rows(self, rows: Sequence[Row], texts: TextColumns) -> list[Any]:
+        # Rows without text to skip are not passed to the model and keep None as prediction.
         good = [place for place, row in enumerate(rows) if texts.check(row)]
         pairs = [rows[place][texts.pair] for place in good] if texts.pair else None
         found = self._predict([rows[place][texts.text] for place in good], pairs)
@@ -283,32 +307,35 @@ class Predictor:
         return [by_place.get(place) for place in range(len(rows))]
 
     def _predict(self, texts: Sequence[Any], pairs: Sequence[str] | None) -> list[Any]:
-        """Predict for texts that are known to be good."""
+        """Return the predictions for valid texts, in input order."""
         if not texts:
             return []
         table = self._tokenized(texts, pairs)
         by_place = {}
         for places, scores in self._scores(table):
             for place, row in zip(places, scores, strict=True):
-                by_place[place] = _name(row, self.task.labels, texts[place])
+                by_place[place] = _to_prediction(row, self.task.labels, texts[place])
         return [by_place[place] for place in range(len(texts))]
 
     def _tokenized(self, texts: Sequence[str], pairs: Sequence[str] | None) -> TokenTable:
         table = tokenize(texts, pairs, tokenizer=self.tokenizer, tokens=self.tokens)
+        # Possible without special tokens. A batch needs at least one token per text.
         if not table.lengths.all():
             text = texts[int(table.lengths.argmin())]
-            raise ValueError(f"the tokenizer finds no token in {text[:40]!r}; take it out")
+            raise ValueError(f"the tokenizer finds no token in {text[:40]!r}; remove this text")
         return table
 
     def _scores(self, table: TokenTable) -> Iterator[tuple[list[int], np.ndarray]]:
-        """Yield rows of a table and their scores, float32 (rows, …, outputs), batch by batch."""
+        """Yield positions of rows and their scores, float32 (rows, …, outputs), batch by batch."""
         for places, batch in self._batches(table):
+            # Not around `yield`: the caller's code would run in inference mode too.
             with torch.inference_mode(), evaluating(self.task):
+                # float32, because numpy has no bfloat16.
                 scores = self.task.probabilities(self.task(batch).float())  # (batch, …, outputs)
             yield places, scores.cpu().numpy()
 
     def _batches(self, table: TokenTable) -> Iterator[tuple[list[int], dict[str, Any]]]:
-        """Yield rows of a table of like length, and their batch on the device."""
+        """Yield positions of rows of similar length, and the batch of these rows on the device."""
         split = TokenizedSplit(table, np.arange(len(table)), None)
         sampler = LengthBatchSampler(
             table.lengths, self.batch_size, seed=0, shuffle=False, max_tokens=self.max_tokens
@@ -318,24 +345,24 @@ class Predictor:
             yield places, move_data_to_device(collate(split[places]), self.device)
 
 
-def _name(scores: np.ndarray, labels: Labels, text: str) -> Prediction:
-    """Turn the scores (num_outputs,) of a text into a prediction."""
+def _to_prediction(scores: np.ndarray, labels: Labels, text: str) -> Prediction:
+    """Return the prediction for the scores, float32 (num_outputs,), of a text."""
     if not np.isfinite(scores).all():
         raise ValueError(
-            f"the model's output for {text[:40]!r} is {scores[~np.isfinite(scores)][0]}, which is "
-            "no score; its training diverged or its weights are damaged"
+            f"output of the model for {text[:40]!r} is {scores[~np.isfinite(scores)][0]}; the "
+            "training diverged or the weights are damaged"
         )
     if labels.kind == "regression":
-        rating = _decimal(scores[0])
-        return Prediction(labels.band(rating) if labels.names else "value", rating)
+        value = _decimal(scores[0])
+        return Prediction(labels.bin_name(value) if labels.names else "value", value)
     if labels.kind == "single_label":
         best = int(scores.argmax())
         return Prediction(labels.names[best], _decimal(scores[best]))
-    kept = np.flatnonzero(scores > 0.5)  # as the metrics count
-    score = scores[kept].min() if len(kept) else scores.max()
-    return Prediction("|".join(labels.names[place] for place in kept), _decimal(score))
+    chosen = np.flatnonzero(scores > 0.5)  # the threshold of the multi-label metrics
+    score = scores[chosen].min() if len(chosen) else scores.max()
+    return Prediction("|".join(labels.names[place] for place in chosen), _decimal(score))
 
 
 def _decimal(value: np.float32) -> float:
-    """Return the shortest decimal, for tables: 0.1 and not 0.10000000149011612."""
+    """Return the shortest decimal of a float32: 0.1 and not 0.10000000149011612."""
     return float(str(value))

@@ -1,4 +1,4 @@
-"""Writes rows to csv, tsv, jsonl or parquet, a chunk at a time and whole or not at all."""
+"""Atomic writing of rows to csv, tsv, jsonl or parquet in chunks."""
 
 import contextlib
 import csv
@@ -14,8 +14,8 @@ from typing import Any, Literal, Protocol
 
 from lightning_transfer.utils.atomic_files import atomic_path
 
-Form = Literal["csv", "tsv", "jsonl", "parquet"]
-SUFFIXES: dict[str, Form] = {
+TableFormat = Literal["csv", "tsv", "jsonl", "parquet"]
+SUFFIXES: dict[str, TableFormat] = {
     ".csv": "csv",
     ".tsv": "tsv",
     ".jsonl": "jsonl",
@@ -25,64 +25,72 @@ SUFFIXES: dict[str, Form] = {
 
 
 class RowWriter:
-    r"""Writes rows to a file that appears only when all of them are in it.
+    """Writes rows to a file completely or not at all.
 
-    The rows go to a temporary file beside the target, which takes the target's place on leaving
-    the ``with`` block; an exception, Ctrl-C included, removes it and leaves an older target as it
-    was. Standard output is written, and flushed, as the rows come.
+    Rows are written to a temporary file beside the target. At the end of the ``with`` block it
+    replaces the target. After an exception, Ctrl-C included, it is deleted and the old target is
+    unchanged. Standard output is written and flushed chunk by chunk.
 
     Args:
-        path: The target, whose extension says the format (``.csv``, ``.tsv``, ``.jsonl``,
-            ``.json`` with one object a line, ``.parquet``), or ``-`` for standard output.
-        columns: Keys to write, in this order. Other keys of a row are left out; a key that a row
-            lacks is an empty field, or null.
-        form: Format of standard output: ``csv`` (default), ``tsv`` or ``jsonl``.
+        path: Output file with the extension of its format (``.csv``, ``.tsv``, ``.jsonl``,
+            ``.json`` with one object per line, ``.parquet``), or ``-`` for standard output.
+        columns: Keys of the rows to write, in this order. Other keys are ignored; a missing key is
+            written as an empty field or null.
+        stdout_format: Format of standard output: ``csv`` (default), ``tsv`` or ``jsonl``.
 
     Raises:
-        ValueError: If the extension or ``form`` is not one of those allowed, or ``columns`` is
-            empty or repeats a name.
-        FileNotFoundError: If the target's folder does not exist.
-        IsADirectoryError: If the target is a folder.
-        PermissionError: If the target's folder cannot be written to.
+        ValueError: If the extension or ``stdout_format`` is unknown, ``stdout_format`` is given for
+            a file, or ``columns`` is empty or has duplicates.
+        FileNotFoundError: If the folder of the file does not exist.
+        IsADirectoryError: If ``path`` is a folder.
+        PermissionError: If the folder of the file is read-only.
 
     Example:
         >>> import tempfile
         >>> file = Path(tempfile.mkdtemp()) / "labels.csv"
-        >>> with RowWriter(file, ["text", "label"]) as writer:
-        ...     writer.write([{"text": "good, really", "label": "positive"}])
-        >>> file.read_text()
-        'text,label\n"good, really",positive\n'
+        >>> with RowWriter(file, ["text", "label"]) as output:
+        ...     output.write([{"text": "good, really", "label": "positive"}])
+        >>> print(file.read_text())
+        text,label
+        "good, really",positive
+        <BLANKLINE>
     """
 
     def __init__(
-        self, path: str | Path, columns: Sequence[str], *, form: Form | None = None
+        self,
+        path: str | Path,
+        columns: Sequence[str],
+        *,
+        stdout_format: TableFormat | None = None,
     ) -> None:
         """See the class."""
         self.columns = list(columns)
         if not self.columns or len(set(self.columns)) != len(self.columns):
-            raise ValueError(f"columns must be names that differ, got {self.columns}")
+            raise ValueError(f"columns must be one or more unique names, got {self.columns}")
+        # Symbolic links are resolved, so that the rename replaces the file and not the link.
         self._target = None if str(path) == "-" else Path(os.path.realpath(Path(path).expanduser()))
         if self._target is not None:
-            self._form = _form_of(self._target, form)
-        elif form in (None, "csv", "tsv", "jsonl"):
-            self._form = form or "csv"
+            self._format = _format_of(self._target, stdout_format)
+        elif stdout_format in (None, "csv", "tsv", "jsonl"):
+            self._format = stdout_format or "csv"
         else:
-            raise ValueError(f"standard output takes csv, tsv or jsonl, got form={form!r}")
-        self._open = contextlib.ExitStack()
+            raise ValueError(f"stdout_format must be one of csv, tsv, jsonl, got {stdout_format!r}")
+        self._open_files = contextlib.ExitStack()
         self._stream: Any = None
-        self._encoder: _Encoder | None = None
+        self._writer: _FormatWriter | None = None
 
     def __enter__(self) -> "RowWriter":
         """Open the temporary file."""
         if self._target is None:
             self._stream = _Stdout()
         else:
-            temporary = self._open.enter_context(atomic_path(self._target))
-            self._stream = self._open.enter_context(temporary.open("xb"))
+            temporary = self._open_files.enter_context(atomic_path(self._target))
+            self._stream = self._open_files.enter_context(temporary.open("xb"))
         try:
-            self._encoder = _ENCODERS[self._form](self._stream, self.columns)
+            self._writer = _WRITERS[self._format](self._stream, self.columns)
         except BaseException as error:
-            self._open.__exit__(type(error), error, error.__traceback__)
+            # Python does not call `__exit__` if `__enter__` raises.
+            self._open_files.__exit__(type(error), error, error.__traceback__)
             raise
         return self
 
@@ -90,17 +98,19 @@ class RowWriter:
         """Write a chunk of rows.
 
         Args:
-            rows: Rows to append; their number bounds the memory that is used. The first chunk
-                settles the column types of a parquet file.
+            rows: Rows to append. The first chunk defines the column types of a parquet file.
 
         Raises:
-            ValueError: If called outside the ``with`` block, or if a value does not fit the type
-                that its parquet column began with.
+            ValueError: If called outside the ``with`` block, or if a value does not fit the type of
+                its parquet column.
         """
-        if self._encoder is None:
-            raise ValueError("rows are written inside the with block: with RowWriter(...) as w")
+        if self._writer is None:
+            raise ValueError(
+                "write() must be called inside the with block: with RowWriter(...) as output"
+            )
         if rows:
-            self._encoder.write(rows)
+            self._writer.write(rows)
+        # The next program of a pipe gets each chunk at once.
         if self._target is None:
             self._stream.flush()
 
@@ -110,32 +120,35 @@ class RowWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Put the file in its place, or remove it if something went wrong."""
-        encoder, self._encoder = self._encoder, None
+        """Replace the target by the finished file, or delete the file after an exception."""
+        writer, self._writer = self._writer, None
         if kind is not None:
-            with contextlib.suppress(Exception):  # the first error is the one to tell
-                if encoder is not None:
-                    encoder.close()
-            self._open.__exit__(kind, error, trace)
+            # An error on closing must not hide the first one.
+            with contextlib.suppress(Exception):
+                if writer is not None:
+                    writer.close()
+            self._open_files.__exit__(kind, error, trace)
             return
-        with self._open:  # what fails here leaves the target as it was
-            if encoder is not None:
-                encoder.close()
+        # An error within this block leaves the target unchanged.
+        with self._open_files:
+            if writer is not None:
+                writer.close()
                 self._stream.flush()
 
 
-class _Encoder(Protocol):
+class _FormatWriter(Protocol):
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None: ...
 
     def close(self) -> None: ...
 
 
 class _Stdout:
-    """Standard output in UTF-8 whatever the locale, also where it is a mere text stream."""
+    """Standard output in UTF-8, independent of the locale."""
 
     def write(self, data: bytes) -> None:
+        # In a notebook or under a test runner standard output may be a text stream without bytes.
         if hasattr(sys.stdout, "buffer"):
-            sys.stdout.flush()  # what was printed before comes before
+            sys.stdout.flush()  # keeps the order with text printed before
             sys.stdout.buffer.write(data)
         else:
             sys.stdout.write(data.decode())
@@ -156,12 +169,13 @@ class _Csv:
 
     def _put(self, rows: Sequence[Sequence[Any]]) -> None:
         chunk = _UnixLines(newline="")
-        # csv quotes a lone \r only where its own line ends hold one, so the ends are cut after it.
+        # The csv module quotes a field with a single \r only if its line terminator contains one.
+        # It therefore gets \r\n, shortened to \n afterwards.
         csv.writer(chunk, delimiter=self._delimiter, lineterminator="\r\n").writerows(rows)
         self._stream.write(chunk.getvalue().encode())
 
     def close(self) -> None:
-        """Nothing is held back."""
+        """Do nothing, because nothing is buffered."""
 
 
 class _Tsv(_Csv):
@@ -187,7 +201,7 @@ class _Jsonl:
         self._stream.write(("\n".join(lines) + "\n").encode())
 
     def close(self) -> None:
-        """Nothing is held back."""
+        """Do nothing, because nothing is buffered."""
 
 
 class _Parquet:
@@ -198,6 +212,7 @@ class _Parquet:
         self._types: dict[str, Any] = {}
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        # pyarrow is imported in functions, because the other formats do not need it.
         import pyarrow as pa
 
         arrays = {column: self._array(column, rows) for column in self._columns}
@@ -207,16 +222,17 @@ class _Parquet:
     def _array(self, column: str, rows: Sequence[Mapping[str, Any]]) -> Any:
         import pyarrow as pa
 
-        values = [_unboxed(row.get(column)) for row in rows]
-        known = self._types.get(column)
+        values = [_python_value(row.get(column)) for row in rows]
+        first_type = self._types.get(column)
         try:
-            array = pa.array(values, type=known)
+            array = pa.array(values, type=first_type)
         except (pa.ArrowException, TypeError, OverflowError) as error:
             raise ValueError(
-                f"column {column!r} mixes types, which parquet cannot hold"
-                f"{f' (it began as {known})' if known else ''}: {error}; write .jsonl or .csv"
+                f"column {column!r} has values of several types, but a parquet column has one"
+                f"{f' ({first_type} in the first rows)' if first_type else ''}: {error}; "
+                "write .jsonl or .csv"
             ) from None
-        # A chunk of nothing but nulls has no type yet; text is the likeliest to come.
+        # The type of a column with only nulls in the first chunk is unknown. Text is most likely.
         return array.cast(pa.string()) if array.type == pa.null() else array
 
     def _write(self, table: Any) -> None:
@@ -229,18 +245,21 @@ class _Parquet:
     def close(self) -> None:
         import pyarrow as pa
 
+        # A file without rows needs its columns too.
         if self._writer is None:
             self._write(pa.table({column: pa.array([], pa.string()) for column in self._columns}))
         self._writer.close()
 
 
-_ENCODERS: dict[str, Any] = {"csv": _Csv, "tsv": _Tsv, "jsonl": _Jsonl, "parquet": _Parquet}
+_WRITERS: dict[str, Any] = {"csv": _Csv, "tsv": _Tsv, "jsonl": _Jsonl, "parquet": _Parquet}
 
 
-def _form_of(target: Path, form: str | None) -> Form:
-    if form is not None:
+def _format_of(target: Path, stdout_format: str | None) -> TableFormat:
+    # All checks are made before the first row is computed.
+    if stdout_format is not None:
         raise ValueError(
-            f"form={form!r} is for standard output; a file's extension says its format"
+            f"stdout_format={stdout_format!r} applies to standard output only; the format of a "
+            "file follows from its extension"
         )
     if target.is_dir():
         raise IsADirectoryError(f"{target} is a folder; name a file in it, such as labels.csv")
@@ -256,14 +275,15 @@ def _form_of(target: Path, form: str | None) -> Form:
     return SUFFIXES[target.suffix.lower()]
 
 
-def _unboxed(value: Any) -> Any:
-    """Return a numpy scalar as the Python number that it stands for."""
+def _python_value(value: Any) -> Any:
+    """Return a numpy scalar as a Python number, other values unchanged."""
     return value.item() if hasattr(value, "item") and hasattr(value, "dtype") else value
 
 
 def _plain(value: Any) -> Any:
-    """Return ``value`` as JSON knows it; what is not a number is null."""
-    value = _unboxed(value)
+    """Return a value as types of JSON; NaN and infinity become null."""
+    value = _python_value(value)
+    # Python's json would write NaN and Infinity, which are not valid JSON.
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
@@ -274,8 +294,8 @@ def _plain(value: Any) -> Any:
 
 
 def _cell(value: Any) -> Any:
-    """Return ``value`` as a csv field; lists and mappings as JSON."""
-    value = _unboxed(value)
+    """Return a value as a csv field, lists and mappings as JSON."""
+    value = _python_value(value)
     if isinstance(value, Mapping | list | tuple):
         return json.dumps(_plain(value), ensure_ascii=False)
     return value

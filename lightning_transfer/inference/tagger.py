@@ -1,4 +1,4 @@
-"""Tags for the words of new texts, from a trained task: in memory, or file to file."""
+"""Tagging of words with a trained task, in memory or from file to file."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ from lightning_transfer.inference.predictor import Predictor
 
 @dataclass(frozen=True)
 class Entity:
-    """Words that make up one entity.
+    """An entity of one or more words.
 
     Args:
-        kind: What it is, such as ``PER``.
+        kind: Type of the entity, such as ``PER``.
         text: Its words, joined by spaces.
-        start: Its first word, counted from 0.
-        end: The word behind its last.
+        start: Position of its first word, from 0.
+        end: Position after its last word.
     """
 
     kind: str
@@ -32,13 +32,13 @@ class Entity:
 
 @dataclass(frozen=True)
 class TaggedWords:
-    """What a model says about the words of one text.
+    """Predicted tags of the words of one text.
 
     Args:
-        words: The words.
-        tags: The likeliest tag of each.
-        scores: Its probability in [0, 1].
-        entities: Those that the tags make up, in order; none if the tags are no entity tags.
+        words: Words of the text.
+        tags: Most probable tag of each word.
+        scores: Probability of each tag, in [0, 1].
+        entities: Entities of the tags, in text order; empty if the tags are not entity tags.
     """
 
     words: tuple[str, ...]
@@ -47,103 +47,107 @@ class TaggedWords:
     entities: tuple[Entity, ...]
 
     def __str__(self) -> str:
-        """Return a line for each word: word, tag and score, and an empty one."""
+        """Return one line per word with word, tag and score, and an empty line."""
         rows = zip(self.words, self.tags, self.scores, strict=True)
         return "".join(f"{word}\t{tag}\t{score:.4f}\n" for word, tag, score in rows)
 
 
 class Tagger(Predictor):
-    """Tags the words of texts with a trained task.
+    """Predicts a tag for each word of a text.
 
-    A text is split into words at white space; a list is taken for words as it is. A text too long
-    for the model is read in parts, cut between words, so that every word has a tag.
-    ``predict_file`` adds the columns ``words``, ``tags`` (lists; JSON in csv) and ``entities``,
+    A text is split into words at white space; a list is used as words without change.
+    ``predict_file`` adds the columns ``words`` and ``tags`` (lists; JSON in csv) and ``entities``,
     such as ``PER: Ada Lovelace; LOC: London``.
 
     Args:
-        task: See :class:`Predictor`, as for the rest; one that tags words.
-        tokenizer: A fast one.
-        tokens: Length of the parts.
-        batch_size: Parts per batch at most.
-        max_tokens: Tokens per batch at most, padding counted.
-        device: A device of torch, or ``auto``.
+        task: A trained task with labels of kind ``tags``; it is moved to ``device``.
+        tokenizer: The tokenizer of the training; a fast one.
+        tokens: Maximum number of tokens of a text; longer texts are split between words into
+            several parts, so that each word gets a tag.
+        batch_size: Maximum number of parts per batch, >= 1.
+        max_tokens: Maximum number of tokens per batch, padding included; None for no limit.
+        device: A torch device such as ``cpu``, or ``auto`` for a CUDA GPU if there is one.
     """
 
-    added: ClassVar[tuple[str, ...]] = ("words", "tags", "entities")
-    kinds: ClassVar[tuple[str, ...]] = ("tags",)
+    added_columns: ClassVar[tuple[str, ...]] = ("words", "tags", "entities")
+    label_kinds: ClassVar[tuple[str, ...]] = ("tags",)
 
     def predict(  # type: ignore[override]
         self, texts: Sequence[str | list[str]], pairs: None = None
     ) -> list[TaggedWords]:
-        """Tag the words of each text, in the order given.
+        """Predict the tags of the words of each text, in input order.
 
         Args:
             texts: Texts, or lists of words.
-            pairs: There are none.
+            pairs: Not supported; must be None.
 
         Raises:
-            TypeError: If one string is passed in place of a list.
-            ValueError: If a text or a word is empty, or pairs are given.
+            TypeError: If ``texts`` is one string and not a list.
+            ValueError: If a text or a word is empty or not a string, ``pairs`` is given, or an
+                output of the model is NaN or infinite.
         """
         if isinstance(texts, str):
-            raise TypeError("texts must be a list of texts, got one string; write [text]")
+            raise TypeError("texts must be a list of texts, got one string; pass [text]")
         if pairs is not None:
-            raise ValueError("words of pairs are not tagged; leave pairs out")
+            raise ValueError("Tagger predicts tags of single texts, got pairs; remove pairs")
         for place, text in enumerate(texts):
             if fault := self._fault(text):
                 raise ValueError(f"texts[{place}]: {fault}")
         return self._predict(texts, None)
 
-    def _nothing(self, suffix: str) -> tuple[Any, ...]:
+    def _empty_cells(self, suffix: str) -> tuple[Any, ...]:
         return None, None, None
 
-    def _cells(self, said: Any) -> tuple[Any, ...]:
-        told = "; ".join(f"{entity.kind}: {entity.text}" for entity in said.entities)
-        return list(said.words), list(said.tags), told
+    def _cells(self, prediction: Any) -> tuple[Any, ...]:
+        entities = "; ".join(f"{entity.kind}: {entity.text}" for entity in prediction.entities)
+        return list(prediction.words), list(prediction.tags), entities
 
     def _fault(self, text: object) -> str | None:
         return words_fault(text) if isinstance(text, list) else text_fault(text)
 
     def _predict(self, texts: Sequence[Any], pairs: Sequence[str] | None) -> list[Any]:
         if pairs is not None:
-            raise ValueError("words of pairs are not tagged; leave text_pair out")
+            raise ValueError("Tagger predicts tags of single texts, got pairs; remove text_pair")
         if not texts:
             return []
         sentences = [text.split() if isinstance(text, str) else text for text in texts]
         table = tokenize_windows(sentences, tokenizer=self.tokenizer, tokens=self.tokens)
         scores = self._word_scores(table)  # (words, tags)
-        begins = np.cumsum([len(words) for words in sentences])[:-1]
+        starts = np.cumsum([len(words) for words in sentences])[:-1]
         return [
-            self._tagged(words, of_words)
-            for words, of_words in zip(sentences, np.split(scores, begins), strict=True)
+            self._to_tagged_words(words, word_scores)
+            for words, word_scores in zip(sentences, np.split(scores, starts), strict=True)
         ]
 
     def _word_scores(self, table: TokenTable) -> np.ndarray:
-        """Return the scores of all words in order, float32 (words, tags)."""
+        """Return the scores of all words of all texts in order, float32 (words, tags)."""
         assert table.words is not None
         by_row: dict[int, np.ndarray] = {}
         for rows, scores in self._scores(table):
-            for row, of_tokens in zip(rows, scores, strict=True):
+            for row, token_scores in zip(rows, scores, strict=True):
+                # Index of the word for the first token of a word, negative for all other tokens.
                 words = table.words[table.starts[row] : table.starts[row + 1]]  # (seq,)
-                by_row[row] = of_tokens[: len(words)][words >= 0]  # (words, tags)
+                by_row[row] = token_scores[: len(words)][words >= 0]  # (words, tags)
         return np.concatenate([by_row[row] for row in range(len(table))])
 
-    def _tagged(self, words: Sequence[str], scores: np.ndarray) -> TaggedWords:
+    def _to_tagged_words(self, words: Sequence[str], scores: np.ndarray) -> TaggedWords:
         if not np.isfinite(scores).all():
             raise ValueError(
-                f"the model's output for {' '.join(words)[:40]!r} is no number; its training "
-                "diverged or its weights are damaged"
+                f"output of the model for {' '.join(words)[:40]!r} is not finite; the training "
+                "diverged or the weights are damaged"
             )
         best = scores.argmax(axis=-1)
         tags = tuple(self.task.labels.names[tag] for tag in best)
-        likely = tuple(float(str(score)) for score in scores.max(axis=-1))
-        return TaggedWords(tuple(words), tags, likely, tuple(_entities(words, tags)))
+        # The shortest decimal of a float32: 0.1 and not 0.10000000149011612.
+        best_scores = tuple(float(str(score)) for score in scores.max(axis=-1))
+        return TaggedWords(tuple(words), tags, best_scores, tuple(_entities(words, tags)))
 
 
 def _entities(words: Sequence[str], tags: Sequence[str]) -> Iterator[Entity]:
+    # Tags such as parts of speech mark no entities.
     if not all(tag == "O" or tag.startswith(("B-", "I-")) for tag in tags):
         return
-    # scikit-learn is slow to import
+    # Imported here, because seqeval imports scikit-learn, which is slow.
     from seqeval.metrics.sequence_labeling import get_entities  # type: ignore[import-untyped]
 
     for kind, first, last in get_entities(list(tags)):

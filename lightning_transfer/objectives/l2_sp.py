@@ -1,4 +1,4 @@
-"""L2-SP: a pull towards the weights that the stage started from."""
+"""L2-SP: penalty on the distance from the initial parameters of a stage."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,22 +11,22 @@ from lightning_transfer.utils.initial_parameters import InitialParameters
 
 
 class L2SP(nn.Module):
-    """Penalize the distance from the source weights (Li et al. 2018, arXiv:1802.01483).
+    """Penalty on the distance from the initial parameters (Li et al. 2018, arXiv:1802.01483).
 
-    With the backbone's weights w, their values w0 at the start of the stage, and the head's weights
-    v, the extra loss is ``alpha / 2 * ||w - w0||^2 + beta / 2 * ||v||^2`` over the parameters that
-    require grad; frozen ones cost nothing. It takes the place of weight decay, which pulls to zero:
-    set the optimizer's ``weight_decay`` to 0.
+    With the parameters w of the backbone, their values w0 at the start of the stage, and the
+    parameters v of the head, the loss is ``alpha / 2 * ||w - w0||^2 + beta / 2 * ||v||^2``. Only
+    parameters that require grad count. The penalty replaces weight decay, so set
+    ``optimizer.weight_decay=0``.
 
-    We differ from the paper in that norms and biases count like all other parameters, and in that
-    the head is drawn to zero also where a stage keeps the head of the one before. The paper trained
-    with SGD; under Adam the pull, like every gradient, is divided by its running size.
+    Differences from the paper: norms and biases are penalized as all other parameters, and the
+    head is pulled to zero even if it was transferred from the previous stage. The paper trains with
+    SGD; Adam divides the gradient of the penalty by its running size, like any gradient.
 
-    w0 is no part of the weights: a final checkpoint holds none of it, a resume point all.
+    The initial values w0 are stored in resume points only, not in final checkpoints.
 
     Args:
-        alpha: Strength of the pull of the backbone, >= 0.
-        beta: Strength of the pull of the head to zero, >= 0.
+        alpha: Strength of the penalty on the backbone, >= 0.
+        beta: Strength of the penalty on the head, >= 0.
 
     Raises:
         ValueError: If a strength is negative.
@@ -39,35 +39,40 @@ class L2SP(nn.Module):
             raise ValueError(f"alpha and beta must be >= 0, got {alpha} and {beta}")
         self.alpha = alpha
         self.beta = beta
-        self._source = InitialParameters()
+        # Not buffers: a final checkpoint must not contain a second copy of the backbone.
+        self._initial = InitialParameters()
 
     def begin(self, task: nn.Module) -> None:
-        """Forget an earlier run: the weights that this one starts from count."""
-        self._source.clear()
+        """Delete the initial values of an earlier fit."""
+        # A second fit of the same task starts from other weights.
+        self._initial.clear()
 
-    def forward(self, source: Mapping[str, Any], target: Any, task: Any) -> Tensor:
-        """Return the penalty, a scalar.
+    def forward(self, labelled: Mapping[str, Any], unlabelled: Any, task: Any) -> Tensor:
+        """Return the penalty, a float scalar ().
 
         Args:
-            source: The labelled batch; not looked at.
-            target: The unlabelled batch or None; not looked at.
-            task: With ``backbone`` and ``head``.
+            labelled: Labelled batch; only its device is used.
+            unlabelled: Unlabelled batch or None; not used.
+            task: Task with ``backbone`` and ``head``.
         """
-        far = [
-            functional.mse_loss(weight, self._source.of(name, weight), reduction="sum")
+        # A parameter is recorded in the first step that it requires grad, so a layer that is
+        # unfrozen later still has its initial value then.
+        distances = [
+            functional.mse_loss(weight, self._initial.of(name, weight), reduction="sum")
             for name, weight in task.backbone.named_parameters()
             if weight.requires_grad
         ]
-        large = [w.square().sum() for w in task.head.parameters() if w.requires_grad]
-        zero = torch.zeros((), device=source["labels"].device)
-        pull = torch.stack(far).sum() if far else zero
-        size = torch.stack(large).sum() if large else zero
-        return self.alpha / 2 * pull + self.beta / 2 * size
+        norms = [w.square().sum() for w in task.head.parameters() if w.requires_grad]
+        # With a frozen backbone or head the sum is empty.
+        zero = torch.zeros((), device=labelled["labels"].device)
+        distance = torch.stack(distances).sum() if distances else zero
+        norm = torch.stack(norms).sum() if norms else zero
+        return self.alpha / 2 * distance + self.beta / 2 * norm
 
     def resume_state(self) -> dict[str, Tensor]:
-        """Return what a resume point has to hold: w0 by parameter name."""
-        return self._source.state_dict()
+        """Return the initial values by parameter name, for a resume point."""
+        return self._initial.state_dict()
 
     def load_resume_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what a resume point holds."""
-        self._source.load_state_dict(state)
+        """Restore the initial values from a resume point."""
+        self._initial.load_state_dict(state)

@@ -1,4 +1,4 @@
-"""An extra loss with its weight and warm-up."""
+"""Objective with a weight and a warm-up."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,37 +9,37 @@ from torch import Tensor, nn
 
 @runtime_checkable
 class KeepsInitialParameters(Protocol):
-    """An objective that keeps something of how a run started, beside its parameters and buffers.
+    """Objective with a state from the start of a run, outside its parameters and buffers.
 
-    The task calls :meth:`begin` at the start of every fit and keeps :meth:`resume_state` in resume
-    points; other checkpoints do without.
+    The task calls :meth:`begin` at the start of every fit and saves :meth:`resume_state` in resume
+    points. Other checkpoints do not contain this state.
     """
 
     def begin(self, task: nn.Module) -> None:
-        """Start anew."""
+        """Reset the state at the start of a fit."""
         ...
 
     def resume_state(self) -> dict[str, Tensor]:
-        """Return what a resumed run needs."""
+        """Return the state for a resume point."""
         ...
 
     def load_resume_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take it back; called after :meth:`begin`."""
+        """Restore the state from a resume point; called after :meth:`begin`."""
         ...
 
 
 @dataclass(frozen=True)
 class Weighted:
-    """An objective and how much it counts.
+    """Objective with its weight in the loss.
 
-    An objective is an ``nn.Module`` whose ``forward(source, target, task)`` returns a scalar:
-    ``source`` is the labelled batch, ``target`` the unlabelled one (None if the data has none),
-    ``task`` the LightningModule that trains.
+    An objective is an ``nn.Module`` with ``forward(labelled, unlabelled, task)``. The arguments are
+    the labelled batch, the unlabelled batch (None if the data have none) and the LightningModule in
+    training; the result is a scalar.
 
     Args:
         objective: The extra loss.
         weight: Factor of the loss, >= 0.
-        warmup: Optimizer steps over which the factor grows linearly from 0.
+        warmup: Number of optimizer steps in which the factor grows linearly from 0, >= 0.
 
     Raises:
         ValueError: If the weight or the warm-up is negative.
@@ -55,12 +55,13 @@ class Weighted:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
+        # A weight of 0 turns the objective off, a warm-up of 0 the warm-up.
         if self.weight < 0 or self.warmup < 0:
             raise ValueError(
-                "an objective's weight and warmup must be >= 0, got "
+                "weight and warmup of an objective must be >= 0, got "
                 f"{self.weight} and {self.warmup}"
             )
 
     def factor(self, step: int) -> float:
-        """Return the factor at optimizer step ``step``."""
+        """Return the factor of the loss at an optimizer step, counted from 0."""
         return self.weight * min(1.0, step / self.warmup) if self.warmup else self.weight

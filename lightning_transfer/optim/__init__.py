@@ -1,4 +1,4 @@
-"""How the parameters move: groups, discriminative learning rates, schedules."""
+"""Optimization: parameter groups, learning-rate ratios and schedules."""
 
 from lightning_transfer.optim.parameter_groups import (
     Layered,

@@ -1,4 +1,4 @@
-"""Any scheduler, with the ratios between the groups' learning rates kept."""
+"""Wrapper around any scheduler that keeps the ratios between the groups' learning rates."""
 
 from typing import Any
 
@@ -7,20 +7,19 @@ from torch.optim.lr_scheduler import LRScheduler
 
 
 class RatioScheduler(LRScheduler):
-    """Run a scheduler as if all groups had one rate, then give each group its share.
+    """Wrapper that applies learning-rate ratios after each step of another scheduler.
 
-    Schedulers know absolute rates, too: a floor (``min_lr``, ``eta_min``), a peak (``max_lr``), the
-    smallest change worth making (``eps``). Applied to rates that stand in a ratio, each of these
-    breaks the ratio, at the latest where the lowest layers' rates are small. So the scheduler sees
-    the rate before the ratio, kept in the group as ``base_lr``, and afterwards
-    ``lr = base_lr * lr_ratio``, exactly. Where a scheduler was given a value for each group, these
-    count before the ratio.
+    Schedulers have absolute limits: a lowest rate (``min_lr``, ``eta_min``), a peak (``max_lr``), a
+    smallest change (``eps``). Applied to the small rates of low layers, each of them would break
+    the ratios. The inner scheduler therefore works on rates without ratio, stored in each group as
+    ``base_lr``, and then ``lr = base_lr * lr_ratio`` holds exactly. Per-group values of the inner
+    scheduler count before the ratio.
 
-    Its state is that of the scheduler inside; ``base_lr`` travels in the optimizer's.
+    The state of this scheduler is that of the inner one; ``base_lr`` is in the optimizer's state.
 
     Args:
-        inner: Already attached to its optimizer, whose groups hold rates before the ratio. A group
-            without ``lr_ratio`` has ratio 1.
+        inner: Scheduler attached to its optimizer, with learning rates without ratio in its groups.
+            A group without ``lr_ratio`` has ratio 1.
 
     Example:
         >>> import torch
@@ -32,37 +31,41 @@ class RatioScheduler(LRScheduler):
     """
 
     def __init__(self, inner: LRScheduler) -> None:
-        """See the class; the base's own constructor would take a step, which ``inner`` has done."""
+        """See the class."""
+        # Without super().__init__(): it would take the initial step, which `inner` has taken.
         self.inner = inner
         self.optimizer = inner.optimizer
-        self._share_out()
+        self._apply_ratios()
 
     def step(self, *args: Any) -> None:
-        """Step the scheduler inside.
+        """Step the inner scheduler, then apply the ratios.
 
         Args:
-            args: What it takes: nothing, or the monitored value.
+            args: Arguments of the inner scheduler: the monitored value, or none.
         """
+        # Schedulers such as StepLR multiply the current rate, so they must see it without ratio.
         for group in self.optimizer.param_groups:
             group["lr"] = group.get("base_lr", group["lr"])
         try:
             self.inner.step(*args)
         finally:
-            self._share_out()
+            # Even if the inner scheduler raises, as OneCycleLR does beyond its last step: the
+            # groups would have learning rates without ratio.
+            self._apply_ratios()
 
-    def _share_out(self) -> None:
+    def _apply_ratios(self) -> None:
         for group in self.optimizer.param_groups:
             group["base_lr"] = group["lr"]
             group["lr"] = group["base_lr"] * group.get("lr_ratio", 1.0)
 
     def get_last_lr(self) -> list[float | Tensor]:
-        """Return the groups' learning rates."""
+        """Return the learning rate of each group, with its ratio."""
         return [group["lr"] for group in self.optimizer.param_groups]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of the scheduler inside."""
+        """Return the state of the inner scheduler."""
         return self.inner.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load the state of the scheduler inside."""
+        """Load the state of the inner scheduler."""
         self.inner.load_state_dict(state_dict)

@@ -1,4 +1,4 @@
-"""Optimizer, schedule and groups of a task, put together."""
+"""Recipe of a task: optimizer, schedule and parameter groups."""
 
 import inspect
 import math
@@ -23,9 +23,9 @@ from lightning_transfer.optim.ratio_scheduler import RatioScheduler
 
 OptimizerFactory = Callable[[list[dict[str, Any]]], Optimizer]
 SchedulerFactory = Callable[..., LRScheduler]
-# What torch's own schedules over a whole run call its length; PolynomialLR's default, 5 steps,
-# would leave a stage without a learning rate.
-_LENGTH = {CosineAnnealingLR: "T_max", PolynomialLR: "total_iters"}
+# Argument with the number of steps, in schedules of torch over a whole run. PolynomialLR's default,
+# 5 steps, would train most of a stage with learning rate 0.
+_LENGTH_ARGUMENTS = {CosineAnnealingLR: "T_max", PolynomialLR: "total_iters"}
 
 
 @dataclass(frozen=True)
@@ -33,16 +33,17 @@ class Recipe:
     """Optimizer, schedule and parameter groups of a task.
 
     Args:
-        optimizer: Called with the groups; None means AdamW with learning rate 1e-4.
-        scheduler: Called with the optimizer. It is also given the stage's optimizer steps, if it
-            takes ``total_steps`` (or is a ``CosineAnnealingLR`` or ``PolynomialLR``) and has not
-            been given it; a ``ReduceLROnPlateau`` is given ``mode``. It is stepped after every
-            optimizer step; a ``ReduceLROnPlateau`` after every validation by our tasks, by other
-            modules after every epoch that validates. None means a constant learning rate. The
-            ratios of the groups hold under any of them: see :class:`RatioScheduler`.
-        groups: Sorts the parameters.
-        monitor: The validation metric for schedulers that watch one; None: the task's own.
-        mode: ``max`` or ``min``, for ``monitor``; None: the task's own.
+        optimizer: Called with the groups; None: AdamW with learning rate 1e-4.
+        scheduler: Called with the optimizer; None: a constant learning rate. A schedule with an
+            argument ``total_steps``, a ``CosineAnnealingLR`` or a ``PolynomialLR`` gets the number
+            of optimizer steps of the stage, unless it is already set. A ``ReduceLROnPlateau`` gets
+            ``mode`` in the same way. A scheduler is stepped after every optimizer step, a
+            ``ReduceLROnPlateau`` after every validation (in modules other than the tasks of this
+            package, after every epoch with a validation). All schedulers keep the ratios of the
+            groups; see :class:`RatioScheduler`.
+        groups: Returns the parameter groups.
+        monitor: Validation metric of a ``ReduceLROnPlateau``; None: that of the task.
+        mode: ``max`` or ``min``, the better direction of ``monitor``; None: that of the task.
     """
 
     optimizer: OptimizerFactory | None = None
@@ -53,35 +54,36 @@ class Recipe:
 
     @property
     def watches_metric(self) -> bool:
-        """Whether the scheduler is a ``ReduceLROnPlateau``, which needs validations."""
-        return self.scheduler is not None and _made(self.scheduler, ReduceLROnPlateau)
+        """True if the scheduler is a ``ReduceLROnPlateau``, which needs validation."""
+        return self.scheduler is not None and _builds(self.scheduler, ReduceLROnPlateau)
 
     def configure(
         self, task: LightningModule, backbone: nn.Module, *, monitor: str, mode: str
     ) -> Any:
-        """Return what ``LightningModule.configure_optimizers`` is to return.
+        """Return the result of ``LightningModule.configure_optimizers``.
 
         Args:
-            task: Its parameters are optimized; attached to a Trainer.
-            backbone: The part of the task that has depths.
-            monitor: The task's own metric.
-            mode: ``max`` or ``min``: which way that metric is better.
+            task: Module to optimize, attached to a Trainer.
+            backbone: Part of the task with an attribute ``layers``.
+            monitor: Default of the monitored metric.
+            mode: ``max`` or ``min``, the better direction of that metric.
 
         Raises:
-            ValueError: If the schedule spans the whole run and the run has no end, or if it watches
-                a metric and there is no validation.
+            ValueError: If the schedule needs the length of the run and the run has no end, or if
+                it needs a metric and the run has no validation.
         """
         optimizer = self._optimizer(task, backbone)
         if self.scheduler is None:
+            # Without a RatioScheduler, the ratios are applied once.
             for group in optimizer.param_groups:
                 group["lr"] = group["lr"] * group["lr_ratio"]
             return optimizer
-        length = _length(self.scheduler)
-        given = {length: _total_steps(task)} if length else {}
-        inner = _build(self.scheduler, optimizer, given, self.mode or mode)
+        length = _missing_length(self.scheduler)
+        arguments = {length: _total_steps(task)} if length else {}
+        inner = _build(self.scheduler, optimizer, arguments, self.mode or mode)
         config = {"scheduler": RatioScheduler(inner), "interval": "step"}
         if isinstance(inner, ReduceLROnPlateau):
-            config |= _watching(task, self.monitor or monitor)
+            config |= _plateau_config(task, self.monitor or monitor)
         return {"optimizer": optimizer, "lr_scheduler": config}
 
     def _optimizer(self, task: nn.Module, backbone: nn.Module) -> Optimizer:
@@ -92,16 +94,16 @@ class Recipe:
 def check_recipe(
     recipe: Recipe, task: LightningModule, *, where: str, scheduler: str = "scheduler"
 ) -> None:
-    """Build optimizer and schedule once, without a Trainer, to see whether they can be built.
+    """Build parameter groups, optimizer and schedule once without a Trainer, to check them.
 
     Args:
-        recipe: What is built.
-        task: With a ``backbone``; nothing in it changes.
-        where: Dotted key of both, for the message.
-        scheduler: Key of the schedule below it.
+        recipe: The recipe to check.
+        task: Task with a ``backbone``; it is not changed.
+        where: Dotted key of the stage, for the message.
+        scheduler: Key of the schedule below ``where``.
 
     Raises:
-        ValueError: If one of them refuses its arguments.
+        ValueError: If one of them rejects its arguments. The message begins with the key.
     """
     part = "finetuning.groups"
     try:
@@ -110,48 +112,61 @@ def check_recipe(
         optimizer = recipe._optimizer(task, task.backbone)  # type: ignore[arg-type]
         part = scheduler
         if recipe.scheduler is not None:
-            length = _length(recipe.scheduler)
+            length = _missing_length(recipe.scheduler)
+            # The real length is known to a Trainer only; any number of steps will do.
             _build(recipe.scheduler, optimizer, {length: 100} if length else {}, "max")
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}.{part}: {error}") from error
 
 
 def _build(
-    factory: SchedulerFactory, optimizer: Optimizer, given: dict[str, Any], mode: str
+    factory: SchedulerFactory, optimizer: Optimizer, arguments: dict[str, Any], mode: str
 ) -> LRScheduler:
-    if _made(factory, ReduceLROnPlateau) and _takes(factory, "mode"):
-        given["mode"] = mode  # its own default, min, would take a better score for a worse
-    return factory(optimizer, **given)
+    if _builds(factory, ReduceLROnPlateau) and _lacks(factory, "mode"):
+        # The default, min, would take a higher score for a worse one.
+        arguments["mode"] = mode
+    return factory(optimizer, **arguments)
 
 
-def _length(factory: SchedulerFactory) -> str | None:
-    """Return the argument that a schedule still needs to know how long the stage is."""
-    named = (name for kind, name in _LENGTH.items() if _made(factory, kind))
-    name = next(named, "total_steps")
-    return name if _takes(factory, name) else None
+def _missing_length(factory: SchedulerFactory) -> str | None:
+    """Return the name of the unset argument with the number of steps; None if there is none."""
+    names = (name for kind, name in _LENGTH_ARGUMENTS.items() if _builds(factory, kind))
+    name = next(names, "total_steps")
+    return name if _lacks(factory, name) else None
 
 
-def _takes(factory: Callable[..., Any], name: str) -> bool:
-    """Whether a factory has an argument that it has not been given yet."""
+def _lacks(factory: Callable[..., Any], name: str) -> bool:
+    """Return True if a factory has an argument of this name that is not set yet."""
     given = factory.keywords if isinstance(factory, partial) else {}
     return name in inspect.signature(factory).parameters and name not in given
 
 
-def _made(factory: Callable[..., Any], kind: type) -> bool:
-    made = factory.func if isinstance(factory, partial) else factory
-    return isinstance(made, type) and issubclass(made, kind)
+def _builds(factory: Callable[..., Any], kind: type) -> bool:
+    """Return True if a class, or a partial of one, is a subclass of ``kind``."""
+    built = factory.func if isinstance(factory, partial) else factory
+    return isinstance(built, type) and issubclass(built, kind)
 
 
-def _watching(task: LightningModule, monitor: str) -> dict[str, Any]:
-    """Return how Lightning is to step a scheduler that watches a metric."""
+def _plateau_config(task: LightningModule, monitor: str) -> dict[str, Any]:
+    """Return the settings of Lightning for a scheduler with a monitored metric.
+
+    Args:
+        task: Task attached to a Trainer.
+        monitor: Name of the metric.
+
+    Raises:
+        ValueError: If the run has no validation.
+    """
+    # Read with defaults: the data may be plain loaders, without the number of validation rows.
     trainer = task.trainer
     rows = getattr(getattr(trainer, "datamodule", None), "n_val", None)
     if rows == 0 or not getattr(trainer, "enable_validation", True):
         raise ValueError(
-            f"ReduceLROnPlateau watches {monitor}, and this run has no validation; give it rows to "
-            "validate on (data.splits.val, trainer.limit_val_batches) or choose another scheduler"
+            f"ReduceLROnPlateau needs the metric {monitor}, but this run has no validation; set "
+            "data.splits.val=0.1 and trainer.limit_val_batches=null, or choose another scheduler"
         )
-    every = getattr(trainer, "check_val_every_n_epoch", None) or 1  # the metric is there by then
+    # Only in epochs with a validation: in the others the metric is missing or an old one.
+    every = getattr(trainer, "check_val_every_n_epoch", None) or 1
     return {
         "interval": "epoch",
         "frequency": every,
@@ -164,7 +179,7 @@ def _total_steps(task: LightningModule) -> int:
     steps = task.trainer.estimated_stepping_batches
     if math.isinf(steps):
         raise ValueError(
-            "a schedule over the whole run needs its length, and the run has no end: set "
-            "max_epochs or max_steps, or a scheduler without total_steps"
+            "a schedule over the whole run needs the number of steps, but the run has no end; set "
+            "max_epochs or max_steps, or choose a scheduler without total_steps"
         )
     return int(steps)

@@ -1,7 +1,6 @@
-"""Schedules of the learning rate over a stage; the optimizer's rate is always the peak.
+"""Learning-rate schedules over a stage, with the optimizer's learning rate as their peak.
 
-Each is a function of the optimizer and the stage's number of optimizer steps. The multipliers are
-classes, so that their numbers travel with checkpoints.
+Each schedule is a function of the optimizer and of the number of optimizer steps in the stage.
 """
 
 import math
@@ -10,31 +9,39 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
 
 
+# The multipliers are classes and not closures: LambdaLR stores the attributes of an object in its
+# state, so that a resumed run continues with the same numbers.
 class _WarmUp:
-    """Rises linearly over the first steps, then goes on as ``after`` says."""
+    """Multiplier with a linear warm-up, continued by :meth:`after_warmup`."""
 
     def __init__(self, total_steps: int, warmup_steps: int) -> None:
         self.total_steps = total_steps
         self.warmup_steps = warmup_steps
 
     def __call__(self, step: int) -> float:
+        # From 1 / (warmup_steps + 1) and not from 0: a first step with rate 0 would be wasted.
         if step < self.warmup_steps:
             return (step + 1) / (self.warmup_steps + 1)
         left = (self.total_steps - step) / max(1, self.total_steps - self.warmup_steps)
-        return self.after(max(0.0, left))
+        # A step beyond the end must not give a negative learning rate.
+        return self.after_warmup(max(0.0, left))
 
-    def after(self, left: float) -> float:
-        """Return the multiplier where a share ``left``, in [0, 1], of the other steps is left."""
+    def after_warmup(self, left: float) -> float:
+        """Return the multiplier after the warm-up.
+
+        Args:
+            left: Fraction of the steps after the warm-up that is left, in [0, 1].
+        """
         raise NotImplementedError
 
 
 class _Constant(_WarmUp):
-    def after(self, left: float) -> float:
+    def after_warmup(self, left: float) -> float:
         return 1.0
 
 
 class _Linear(_WarmUp):
-    def after(self, left: float) -> float:
+    def after_warmup(self, left: float) -> float:
         return left
 
 
@@ -43,7 +50,7 @@ class _Cosine(_WarmUp):
         super().__init__(total_steps, warmup_steps)
         self.final = final
 
-    def after(self, left: float) -> float:
+    def after_warmup(self, left: float) -> float:
         return self.final + (1 - self.final) * (1 - math.cos(math.pi * left)) / 2
 
 
@@ -64,16 +71,16 @@ class _SlantedTriangular:
 def _warmup_steps(warmup: float, total_steps: int) -> int:
     if not 0 <= warmup < 1:
         raise ValueError(f"warmup must be a fraction in [0, 1), got {warmup}; set scheduler.warmup")
-    return int(warmup * total_steps)
+    return int(warmup * total_steps)  # rounded down, so a short stage may have no warm-up
 
 
 def constant_schedule(optimizer: Optimizer, *, total_steps: int, warmup: float = 0.0) -> LambdaLR:
-    """Linear warm-up, if any, then a rate that stays where it is.
+    """Linear warm-up (none by default), then a constant learning rate.
 
     Args:
         optimizer: Its groups' learning rates are the peaks.
         total_steps: Optimizer steps of the stage.
-        warmup: Fraction of the steps that warm up, in [0, 1).
+        warmup: Fraction of the steps with a warm-up, in [0, 1).
 
     Raises:
         ValueError: If ``warmup`` is out of its range.
@@ -87,7 +94,7 @@ def linear_schedule(optimizer: Optimizer, *, total_steps: int, warmup: float = 0
     Args:
         optimizer: Its groups' learning rates are the peaks.
         total_steps: Optimizer steps of the stage.
-        warmup: Fraction of the steps that warm up, in [0, 1).
+        warmup: Fraction of the steps with a warm-up, in [0, 1).
 
     Raises:
         ValueError: If ``warmup`` is out of its range.
@@ -98,13 +105,13 @@ def linear_schedule(optimizer: Optimizer, *, total_steps: int, warmup: float = 0
 def cosine_schedule(
     optimizer: Optimizer, *, total_steps: int, warmup: float = 0.1, final: float = 0.0
 ) -> LambdaLR:
-    """Linear warm-up, then half a cosine down (Loshchilov & Hutter, arXiv:1608.03983, one period).
+    """Linear warm-up, then cosine decay (Loshchilov & Hutter, arXiv:1608.03983, one period).
 
     Args:
         optimizer: Its groups' learning rates are the peaks.
         total_steps: Optimizer steps of the stage.
-        warmup: Fraction of the steps that warm up, in [0, 1).
-        final: Fraction of the peak where the cosine ends, in [0, 1].
+        warmup: Fraction of the steps with a warm-up, in [0, 1).
+        final: Learning rate at the end, as a fraction of the peak, in [0, 1].
 
     Raises:
         ValueError: If ``warmup`` or ``final`` is out of its range.
@@ -118,17 +125,18 @@ def cosine_schedule(
 def slanted_triangular_schedule(
     optimizer: Optimizer, *, total_steps: int, cut_frac: float = 0.1, ratio: float = 32.0
 ) -> LambdaLR:
-    """A short linear rise, then a long linear fall (Howard & Ruder, arXiv:1801.06146, eq. 3).
+    """Slanted triangular schedule (Howard & Ruder, arXiv:1801.06146, eq. 3).
 
-    It starts at ``peak / ratio`` and falls to there. With ``cut = floor(total_steps * cut_frac)``
-    the paper lets the rate fall over ``cut * (1 / cut_frac - 1)`` steps, which ends early where
-    ``cut`` was rounded; here it falls over ``total_steps - cut``, the same where nothing was.
+    A short linear increase from ``peak / ratio`` is followed by a long linear decrease to the same
+    value. The increase takes ``cut = floor(total_steps * cut_frac)`` steps. In the paper the
+    decrease takes ``cut * (1 / cut_frac - 1)`` steps and ends early if ``cut`` was rounded. Here it
+    takes ``total_steps - cut`` steps, the same number without rounding.
 
     Args:
         optimizer: Its groups' learning rates are the peaks.
         total_steps: Optimizer steps of the stage.
-        cut_frac: Fraction of the steps over which the rate rises, in [0, 1).
-        ratio: The peak over the lowest rate, >= 1.
+        cut_frac: Fraction of the steps with an increase, in [0, 1).
+        ratio: Peak divided by the lowest learning rate, >= 1.
 
     Raises:
         ValueError: If ``cut_frac`` or ``ratio`` is out of its range.
@@ -152,16 +160,16 @@ def one_cycle_schedule(
     final_div: float = 1e4,
     cycle_momentum: bool = True,
 ) -> OneCycleLR:
-    """Torch's OneCycleLR (Smith & Topin, arXiv:1708.07120), its peak at the optimizer's rate.
+    """One-cycle schedule of torch (Smith & Topin, arXiv:1708.07120), with the peaks of the groups.
 
     Args:
         optimizer: Its groups' learning rates are the peaks.
         total_steps: Optimizer steps of the stage.
-        warmup: Fraction of the steps over which the rate rises, in (0, 1).
-        start_div: The peak over the first rate, >= 1.
-        final_div: The first rate over the last, >= 1.
-        cycle_momentum: Whether momentum (Adam's first beta) falls from 0.95 to 0.85 while the rate
-            rises, and rises while that falls.
+        warmup: Fraction of the steps with an increase, in (0, 1).
+        start_div: Peak divided by the first learning rate, >= 1.
+        final_div: First learning rate divided by the last one, >= 1.
+        cycle_momentum: True to decrease momentum (Adam's first beta) from 0.95 to 0.85 while the
+            learning rate increases, and to increase it afterwards.
 
     Raises:
         ValueError: If a number is out of its range.
@@ -170,6 +178,8 @@ def one_cycle_schedule(
         raise ValueError(f"warmup must be a fraction in (0, 1), got {warmup}; set scheduler.warmup")
     if start_div < 1 or final_div < 1:
         raise ValueError(f"start_div and final_div must be >= 1, got {start_div} and {final_div}")
+    # Torch has an argument `max_lr` for the peaks and ignores the optimizer's rates. Here the peaks
+    # are the rates of the groups, so that `optimizer.lr` sets the peak of every schedule.
     return OneCycleLR(
         optimizer,
         [group["lr"] for group in optimizer.param_groups],

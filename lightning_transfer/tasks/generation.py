@@ -1,4 +1,4 @@
-"""How a model writes text, and how that is scored."""
+"""Settings of text generation and of the metrics of generated texts."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -6,37 +6,39 @@ from typing import Any
 
 from transformers import GenerationConfig
 
-from lightning_transfer.tasks.metrics.text_scores import SCORES
+from lightning_transfer.tasks.metrics.text_scores import check_scores
 from lightning_transfer.utils.suggestions import closest, did_you_mean
 
-# What a model may come with and is ours to say; all else, such as forced tokens, stays.
+# Length limits of a pretrained model. `max_new_tokens` replaces them.
 _LENGTHS = ("max_length", "min_length", "min_new_tokens")
 
 
 @dataclass(frozen=True)
 class Generation:
-    """Greedy by default; beams with ``num_beams``, samples with ``do_sample``.
+    """Generation settings of a task.
 
-    What a pretrained model came with for generation, such as forced or forbidden tokens, stays,
-    but for what is said here.
+    The defaults are greedy decoding; ``num_beams`` > 1 is beam search, ``do_sample`` is sampling.
+    Other generation settings of a pretrained model, such as forced or forbidden tokens, stay in
+    effect.
 
     Args:
-        max_new_tokens: Tokens of a text at most, its end included.
-        num_beams: Beams; 1 is greedy, or plain sampling.
-        do_sample: Whether tokens are drawn, by torch's random numbers.
-        temperature: Divides the logits that are drawn from; below 1 is bolder.
-        top_k: Tokens that are drawn from at most; None: all.
-        top_p: The most probable tokens, up to this share of the probability, in (0, 1].
-        length_penalty: Of beams: above 0 prefers longer texts.
-        no_repeat_ngram_size: No n-gram of this length twice; 0 allows all.
-        repetition_penalty: Above 1 makes tokens that were written less probable.
-        early_stopping: Whether beams end as soon as there are ``num_beams`` whole texts.
-        scores: What is measured of the texts: ``bleu``, ``chrf``, ``rouge1``, ``rouge2``,
-            ``rougeL``, each from 0 to 100.
+        max_new_tokens: Maximum number of generated tokens, >= 1, end token included.
+        num_beams: Number of beams, >= 1; 1 for greedy decoding or sampling without beams.
+        do_sample: Draw tokens with torch's random number generator.
+        temperature: Divisor of the logits before sampling, > 0; below 1 for less random texts.
+        top_k: Number of most probable tokens to sample from, >= 1; None for all.
+        top_p: Fraction of the probability mass to sample from, the most probable tokens first, in
+            (0, 1].
+        length_penalty: Exponent of the length in scores of beams; > 0 favours longer texts.
+        no_repeat_ngram_size: Length of n-grams that may occur only once, >= 0; 0 for no limit.
+        repetition_penalty: Penalty on already generated tokens, > 0; above 1 for less repetition.
+        early_stopping: Stop beam search as soon as ``num_beams`` texts are complete.
+        scores: Metrics of generated texts: ``bleu``, ``chrf``, ``rouge1``, ``rouge2``, ``rougeL``,
+            each in [0, 100].
 
     Raises:
-        ValueError: If a value is out of its range, or speaks of samples or beams where there are
-            none.
+        ValueError: If a value is out of range, a score is unknown, a setting of sampling is used
+            without ``do_sample``, or one of beam search without ``num_beams`` > 1.
     """
 
     max_new_tokens: int = 64
@@ -53,41 +55,42 @@ class Generation:
 
     def __post_init__(self) -> None:
         """Check the values."""
+        # A config contains a list. A frozen dataclass does not allow plain assignment.
         object.__setattr__(self, "scores", tuple(self.scores))
         for name in ("max_new_tokens", "num_beams"):
-            self._need(name, getattr(self, name) >= 1, ">= 1")
-        self._need("no_repeat_ngram_size", self.no_repeat_ngram_size >= 0, ">= 0")
+            self._check_range(name, getattr(self, name) >= 1, ">= 1")
+        self._check_range("no_repeat_ngram_size", self.no_repeat_ngram_size >= 0, ">= 0")
         for name in ("temperature", "repetition_penalty"):
-            self._need(name, getattr(self, name) > 0, "> 0")
-        self._need("top_p", 0 < self.top_p <= 1, "in (0, 1]")
-        self._need("top_k", self.top_k is None or self.top_k >= 1, "null or >= 1")
-        drawn = (self.temperature, self.top_k, self.top_p) != (1.0, None, 1.0)
-        if drawn and not self.do_sample:
+            self._check_range(name, getattr(self, name) > 0, "> 0")
+        self._check_range("top_p", 0 < self.top_p <= 1, "in (0, 1]")
+        self._check_range("top_k", self.top_k is None or self.top_k >= 1, "null or >= 1")
+        # transformers ignores these settings in other modes of generation.
+        is_sampling_set = (self.temperature, self.top_k, self.top_p) != (1.0, None, 1.0)
+        if is_sampling_set and not self.do_sample:
             raise ValueError(
                 f"generation.temperature={self.temperature}, top_k={self.top_k} and "
-                f"top_p={self.top_p} are of samples; set generation.do_sample=true too"
+                f"top_p={self.top_p} need sampling; set generation.do_sample=true"
             )
         if self.num_beams == 1 and (self.length_penalty != 1 or self.early_stopping):
             raise ValueError(
                 f"generation.length_penalty={self.length_penalty} and "
-                f"early_stopping={self.early_stopping} are of beams; set generation.num_beams too"
+                f"early_stopping={self.early_stopping} need beam search; set generation.num_beams=4"
             )
-        if unknown := [name for name in self.scores if name not in SCORES]:
-            near = did_you_mean(closest(str(unknown[0]), SCORES))
-            raise ValueError(
-                f"generation.scores must be among {', '.join(SCORES)}, got {unknown[0]!r}{near}"
-            )
+        check_scores(self.scores, key="generation.scores")
 
-    def _need(self, name: str, holds: bool, allowed: str) -> None:
+    def _check_range(self, name: str, holds: bool, allowed: str) -> None:
         if not holds:
             raise ValueError(f"generation.{name} must be {allowed}, got {getattr(self, name)}")
 
     @classmethod
     def of(cls, given: "Generation | Mapping[str, Any] | None") -> "Generation":
-        """Return settings from a mapping of them, as a config has it.
+        """Return generation settings from a mapping, such as a node of a config.
+
+        Args:
+            given: Arguments by name; None for the defaults; or settings, returned unchanged.
 
         Raises:
-            ValueError: If a name is unknown; the message lists the closest.
+            ValueError: If a name is unknown or a value is out of range.
         """
         if isinstance(given, Generation):
             return given
@@ -96,22 +99,25 @@ class Generation:
             if name not in known:
                 near = did_you_mean(closest(str(name), known))
                 raise ValueError(
-                    f"generation has no setting {name!r}{near} It takes {', '.join(known)}"
+                    f"unknown generation setting {name!r}{near} Known settings: {', '.join(known)}"
                 )
         return cls(**(given or {}))
 
-    def config(self, base: Mapping[str, Any], ids: Mapping[str, Any]) -> GenerationConfig:
-        """Return transformers' form of it.
+    def to_generation_config(
+        self, base: Mapping[str, Any], ids: Mapping[str, Any]
+    ) -> GenerationConfig:
+        """Return the settings as a generation config of transformers.
 
         Args:
-            base: What the model came with.
+            base: Generation settings of the pretrained model; those of this class replace them.
             ids: ``decoder_start_token_id``, ``eos_token_id`` and ``pad_token_id``.
         """
         own = {name: value for name, value in asdict(self).items() if name != "scores"}
-        if not self.do_sample:  # transformers warns of what is not used
+        # transformers warns of settings that have no effect, unless they are None.
+        if not self.do_sample:
             own |= dict.fromkeys(("temperature", "top_k", "top_p"))
         elif self.top_k is None:
-            own["top_k"] = 0  # it would take the 50 best
+            own["top_k"] = 0  # no limit; None would be replaced by 50, the default
         if self.num_beams == 1:
             own |= dict.fromkeys(("length_penalty", "early_stopping"))
         kept = {k: v for k, v in base.items() if k not in own and k not in _LENGTHS}

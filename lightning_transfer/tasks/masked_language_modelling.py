@@ -1,4 +1,4 @@
-"""BERT's pretraining: masked tokens, and whether two texts belong together."""
+"""Masked language modelling and next-sentence prediction, the pretraining tasks of BERT."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,23 +11,20 @@ from torchmetrics import MeanMetric, MetricCollection
 from lightning_transfer.heads import LanguageModelHead
 from lightning_transfer.objectives import Weighted
 from lightning_transfer.optim import Recipe
-from lightning_transfer.tasks.metrics.token_metrics import (
-    IGNORED,
-    token_metrics,
-    update_token_metrics,
-)
+from lightning_transfer.tasks.metrics.token_metrics import token_metrics, update_token_metrics
 from lightning_transfer.tasks.transfer_module import Batch, TransferModule
-from lightning_transfer.utils import Labels
+from lightning_transfer.utils import IGNORED, Labels
 
 
 @dataclass(frozen=True)
 class MaskedLMOutput:
-    """What the model says of a batch.
+    """Outputs of :class:`MaskedLanguageModelling` for a batch.
 
     Args:
-        tokens: Logits of the tokens to guess, float (targets, vocabulary), row by row.
-        pairs: Logits of what the second parts are to the first, float (batch, classes), or None.
-        pair_labels: What they are, int64 (batch,), or None.
+        tokens: Logits of the masked tokens, float (targets, vocabulary), in the order of the rows.
+        pairs: Logits of the relation between the two texts of a pair, float (batch, classes); None
+            without pairs.
+        pair_labels: Classes of this relation, int64 (batch,); None if the batch has none.
     """
 
     tokens: Tensor
@@ -36,31 +33,32 @@ class MaskedLMOutput:
 
 
 class MaskedLanguageModelling(TransferModule):
-    """Guess masked tokens and, with pairs of texts, whether the second follows the first.
+    """Masked language modelling, with next-sentence prediction for pairs of texts.
 
-    Devlin et al., BERT, arXiv:1810.04805; both losses are means and are added, as there. The logits
-    over the vocabulary are computed for the masked positions alone. Over the text of a domain or of
-    a task, this is adaptive pretraining (Gururangan et al., arXiv:2004.10964).
+    Devlin et al., BERT, arXiv:1810.04805. The loss is the sum of both mean losses, as in BERT.
+    With text of a domain or of a task this is adaptive pretraining (Gururangan et al.,
+    arXiv:2004.10964).
 
-    Metrics are ``mlm_loss`` (mean over the masked tokens, in nats), its ``perplexity``,
-    ``mlm_accuracy``, ``unigram_loss`` (of a model that knows how frequent tokens are and no more;
-    undefined if the batches do not say it) and, with pairs, ``nsp_accuracy``.
+    Metrics are ``mlm_loss`` (mean over the masked tokens, in nats), ``perplexity``,
+    ``mlm_accuracy``, ``unigram_loss`` and, with pairs, ``nsp_accuracy``. ``unigram_loss`` is the
+    loss of a baseline that knows only token frequencies; it is NaN if the batches have no
+    ``unigram_loss``.
 
     Args:
-        backbone: See :class:`TransferModule`; shows its table of ``token_embeddings``.
+        backbone: See :class:`TransferModule`. Its ``token_embeddings`` must be an ``nn.Embedding``.
         head: A :class:`LanguageModelHead`.
-        labels: Of kind ``tokens``; with names, the texts are pairs.
+        labels: Labels of kind ``masked_tokens``; with names if the texts are pairs.
         recipe: See :class:`TransferModule`.
         objectives: See :class:`TransferModule`.
 
     Raises:
-        ValueError: If the labels are not of that kind, the head is another, or the backbone shows
-            no embeddings.
+        ValueError: If the labels are of another kind, the head is of another class, or the backbone
+            has no ``token_embeddings``.
     """
 
     monitor = "val/perplexity"
     mode = "min"
-    before = ("mlm_loss", "perplexity")
+    metrics_before_training = ("mlm_loss", "perplexity")
 
     def __init__(
         self,
@@ -74,23 +72,23 @@ class MaskedLanguageModelling(TransferModule):
         """See the class."""
         if not isinstance(head, LanguageModelHead):
             raise ValueError(
-                "MaskedLanguageModelling needs a head over the vocabulary, got "
-                f"{type(head).__name__}; set head=language_model"
+                f"MaskedLanguageModelling needs a LanguageModelHead, got {type(head).__name__}; "
+                "set head=language_model"
             )
         if not isinstance(getattr(backbone, "token_embeddings", None), nn.Embedding):
             raise ValueError(
-                f"{type(backbone).__name__} shows no `token_embeddings`, the nn.Embedding that the "
-                "head is tied to"
+                f"{type(backbone).__name__} has no `token_embeddings`, the nn.Embedding for the "
+                "tied head; add it as a property"
             )
         super().__init__(backbone, head, labels=labels, recipe=recipe, objectives=objectives)
-        self.head: LanguageModelHead
+        self.head: LanguageModelHead  # nn.Module types its attributes as Tensor | Module
 
     def build_metrics(self) -> MetricCollection:
-        """Return loss, perplexity and accuracy of the masked tokens, and accuracy of the pairs."""
+        """Return loss, perplexity and accuracy of masked tokens, and accuracy of pairs."""
         if self.labels.kind != "masked_tokens":
             raise ValueError(
-                "MaskedLanguageModelling needs text without labels, got labels of kind "
-                f"{self.labels.kind!r}; use data of raw text, such as imdb_text or text_files"
+                "MaskedLanguageModelling needs labels of kind 'masked_tokens', got "
+                f"{self.labels.kind!r}; use raw text, such as data=imdb_text or data=text_files"
             )
         metrics = token_metrics("mlm")
         if self.labels.names:
@@ -98,35 +96,38 @@ class MaskedLanguageModelling(TransferModule):
         return MetricCollection(metrics, compute_groups=False)
 
     def setup(self, stage: str) -> None:
-        """Let a new head begin with the tokens' frequencies, if the data tell them."""
+        """Initialise the bias of a new head with token frequencies, if the DataModule has them."""
         super().setup(stage)
         if not self.head.is_new:
             return
         unigram = getattr(getattr(self.trainer, "datamodule", None), "unigram", None)
         if unigram is not None:
-            self.head.start_from(torch.as_tensor(unigram))
+            self.head.init_bias(torch.as_tensor(unigram))
 
     def forward(self, batch: Batch) -> MaskedLMOutput:  # type: ignore[override]
-        """Guess the tokens at the positions of a batch that have a label.
+        """Compute logits at the positions with a label, and of the pairs.
 
-        Without ``labels`` (int64 (batch, seq), -100 where nothing is to be guessed) each position
-        of a text is guessed.
+        Args:
+            batch: ``input_ids``, ``attention_mask`` and optionally ``labels``, int64 (batch, seq);
+                labels are -100 at positions without a prediction. Without ``labels``, logits are
+                computed at all positions without padding.
         """
         hidden, mask = self.features(batch), batch["attention_mask"]
-        wanted = batch["labels"] != IGNORED if "labels" in batch else mask.bool()
+        # Only masked positions: the logits of each are as many as the vocabulary has tokens.
+        selected = batch["labels"] != IGNORED if "labels" in batch else mask.bool()  # (batch, seq)
         table = self.backbone.token_embeddings
         assert isinstance(table, nn.Embedding)
-        tokens = self.head.tokens(hidden[wanted], table.weight)  # (targets, vocabulary)
+        tokens = self.head.tokens(hidden[selected], table.weight)  # (targets, vocabulary)
         if not self.labels.names:
             return MaskedLMOutput(tokens)
         return MaskedLMOutput(tokens, self.head(hidden, mask), batch.get("pair_labels"))
 
     def loss(self, logits: MaskedLMOutput, targets: Tensor) -> Tensor:  # type: ignore[override]
-        """Return the loss of the tokens plus that of the pairs.
+        """Return the mean loss of the tokens plus the mean loss of the pairs, a scalar.
 
         Args:
-            logits: What the model says.
-            targets: Token ids, int64 (batch, seq), -100 where nothing is to be guessed.
+            logits: Outputs of :meth:`forward`.
+            targets: Token ids, int64 (batch, seq), -100 at positions without a prediction.
         """
         cross_entropy = nn.functional.cross_entropy
         loss = cross_entropy(logits.tokens, targets[targets != IGNORED])
@@ -135,13 +136,13 @@ class MaskedLanguageModelling(TransferModule):
         return loss + cross_entropy(logits.pairs, logits.pair_labels)
 
     def _evaluate(self, batch: Batch, metrics: MetricCollection, name: str) -> None:
-        guesses, targets = self(batch), batch["labels"]
-        update_token_metrics(metrics, guesses.tokens, batch, prefix="mlm")
-        if guesses.pairs is not None:
-            hits = guesses.pairs.argmax(-1) == batch["pair_labels"]
+        outputs, targets = self(batch), batch["labels"]
+        update_token_metrics(metrics, outputs.tokens, batch, prefix="mlm")
+        if outputs.pairs is not None:
+            hits = outputs.pairs.argmax(-1) == batch["pair_labels"]
             metrics["nsp_accuracy"].update(hits.float())
         size = len(targets)
-        loss = self.loss(guesses, targets)
+        loss = self.loss(outputs, targets)
         self.log_loss(name, loss, rows=size)
         self.log_dict(metrics, on_step=False, on_epoch=True, batch_size=size)
 

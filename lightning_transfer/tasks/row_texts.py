@@ -1,38 +1,41 @@
-"""The texts behind the rows of a batch."""
+"""Texts of the rows of a batch."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 from lightning_transfer.tasks.transfer_module import Batch
 
-_SPLITS = {"val": "validation"}  # phase of a Trainer -> split, where the names differ
+_SPLITS = {"val": "validation"}  # prefix of metrics to name of a split, if they differ
 
 
 class HasRows(Protocol):
-    """A DataModule that shows the texts of its rows."""
+    """A DataModule with access to the texts of its rows."""
 
     def rows(self, split: str) -> Any:
-        """Return the columns of a split, in the order of ``index`` in the batches."""
+        """Return the columns of a split; ``index`` of a batch is the position of a row in them."""
         ...
 
 
 class RowTexts:
-    """Looks the texts of a batch up, and reads each column of a split once.
+    """Access to the texts of a batch, for metrics of generated text.
+
+    Batches contain token ids only. Decoding these would not give back the original text exactly.
 
     Args:
-        data: Where they are.
+        data: DataModule of the batches.
     """
 
     def __init__(self, data: HasRows) -> None:
         """See the class."""
         self._data = data
+        # Each column is read once as a whole, because access by rows is slow in `datasets`.
         self._columns: dict[tuple[str, str], Sequence[str]] = {}
 
-    def of(self, batch: Batch, phase: str, column: str) -> list[str]:
-        """Return the texts of a batch's rows.
+    def get(self, batch: Batch, phase: str, column: str) -> list[str]:
+        """Return the texts of the rows of a batch.
 
         Args:
-            batch: With ``index``, int64 (batch,).
+            batch: A batch with ``index``, int64 (batch,).
             phase: ``val`` or ``test``.
             column: ``text`` or ``target``.
         """

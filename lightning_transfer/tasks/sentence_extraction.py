@@ -1,4 +1,4 @@
-"""Summaries made of a document's own sentences."""
+"""Extractive summarization: selection of sentences of a document."""
 
 from typing import Any
 
@@ -12,32 +12,34 @@ from lightning_transfer.tasks.transfer_module import Batch, TransferModule
 
 
 class SentenceExtraction(TransferModule):
-    """Score sentences: the best of a document, in its order, are its summary.
+    """Extractive summarization by scores of sentences.
 
-    Cross-entropy over whether a sentence was highlighted. The batches come from a DataModule with
-    ``extraction`` (see :class:`data.HighlightedSentences`), which says how many sentences are
-    chosen. Metrics are ``rouge1``, ``rouge2`` and ``rougeL`` of the chosen sentences against the
-    reference summaries, and ``average_precision`` of the scores.
+    The summary of a document consists of its sentences with the highest scores, in document order.
+    The loss is cross-entropy on the label of each sentence: highlighted or not. The batches come
+    from a DataModule with ``extraction`` (see :class:`data.HighlightedSentences`), which also
+    defines the number of sentences in a summary. Metrics are ``rouge1``, ``rouge2`` and ``rougeL``
+    of the summaries against the reference summaries, and ``average_precision`` of the scores.
 
     Args:
         backbone: See :class:`TransferModule`.
-        head: With two outputs a text.
-        labels: Of kind ``single``, two names; the second is the one to choose.
+        head: Head with two outputs.
+        labels: Labels of kind ``single_label`` with two names; the second is that of sentences for
+            the summary.
         recipe: See :class:`TransferModule`.
         objectives: See :class:`TransferModule`.
 
     Raises:
-        ValueError: If the labels are others.
+        ValueError: If the labels are of another kind or have another number of names.
     """
 
     monitor = "val/rougeL"
 
     def build_metrics(self) -> MetricCollection:
-        """Return ROUGE of the summaries and the average precision of the scores."""
+        """Return ROUGE of the summaries and average precision of the scores."""
         if self.labels.kind != "single_label" or len(self.labels.names) != 2:
             raise ValueError(
-                f"{type(self).__name__} needs labels of kind 'single_label' with 2 names, what is chosen "
-                f"last, got {self.labels.kind!r} with {list(self.labels.names)}; use "
+                f"{type(self).__name__} needs labels of kind 'single_label' with 2 names, got "
+                f"{self.labels.kind!r} with {list(self.labels.names)}; use "
                 "data=highlighted_sentences"
             )
         return MetricCollection(
@@ -50,7 +52,11 @@ class SentenceExtraction(TransferModule):
         )
 
     def setup(self, stage: str) -> None:
-        """Tell the metrics what the rows are."""
+        """Pass the documents of the DataModule to the metrics.
+
+        Raises:
+            ValueError: If the DataModule has no ``extraction``.
+        """
         super().setup(stage)
         data = getattr(self._trainer, "datamodule", None)
         if not isinstance(data, HasExtraction):
@@ -64,25 +70,37 @@ class SentenceExtraction(TransferModule):
                     metric.extraction = data.extraction
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean cross-entropy of logits (batch, 2); targets are int64 (batch,)."""
+        """Return the mean cross-entropy, a scalar.
+
+        Args:
+            logits: Float (batch, 2).
+            targets: Class positions, int64 (batch,).
+        """
         return nn.functional.cross_entropy(logits, targets)
 
-    def feed(self, metrics: MetricCollection, logits: Tensor, batch: Batch) -> None:
-        """Feed the scores (batch,) with the rows that they belong to."""
+    def update_metrics_from_batch(
+        self, metrics: MetricCollection, logits: Tensor, batch: Batch
+    ) -> None:
+        """Update the metrics with scores, targets and table rows of a batch."""
         scores = self.probabilities(logits)[:, 1]  # (batch,)
-        # Each metric takes from these what it asks for.
+        # MetricCollection passes to each metric only the arguments of its `update`. `rows` is not
+        # in the signature that mypy checks.
         given: dict[str, Any] = {"scores": scores, "rows": batch["row"]}
         metrics.update(**given, preds=scores, target=batch["labels"])
 
 
 class LeadSentences(SentenceExtraction):
-    """Score sentences by their place: a summary is a document's beginning.
+    """Lead-n baseline of extractive summarization: the first sentences of a document.
 
-    Nothing is read and nothing is learned; train it for no step (``trainer.max_steps=0``).
+    It has nothing to train; run it with ``trainer.max_steps=0``.
     """
 
     def forward(self, batch: Batch) -> Tensor:
-        """Return outputs, float (batch, 2), that fall with ``position``, int64 (batch,)."""
+        """Return outputs, float (batch, 2), in descending order of the sentence positions.
+
+        Args:
+            batch: ``position`` of each sentence in its document, from 0, int64 (batch,).
+        """
         place = batch["position"].float()  # (batch,)
-        # Small, so that no two of them become equal as probabilities.
+        # Small values: probabilities near 0 or 1 would be rounded to equal numbers.
         return torch.stack([place / 1000, -place / 1000], dim=1)  # (batch, 2)

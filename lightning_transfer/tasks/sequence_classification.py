@@ -1,4 +1,4 @@
-"""Classes for a text, one or several."""
+"""Sequence classification with one class or several classes per text."""
 
 from collections.abc import Mapping
 
@@ -19,26 +19,37 @@ from lightning_transfer.optim import Recipe
 from lightning_transfer.tasks.transfer_module import TransferModule
 from lightning_transfer.utils import Labels
 
+# Tasks for the kinds of labels that are not classes of a text.
+_TASKS = {
+    "regression": "sequence_regression",
+    "tags": "token_classification",
+    "text": "sequence_to_sequence",
+    "masked_tokens": "masked_language_modelling",
+    "next_tokens": "causal_language_modelling",
+}
+
 
 class SequenceClassification(TransferModule):
-    """Classify a text: cross-entropy for one class, binary cross-entropy for several.
+    """Sequence classification with one class or several classes per text.
 
-    Which of the two follows from the labels' kind. Metrics are ``accuracy``, ``macro_f1`` and
-    ``mcc`` (Matthews).
+    The loss is cross-entropy for ``single_label`` labels and binary cross-entropy for
+    ``multi_label`` labels. Metrics are ``accuracy``, ``macro_f1`` and ``mcc`` (Matthews correlation
+    coefficient).
 
     Args:
         backbone: See :class:`TransferModule`.
-        head: With one output a class.
-        labels: Of kind ``single`` or ``multi``.
+        head: Head with one output per class.
+        labels: Labels of kind ``single_label`` or ``multi_label``.
         recipe: See :class:`TransferModule`.
         objectives: See :class:`TransferModule`.
-        class_weights: Weight of each class by name in the loss (a class left out weighs 1);
-            ``balanced`` weighs inversely to the training counts; None weighs all alike.
-        label_smoothing: Share of the target spread over all classes, in [0, 1).
+        class_weights: Weights of the classes in the loss, by name, each > 0; 1 for classes without
+            an entry. ``balanced`` for weights inverse to the class counts of the training rows.
+            None for equal weights.
+        label_smoothing: Fraction of the target distribution spread over all classes, in [0, 1).
 
     Raises:
-        ValueError: If the labels are ratings, a weight names an unknown class or is not
-            positive, or the smoothing is out of its range.
+        ValueError: If the labels are of another kind, ``class_weights`` is another string, a weight
+            has an unknown class name or is not positive, or ``label_smoothing`` is out of range.
     """
 
     monitor = "val/macro_f1"
@@ -58,11 +69,12 @@ class SequenceClassification(TransferModule):
         if not 0 <= label_smoothing < 1:
             raise ValueError(
                 f"label_smoothing must be in [0, 1), got {label_smoothing}; "
-                "set task.label_smoothing"
+                "set task.label_smoothing=0.1"
             )
         if isinstance(class_weights, str) and class_weights != "balanced":
             raise ValueError(
-                f"class_weights must be null, balanced or {{label: weight}}, got {class_weights!r}"
+                "class_weights must be null, balanced or {label: weight}, got "
+                f"{class_weights!r}; set task.class_weights=balanced"
             )
         super().__init__(backbone, head, labels=labels, recipe=recipe, objectives=objectives)
         self.label_smoothing = label_smoothing
@@ -70,11 +82,11 @@ class SequenceClassification(TransferModule):
         weights = torch.ones(len(labels.names))
         if isinstance(class_weights, Mapping):
             weights = self._weights_from({k: float(v) for k, v in class_weights.items()})
-        # No buffer: averages of the weights copy these before they are balanced.
+        # Not a buffer: weight averaging copies buffers before `setup` computes balanced weights.
         self.loss_weights = weights
 
     def build_metrics(self) -> MetricCollection:
-        """Return accuracy, macro-F1 and Matthews' coefficient."""
+        """Return accuracy, macro-F1 and Matthews correlation coefficient."""
         count = len(self.labels.names)
         if self.labels.kind == "single_label":
             return MetricCollection(
@@ -92,24 +104,29 @@ class SequenceClassification(TransferModule):
                     "mcc": MultilabelMatthewsCorrCoef(count),
                 }
             )
-        kinds = {"regression": "numbers", "tags": "a tag for each word"}
-        given = kinds.get(self.labels.kind, "text without labels")
+        kind = self.labels.kind
+        task, rest = _TASKS[kind], ", or data.label.kind=binned" if kind == "regression" else ""
         raise ValueError(
-            f"SequenceClassification needs labels that are classes, got {given}; "
-            "use task=sequence_regression, or data.label.kind=binned"
+            "SequenceClassification needs labels of kind 'single_label' or 'multi_label', got "
+            f"{kind!r}; use task={task}{rest}"
         )
 
     def setup(self, stage: str) -> None:
-        """Balance the class weights by the training counts, if asked."""
+        """Compute balanced class weights from the counts of the training rows.
+
+        Raises:
+            ValueError: If ``class_weights`` is ``balanced`` and the DataModule has no counts.
+        """
         super().setup(stage)
         if stage != "fit" or self.class_weights != "balanced":
             return
         counts = getattr(getattr(self.trainer, "datamodule", None), "label_counts", None)
         if not counts:
             raise ValueError(
-                "class_weights=balanced needs a DataModule with `label_counts`; "
-                "give the weights by name instead"
+                "class_weights=balanced needs a DataModule with `label_counts`; pass weights by "
+                f"name, such as task.class_weights={{{self.labels.names[0]}: 2.0}}"
             )
+        # Each class has the same total weight. A class without a row counts as 1 row.
         mean = sum(counts.values()) / len(self.labels.names)
         balanced = {name: mean / max(1, counts.get(name, 0)) for name in self.labels.names}
         self.loss_weights = self._weights_from(balanced)
@@ -123,21 +140,27 @@ class SequenceClassification(TransferModule):
         return weights
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean loss of logits (batch, classes).
+        """Return the mean loss of a batch, a scalar.
 
-        Targets are class positions, int64 (batch,), or for several classes a multi-hot float
-        (batch, classes).
+        Args:
+            logits: Float (batch, classes).
+            targets: Class positions, int64 (batch,); for ``multi_label`` labels multi-hot, float
+                (batch, classes).
         """
+        # Cross-entropy of torch needs logits and weights of one dtype; 16 bits would round the
+        # weights.
         logits = logits.to(torch.promote_types(logits.dtype, self.loss_weights.dtype))
         weights = self.loss_weights.to(logits)
         if self.labels.kind == "single_label":
             return nn.functional.cross_entropy(
                 logits, targets, weights, label_smoothing=self.label_smoothing
             )
+        # Binary cross-entropy of torch has no label smoothing. There are 2 classes per output, so
+        # half of the spread fraction is for each of them.
         smooth = targets.to(logits.dtype) * (1 - self.label_smoothing) + self.label_smoothing / 2
         return nn.functional.binary_cross_entropy_with_logits(logits, smooth, pos_weight=weights)
 
     def update_metrics(self, metrics: MetricCollection, logits: Tensor, targets: Tensor) -> None:
-        """Feed scores (batch, classes) and targets."""
-        targets = targets.long()
+        """Update the metrics with scores (batch, classes) and targets."""
+        targets = targets.long()  # multi-hot targets are float for the loss
         metrics.update(self.probabilities(logits), targets)

@@ -1,4 +1,4 @@
-"""One number for a text."""
+"""Sequence regression: one number per text."""
 
 import warnings
 
@@ -12,20 +12,20 @@ from lightning_transfer.tasks.transfer_module import TransferModule
 
 
 class SequenceRegression(TransferModule):
-    """Rate a text: mean squared error, judged by correlation.
+    """Sequence regression with the mean squared error.
 
-    Metrics are ``pearson``, ``spearman`` and ``r2``; where the labels name bands of the scale,
-    also ``accuracy`` and ``macro_f1`` of the band that the predicted rating falls into.
+    Metrics are ``pearson``, ``spearman`` and ``r2``. If the labels have names of bins, ``accuracy``
+    and ``macro_f1`` compare the bins of predicted and true values.
 
     Args:
         backbone: See :class:`TransferModule`.
-        head: With one output.
-        labels: Of kind ``rating``.
+        head: Head with one output.
+        labels: Labels of kind ``regression``.
         recipe: See :class:`TransferModule`.
         objectives: See :class:`TransferModule`.
 
     Raises:
-        ValueError: If the labels are classes.
+        ValueError: If the labels are of another kind.
 
     Example:
         >>> from lightning_transfer.heads import LinearHead
@@ -38,13 +38,14 @@ class SequenceRegression(TransferModule):
     monitor = "val/pearson"
 
     def build_metrics(self) -> MetricCollection:
-        """Return correlations and, with named bands, accuracy and macro-F1."""
+        """Return correlations and R² and, for named bins, accuracy and macro-F1."""
         if self.labels.kind != "regression":
             raise ValueError(
                 f"SequenceRegression needs labels of kind 'regression', got {self.labels.kind!r}; "
                 "use task=sequence_classification or data.label.kind=regression"
             )
-        with warnings.catch_warnings():  # Spearman says that it keeps all values; it must
+        with warnings.catch_warnings():
+            # SpearmanCorrCoef warns that it stores all values. A rank correlation needs them.
             warnings.simplefilter("ignore", UserWarning)
             metrics: dict[str, Metric | MetricCollection] = {
                 "pearson": PearsonCorrCoef(),
@@ -55,19 +56,25 @@ class SequenceRegression(TransferModule):
             classes = len(self.labels.names)
             metrics["accuracy"] = MulticlassAccuracy(classes, average="micro")
             metrics["macro_f1"] = MulticlassF1Score(classes, average="macro")
-        # Bands are ints and ratings floats: compute groups would have to compare them.
+        # Metrics of values and of bins are updated with different arguments and share no state.
         return MetricCollection(metrics, compute_groups=False)
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean squared error of logits (batch, 1) to ratings (batch,)."""
+        """Return the mean squared error, a scalar.
+
+        Args:
+            logits: Float (batch, 1).
+            targets: True values, float (batch,).
+        """
         return nn.functional.mse_loss(logits.squeeze(-1), targets.to(logits.dtype))
 
     def update_metrics(self, metrics: MetricCollection, logits: Tensor, targets: Tensor) -> None:
-        """Feed predicted and true ratings, and the bands that hold them."""
-        ratings, targets = logits.squeeze(-1), targets.float()
-        cutoffs = ratings.new_tensor(self.labels.cutoffs)
+        """Update the metrics with predicted and true values, or with their bins."""
+        values, targets = logits.squeeze(-1), targets.float()  # (batch,)
+        # `bucketize` puts a value equal to a cutoff into the lower bin, like `Labels.bin_index`.
+        cutoffs = values.new_tensor(self.labels.cutoffs)
         for name, metric in metrics.items(keep_base=True):
             if name in ("accuracy", "macro_f1"):
-                metric.update(torch.bucketize(ratings, cutoffs), torch.bucketize(targets, cutoffs))
+                metric.update(torch.bucketize(values, cutoffs), torch.bucketize(targets, cutoffs))
             else:
-                metric.update(ratings, targets)
+                metric.update(values, targets)

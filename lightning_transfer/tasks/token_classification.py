@@ -1,24 +1,26 @@
-"""One tag of several for each word."""
+"""Token classification: one tag per word."""
 
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
-from lightning_transfer.tasks.metrics.entity_metrics import IGNORED, EntityScore
+from lightning_transfer.tasks.metrics.entity_metrics import EntityScore
 from lightning_transfer.tasks.transfer_module import Batch, TransferModule
+from lightning_transfer.utils import IGNORED
 
 
 class TokenClassification(TransferModule):
-    """Tag words: cross-entropy over the tokens that have a target.
+    """Token classification with one tag per word.
 
-    Metrics are ``entity_f1``, ``entity_precision`` and ``entity_recall`` (whole entities, see
-    :class:`EntityScore`), and of single words ``word_accuracy`` and ``word_f1`` (macro-averaged
-    over the tags that occur, ``O`` among them).
+    The loss is cross-entropy, averaged over the tokens with a target. Metrics of whole entities are
+    ``entity_f1``, ``entity_precision`` and ``entity_recall`` (see :class:`EntityScore`). Metrics of
+    single words are ``word_accuracy`` and ``word_f1``, macro-averaged over the tags that occur,
+    ``O`` included.
 
     Args:
         backbone: See :class:`TransferModule`.
-        head: With one output a tag, for each token.
-        labels: Of kind ``tags``.
+        head: Head with one output per tag, for each token.
+        labels: Labels of kind ``tags``.
         recipe: See :class:`TransferModule`.
         objectives: See :class:`TransferModule`.
 
@@ -40,11 +42,11 @@ class TokenClassification(TransferModule):
     per_token = True
 
     def build_metrics(self) -> MetricCollection:
-        """Return the scores of entities, and accuracy and macro-F1 of words."""
+        """Return scores of entities, and accuracy and macro-F1 of words."""
         if self.labels.kind != "tags":
             raise ValueError(
-                f"TokenClassification needs words with tags, got labels of kind "
-                f"{self.labels.kind!r}; use data=conll or data=tagged_files"
+                f"TokenClassification needs labels of kind 'tags', got {self.labels.kind!r}; "
+                "use data=conll or data=tagged_files"
             )
         count = len(self.labels.names)
         return MetricCollection(
@@ -58,22 +60,25 @@ class TokenClassification(TransferModule):
         )
 
     def forward(self, batch: Batch) -> Tensor:
-        """Compute the outputs of each token, float (batch, seq, tags), of a tokenized batch."""
+        """Compute outputs, float (batch, seq, tags), of a tokenized batch."""
         return super().forward(batch)  # (batch, seq, tags)
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean loss of logits (batch, seq, tags) over the tokens with a target.
+        """Return the mean loss over the tokens with a target, a scalar.
+
+        The loss of a batch without any target is 0.
 
         Args:
-            logits: Of each token.
-            targets: Tags, int64 (batch, seq), -100 where there is none; without any the loss is 0.
+            logits: Float (batch, seq, tags).
+            targets: Tag positions, int64 (batch, seq), -100 for tokens without a target.
         """
         flat = targets.flatten()  # (batch · seq,)
+        # The mean of torch would be NaN for a batch without any target.
         total = nn.functional.cross_entropy(
             logits.flatten(0, 1), flat, ignore_index=IGNORED, reduction="sum"
         )
         return total / (flat != IGNORED).sum().clamp(min=1)
 
     def update_metrics(self, metrics: MetricCollection, logits: Tensor, targets: Tensor) -> None:
-        """Feed the likeliest tags (batch, seq) and targets."""
+        """Update the metrics with the most probable tags (batch, seq) and the targets."""
         metrics.update(logits.argmax(dim=-1), targets)

@@ -1,5 +1,5 @@
-"""Shared tools that import nothing else of the package."""
+"""Shared utilities, without imports from other folders of the package."""
 
-from lightning_transfer.utils.labels import Labels, match_outputs
+from lightning_transfer.utils.labels import IGNORED, Labels, match_outputs
 
-__all__ = ["Labels", "match_outputs"]
+__all__ = ["IGNORED", "Labels", "match_outputs"]

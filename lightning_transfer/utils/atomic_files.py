@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Atomic writes: a file is written completely or not at all."""
 
 import os
 import secrets
@@ -7,23 +7,21 @@ from contextlib import contextmanager
 from pathlib import Path
 
 TEMP_PREFIX = ".tmp-"
-"""How the names of unfinished files begin, so that a later run can sweep up after a killed one."""
+"""Prefix of unfinished files, for a later run to delete those of a killed process."""
 
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path beside ``path`` that takes its place when the block succeeds.
+    """Yield a temporary path, and rename it to ``path`` if the block succeeds.
 
-    The temporary file lies in the target's folder, because a rename is atomic within one file
-    system only (a ``TMPDIR`` elsewhere would turn it into a copy). Its name ends like the
-    target's, for writers that go by the extension. When the block raises, the target stays as it
-    was and the temporary file goes. The folder is made if it does not exist.
+    If the block raises, the target is unchanged and the temporary file is deleted. The folder is
+    created if it does not exist.
 
     Args:
-        path: The file to write; a folder will not do.
+        path: The file to write; not a folder.
 
     Raises:
-        FileNotFoundError: If the block wrote nothing.
+        FileNotFoundError: If the block wrote no file.
         IsADirectoryError: If ``path`` is a folder.
 
     Example:
@@ -36,14 +34,18 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     target = Path(path)
     if target.is_dir():
-        raise IsADirectoryError(f"a file is to be written at {target}, but that is a folder")
+        raise IsADirectoryError(f"cannot write a file at {target}: it is a folder")
     target.parent.mkdir(parents=True, exist_ok=True)
-    # Cut, because the prefix must not push a long name over the file system's 255 bytes.
+    # Beside the target, because a rename is atomic within one file system only: from a TMPDIR
+    # elsewhere it would be a copy. The suffix stays, because some libraries choose the format by
+    # it. The name is cut, because with the prefix it might exceed the 255 bytes of a file name.
     temp = target.parent / f"{TEMP_PREFIX}{secrets.token_hex(6)}-{target.name[-80:]}"
     try:
         yield temp
         if not temp.is_file():
-            raise FileNotFoundError(f"nothing was written to {temp}, so {target} stays as it was")
+            raise FileNotFoundError(f"nothing was written to {temp}; {target} is unchanged")
+        # The bytes before the rename and the folder's entry after it: otherwise a power failure
+        # could leave the new name with no content.
         _sync(temp)
         os.replace(temp, target)
         _sync(target.parent)
@@ -52,11 +54,11 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def atomic_write(path: str | os.PathLike[str], content: str | bytes) -> None:
-    """Write a file whole or not at all; text as UTF-8 with its line ends untouched.
+    """Write a file completely or not at all.
 
     Args:
-        path: The file; its folder is made if it does not exist.
-        content: Text or bytes.
+        path: The file; its folder is created if it does not exist.
+        content: Bytes, or text to be encoded as UTF-8 without any change of line ends.
 
     Raises:
         IsADirectoryError: If ``path`` is a folder.
@@ -66,7 +68,7 @@ def atomic_write(path: str | os.PathLike[str], content: str | bytes) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Wait until a file's bytes, or a folder's entries, are on the disk."""
+    """Wait until the bytes of a file, or the entries of a folder, are on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

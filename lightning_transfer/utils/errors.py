@@ -2,4 +2,4 @@
 
 
 class UsageError(ValueError):
-    """A command line that cannot be run: exit code 2, and nothing was touched."""
+    """An invalid command line: the command exits with code 2 and has changed nothing."""

@@ -1,18 +1,21 @@
-"""Libraries that only some tasks need."""
+"""Optional dependencies."""
 
 import importlib.util
 
 
 def check_installed(module: str, what: str, *, extra: str) -> None:
-    """Check that a library is there, without importing it, before work begins that needs it.
+    """Raise if an optional dependency is not installed; it is not imported.
+
+    Call it when an object is built, so that a missing library is reported before the training and
+    not after it.
 
     Args:
-        module: Name of its module.
-        what: What needs it, for the message.
+        module: Name of the library's top-level module.
+        what: The feature that needs it, for the message.
         extra: The extra of this package that installs it.
 
     Raises:
-        ImportError: If it is not installed.
+        ImportError: If the module is not installed.
 
     Example:
         >>> check_installed("json", "this", extra="dev")

@@ -1,4 +1,4 @@
-"""Advisory locks on files, released by the system when the process that holds one dies."""
+"""Advisory file locks; the operating system releases the locks of a dead process."""
 
 import fcntl
 import os
@@ -13,22 +13,26 @@ def lock_file(
     """Open a file and lock it; closing the returned file descriptor releases the lock.
 
     Args:
-        path: The lock file; its content is left alone.
-        shared: Several processes may hold a shared lock, but none beside an exclusive one.
-        wait: Block until the lock is free; otherwise raise at once.
-        create: Create the file if there is none; its folder must exist.
+        path: The lock file; its content does not change.
+        shared: True for a shared lock, held by several processes at the same time; False for an
+            exclusive lock.
+        wait: True to block until the lock is free; False to raise at once.
+        create: True to create a missing file; its folder must exist.
+
+    Returns:
+        The file descriptor that holds the lock.
 
     Raises:
         BlockingIOError: If ``wait`` is False and another process holds the lock.
-        FileNotFoundError: If there is no such file (with ``create=False``) or no such folder.
-        OSError: If the file system has no locks (``ENOSYS``, ``ENOTSUP``, ``ENOLCK``).
+        FileNotFoundError: If the file (with ``create=False``) or its folder does not exist.
+        OSError: If the file system does not support locks (``ENOSYS``, ``ENOTSUP``, ``ENOLCK``).
     """
     flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0)
-    handle = os.open(path, flags, 0o666)
+    handle = os.open(path, flags, 0o666)  # ordinary permissions, less the umask
     try:
         kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
         fcntl.flock(handle, kind | (0 if wait else fcntl.LOCK_NB))
-    except BaseException:
+    except BaseException:  # an interrupt while waiting must not leak the descriptor
         os.close(handle)
         raise
     return handle
@@ -38,11 +42,14 @@ def lock_file(
 def locked(
     path: str | os.PathLike[str], *, on_wait: Callable[[], None] | None = None
 ) -> Iterator[None]:
-    """Hold an exclusive lock on a file; the folder is created if there is none.
+    """Hold an exclusive lock on a file for the duration of the block.
 
     Args:
-        path: The lock file.
-        on_wait: Called once if another process holds the lock, before waiting for it.
+        path: The lock file; it and its folder are created if they do not exist.
+        on_wait: Called once before waiting, if another process holds the lock.
+
+    Raises:
+        OSError: See :func:`lock_file`.
 
     Example:
         >>> import tempfile
@@ -52,6 +59,7 @@ def locked(
     """
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     try:
+        # Without waiting at first: whether the lock is held is known only by trying to take it.
         handle = lock_file(path, wait=False)
     except BlockingIOError:
         if on_wait is not None:
@@ -60,4 +68,6 @@ def locked(
     try:
         yield
     finally:
+        # The file stays: another process may wait for a lock on it, and a new file of this name
+        # would be a second lock.
         os.close(handle)

@@ -1,4 +1,4 @@
-"""The weights that a run started from, kept for those who pull or mix towards them."""
+"""Initial parameters of a run, for methods that regularise towards them (L2-SP, mixout)."""
 
 from collections.abc import Mapping
 
@@ -6,49 +6,54 @@ from torch import Tensor
 
 
 class InitialParameters:
-    """Copies of parameters as they were before they first trained.
+    """Copies of parameters, taken before their first optimizer step.
 
-    A parameter is copied when it is first asked for. Ask for those that require grad, before the
-    first step of each: one that was frozen until then has not moved, and one that stays frozen
-    costs no memory. The copies are no buffers, so that exported weights, final checkpoints and
-    averaged models know nothing of them; whoever holds them puts :meth:`state_dict` into its resume
-    points.
+    A parameter is copied at the first call of :meth:`of` with its name. Call it for parameters
+    that require grad only, before the first step of each: a parameter frozen until then still has
+    its initial value, and a parameter frozen for the whole run needs no memory. The owner of this
+    object saves :meth:`state_dict` in its resume points.
 
     Example:
         >>> import torch
-        >>> weight, kept = torch.nn.Parameter(torch.ones(1)), InitialParameters()
-        >>> before = kept.of("weight", weight)
+        >>> weight, initial = torch.nn.Parameter(torch.ones(1)), InitialParameters()
+        >>> before = initial.of("weight", weight)
         >>> _ = weight.detach().add_(1)
-        >>> kept.of("weight", weight)
+        >>> initial.of("weight", weight)
         tensor([1.])
     """
 
     def __init__(self) -> None:
         """See the class."""
-        self._kept: dict[str, Tensor] = {}
+        # Not buffers of a module: exported weights, final checkpoints and averaged models must not
+        # contain the copies.
+        self._copies: dict[str, Tensor] = {}
 
     def of(self, name: str, parameter: Tensor) -> Tensor:
-        """Return what a parameter was when it was first asked for, on the parameter's device.
+        """Return the initial value of a parameter.
 
         Args:
-            name: What tells it from the others, also after a resume.
-            parameter: Of any shape.
+            name: Unique name of the parameter; the same one after a resume.
+            parameter: The parameter, of any shape and dtype.
+
+        Returns:
+            The value at the first call, detached, on the device of ``parameter``.
         """
-        kept = self._kept.get(name)
-        if kept is None:
-            kept = self._kept[name] = parameter.detach().clone()
-        elif kept.device != parameter.device:
-            kept = self._kept[name] = kept.to(parameter.device)
-        return kept
+        copy = self._copies.get(name)
+        if copy is None:
+            copy = self._copies[name] = parameter.detach().clone()
+        elif copy.device != parameter.device:
+            # Copies from a resume point may be on another device than the module.
+            copy = self._copies[name] = copy.to(parameter.device)
+        return copy
 
     def clear(self) -> None:
-        """Forget the copies: another run starts."""
-        self._kept = {}
+        """Delete the copies, at the start of a new run."""
+        self._copies = {}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the copies by name."""
-        return dict(self._kept)
+        """Return the copies by parameter name."""
+        return dict(self._copies)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take over the copies of a run that is resumed."""
-        self._kept = dict(state)
+        """Restore the copies of a resumed run."""
+        self._copies = dict(state)

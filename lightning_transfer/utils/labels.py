@@ -1,4 +1,4 @@
-"""The label contract: what a model's outputs are called, carried by data, head and checkpoint."""
+"""Label contract: names of a model's outputs, shared by data, head, checkpoint and predictions."""
 
 import bisect
 from collections.abc import Mapping, Sequence
@@ -8,33 +8,44 @@ from typing import Any, Literal, get_args
 Kind = Literal[
     "regression", "single_label", "multi_label", "masked_tokens", "next_tokens", "tags", "text"
 ]
-_FEWEST = {"single_label": 2, "multi_label": 1, "tags": 2}  # names, of kinds that need any
+IGNORED = -100
+"""Target of a token without a label, equal to the default ``ignore_index`` of torch's losses."""
+_MIN_NAMES = {"single_label": 2, "multi_label": 1, "tags": 2}
+_NAMELESS = ("next_tokens", "text")
 
 
 @dataclass(frozen=True)
 class Labels:
-    """Names of a task's outputs, matched by name and never by index.
+    """Names of a task's outputs.
 
-    Label ids that silently change meaning between two data sets are the classic way to lose a
-    transfer, so an id never leaves this object: data, head, checkpoint and predictions speak names.
+    Outputs are matched by name and never by index. A label id may change its meaning between two
+    data sets without any error, and the transferred head is then wrong. Data, heads, checkpoints
+    and predictions therefore exchange names, and ids are used only together with their ``Labels``.
 
     Args:
-        kind: ``rating`` (one real output), ``single`` (one class of several), ``multi`` (any
-            number of the classes), ``tokens`` (no label: hidden tokens of the text are to be
-            guessed), ``next_tokens`` (no label: each token is, from those before it), ``tags``
-            (one of several for each word) or ``text`` (another text is to be written).
-        names: Class names in output order. For a rating they are optional and name the bands that
-            ``cutoffs`` cut the scale into. For tokens they are optional and name what the second
-            part of a pair may be to the first. For next tokens and text there are none.
-        cutoffs: Ascending band limits of a rating, one fewer than ``names``, in units of the
-            rating. A value equal to a cut-off lies in the band below it.
+        kind: Kind of label:
+
+            - ``regression``: one real number;
+            - ``single_label``: one of several classes;
+            - ``multi_label``: any number of several classes;
+            - ``masked_tokens``: no labels in the data, the model predicts masked tokens;
+            - ``next_tokens``: no labels in the data, the model predicts each next token;
+            - ``tags``: one of several classes for each word;
+            - ``text``: a generated text.
+        names: Class names in output order. Optional for ``regression``: names of the bins given by
+            ``cutoffs``. Optional for ``masked_tokens``: classes of the relation between the two
+            texts of a pair. Empty for ``next_tokens`` and ``text``.
+        cutoffs: For ``regression``: limits between the bins in ascending order, one fewer than
+            ``names``, in units of the regression value. A value equal to a cutoff is in the lower
+            bin. Empty for all other kinds.
 
     Raises:
-        ValueError: If names repeat, are too few for the kind, or do not fit the cut-offs.
+        ValueError: If ``kind`` is unknown, names repeat, there are too few or too many names for
+            the kind, or ``cutoffs`` do not fit kind and names.
 
     Example:
         >>> labels = Labels("regression", ("negative", "neutral", "positive"), (-0.5, 0.5))
-        >>> labels.num_outputs, labels.band(0.5), labels.band(0.51)
+        >>> labels.num_outputs, labels.bin_name(0.5), labels.bin_name(0.51)
         (1, 'neutral', 'positive')
     """
 
@@ -43,91 +54,98 @@ class Labels:
     cutoffs: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        """Check the names against the kind and the cut-offs."""
+        """Convert names and cutoffs to tuples, and check them against the kind."""
+        # A config gives lists, and numbers for names such as 0 and 1. A frozen dataclass refuses
+        # plain assignment.
         object.__setattr__(self, "names", tuple(str(name) for name in self.names))
         object.__setattr__(self, "cutoffs", tuple(float(cut) for cut in self.cutoffs))
         if self.kind not in get_args(Kind):
             kinds = ", ".join(get_args(Kind))
             raise ValueError(f"label kind must be one of {kinds}, got {self.kind!r}")
-        if len(set(self.names)) != len(self.names):
-            raise ValueError(f"label names must differ, got {list(self.names)}")
+        names = list(self.names)
+        if len(set(names)) != len(names):
+            raise ValueError(f"label names must be unique, got {names}")
         if self.kind == "regression":
-            self._check_bands()
-        elif self.cutoffs:
-            raise ValueError(f"only a rating has cut-offs, got {self.cutoffs} for {self.kind!r}")
-        elif self.kind == "next_tokens" and self.names:
-            raise ValueError(f"'next_tokens' have no label names, got {list(self.names)}")
-        elif len(self.names) < _FEWEST.get(self.kind, 0):
-            raise ValueError(f"{self.kind!r} labels need more names, got {list(self.names)}")
-        elif self.kind == "text" and self.names:
-            raise ValueError(f"a text to be written has no label names, got {list(self.names)}")
+            self._check_bins()
+            return
+        if self.cutoffs:
+            raise ValueError(
+                f"only regression labels have cutoffs, got {self.cutoffs} for {self.kind!r}"
+            )
+        if self.kind in _NAMELESS and names:
+            raise ValueError(f"{self.kind!r} labels have no names, got {names}")
+        fewest = _MIN_NAMES.get(self.kind, 0)
+        if len(names) < fewest:
+            raise ValueError(f"{self.kind!r} labels need {fewest} or more names, got {names}")
 
-    def _check_bands(self) -> None:
+    def _check_bins(self) -> None:
         if len(self.names) == 1 or len(self.cutoffs) != max(len(self.names) - 1, 0):
             raise ValueError(
-                f"a rating's bands need one cut-off fewer than names (and at least 2 names), "
-                f"got names {list(self.names)} and cut-offs {list(self.cutoffs)}"
+                "regression bins need 2 or more names, and one cutoff fewer than names, "
+                f"got names {list(self.names)} and cutoffs {list(self.cutoffs)}"
             )
         if list(self.cutoffs) != sorted(set(self.cutoffs)):
-            raise ValueError(f"cut-offs must ascend, got {list(self.cutoffs)}")
+            raise ValueError(f"cutoffs must increase, got {list(self.cutoffs)}")
 
     @property
     def is_raw_text(self) -> bool:
-        """Whether the text itself is what is guessed."""
+        """True if the model predicts tokens of the input text itself (language modelling)."""
         return self.kind in ("masked_tokens", "next_tokens")
 
     @property
     def num_outputs(self) -> int:
-        """Width of the head's output; of tokens and text, without that of the vocabulary."""
+        """Width of the head's output, without logits over the vocabulary (0 for ``text``)."""
         return 1 if self.kind == "regression" else len(self.names)
 
     def index(self, name: str) -> int:
         """Return the output position of ``name``.
 
         Raises:
-            ValueError: If the name is not one of ours; the message lists those that are.
+            ValueError: If the name is unknown. The message lists the known names.
         """
         try:
             return self.names.index(name)
         except ValueError:
             raise ValueError(f"unknown label {name!r}; known: {', '.join(self.names)}") from None
 
-    def band_index(self, rating: float) -> int:
-        """Return the position of the band that holds ``rating``."""
-        return bisect.bisect_left(self.cutoffs, rating)
+    def bin_index(self, value: float) -> int:
+        """Return the position of the bin that contains a regression value."""
+        # The left bisection puts a value equal to a cutoff into the lower bin.
+        return bisect.bisect_left(self.cutoffs, value)
 
-    def band(self, rating: float) -> str:
-        """Return the name of the band that holds ``rating``."""
-        return self.names[self.band_index(rating)]
+    def bin_name(self, value: float) -> str:
+        """Return the name of the bin that contains a regression value."""
+        return self.names[self.bin_index(value)]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the contract as plain JSON values."""
+        """Return the labels as plain JSON values."""
         return {"kind": self.kind, "names": list(self.names), "cutoffs": list(self.cutoffs)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Labels":
-        """Rebuild a contract from :meth:`to_dict`."""
+        """Rebuild labels from the result of :meth:`to_dict`."""
         return cls(data["kind"], tuple(data["names"]), tuple(data["cutoffs"]))
 
 
 def match_outputs(
     old: Labels, new: Labels, label_map: Mapping[str, str] | None = None
 ) -> Sequence[int | None] | None:
-    """Match two contracts by name: which old output feeds each new one.
+    """Match the outputs of two heads by label name.
 
     Args:
-        old: Contract of the weights at hand.
-        new: Contract of the data to come.
-        label_map: Old name to new name, for names that differ but mean the same.
+        old: Labels of the existing weights.
+        new: Labels of the data of the next stage.
+        label_map: Old name to new name, for different names with the same meaning.
 
     Returns:
-        For each new output the position of the old output that it takes its weights from, or
-        ``None`` where it starts anew; ``None`` in place of the list when nothing carries over and
-        a new head is due.
+        For each new output, the position of the old output with its weights, or ``None`` for an
+        output to reinitialise. ``None`` instead of the list if no output matches and the whole
+        head is reinitialised.
 
     Raises:
-        ValueError: If only some names agree and no ``label_map`` says what the others are, or if
-            the map names a label that does not exist.
+        ValueError: If the names match only in part and there is no ``label_map``, or if the map
+            contains an unknown label, maps two old labels to one new label, or is given for kinds
+            of labels without a mapping by name.
 
     Example:
         >>> a = Labels("single_label", ("neg", "pos"))
@@ -143,32 +161,41 @@ def match_outputs(
         unknown = sorted(set(given) - set(known))
         if unknown:
             raise ValueError(
-                f"label_map names the {side} labels {unknown}, which are not among {list(known)}"
+                f"label_map: unknown {side} labels {unknown}; known: {', '.join(known)}"
             )
     if old.kind != new.kind or old.kind == "regression":
         if label_map:
             raise ValueError(
-                f"label_map cannot join {old.kind!r} labels to {new.kind!r} labels; drop label_map"
+                f"label_map cannot map {old.kind!r} labels to {new.kind!r} labels; remove label_map"
             )
+        # A regression head has one output, regardless of the names of its bins.
         return [0] if old.kind == new.kind else None
     if old.kind == "masked_tokens" and not label_map and {*old.names} != {*new.names}:
-        return None  # a head with another part
-    renamed: dict[str, int] = {}
-    for position, name in enumerate(old.names):
-        goal = label_map.get(name, name)
-        if goal in renamed:
-            raise ValueError(
-                f"label_map sends both {old.names[renamed[goal]]!r} and {name!r} to {goal!r}; "
-                "each new label takes its weights from one old label"
-            )
-        renamed[goal] = position
-    shared = [name for name in new.names if name in renamed]
+        return None  # the sentence-pair part of the head has other classes, or is absent
+    positions = _renamed_positions(old, label_map)
+    shared = [name for name in new.names if name in positions]
+    # Two contracts without names (next tokens, text) match; two without common names do not.
     if not shared and new.names:
         return None
     if not label_map and (len(shared) < len(new.names) or len(shared) < len(old.names)):
+        # Guessing would either drop trained outputs or mix them with reinitialised ones.
         raise ValueError(
-            f"labels agree only in part: the weights know {list(old.names)}, the data "
-            f"{list(new.names)}; say what belongs together with label_map={{old: new}}, or use "
-            "names that differ entirely to start a new head"
+            f"labels match only in part: the weights have {list(old.names)}, the data have "
+            f"{list(new.names)}; map them with label_map={{old: new}}, or rename all labels of the "
+            "data to start with a new head"
         )
-    return [renamed.get(name) for name in new.names]
+    return [positions.get(name) for name in new.names]
+
+
+def _renamed_positions(old: Labels, label_map: Mapping[str, str]) -> dict[str, int]:
+    """Return the position of each old output, by its new name."""
+    positions: dict[str, int] = {}
+    for position, name in enumerate(old.names):
+        new_name = label_map.get(name, name)
+        if new_name in positions:
+            raise ValueError(
+                f"label_map maps both {old.names[positions[new_name]]!r} and {name!r} to "
+                f"{new_name!r}; a new label takes its weights from one old label"
+            )
+        positions[new_name] = position
+    return positions

@@ -1,4 +1,4 @@
-"""Public names of a package that are imported at their first use (PEP 562)."""
+"""Lazy imports of a package's public names (PEP 562)."""
 
 import importlib
 from collections.abc import Callable, Mapping
@@ -6,14 +6,17 @@ from typing import Any
 
 
 def lazy_attributes(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
-    """Return a module's ``__getattr__``.
+    """Return a module-level ``__getattr__`` that imports each public name on first use.
+
+    Importing the package then does not import torch or Hydra.
 
     Args:
         package: Full name of the package, its ``__name__``.
-        modules: Public name to the full name of the module that defines it.
+        modules: Full name of the defining module, by public name.
 
-    Raises:
-        AttributeError: By the returned function, if the package has no such name.
+    Returns:
+        The function to assign to ``__getattr__``. It raises an ``AttributeError`` for a name that
+        is not in ``modules``.
     """
 
     def get(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Closest names, for errors that say what was meant. No hydra, no torch."""
+"""Suggestions of close names for error messages."""
 
 import difflib
 import re
@@ -7,7 +7,13 @@ from typing import Any
 
 
 def closest(name: str, known: Iterable[str], *, count: int = 3, cutoff: float = 0.6) -> list[str]:
-    """Return the known names that are close to ``name``, the closest first.
+    """Return the known names similar to ``name``, the closest first.
+
+    Args:
+        name: The name to look up.
+        known: Names to choose from.
+        count: Largest number of names to return, >= 1.
+        cutoff: Smallest similarity, in [0, 1]; see :func:`difflib.get_close_matches`.
 
     Example:
         >>> closest("fitt", ["fit", "test", "predict"])
@@ -17,11 +23,12 @@ def closest(name: str, known: Iterable[str], *, count: int = 3, cutoff: float = 
 
 
 def closest_keys(key: str, known: Iterable[str], *, count: int = 3) -> list[str]:
-    """Return the dotted keys that ``key`` may have meant, the likeliest first.
+    """Return the dotted keys similar to ``key``, the most likely first.
 
-    The last component weighs most, since a key is mostly typed without its parents
-    (``max_epoch`` for ``trainer.max_epochs``) or wrong in its end; among equals the shared parents
-    decide.
+    Args:
+        key: A dotted key, or the end of one.
+        known: Dotted keys to choose from.
+        count: Largest number of keys to return, >= 1.
 
     Example:
         >>> closest_keys("max_epoch", ["trainer.max_epochs", "trainer.min_epochs", "seed"])
@@ -29,20 +36,27 @@ def closest_keys(key: str, known: Iterable[str], *, count: int = 3) -> list[str]
         >>> closest_keys("a.data.batchsize", ["a.data.batch_size", "b.data.batch_size"], count=1)
         ['a.data.batch_size']
     """
+    # A key is mostly typed without its parents (max_epoch for trainer.max_epochs), or misspelt in
+    # its last component. The last component therefore counts twice: alone and in the whole key,
+    # where shared parents decide between equal candidates.
     scored = []
     for candidate in set(known):
-        if _last(candidate).startswith("_"):  # Hydra's own, such as _target_
+        if _last(candidate).startswith("_"):  # keys of Hydra, such as _target_
             continue
         last = _ratio(_last(key), _last(candidate))
         whole = _ratio(key, candidate)
         if last >= 0.75 or whole >= 0.8:
             scored.append((-(last + whole), candidate))
     best = min(scored, default=(0.0, ""))[0]
+    # Next to a near match, much weaker ones are only noise; scores are in [-2, 0].
     return [name for score, name in sorted(scored) if score <= best + 0.5][:count]
 
 
 def did_you_mean(names: Sequence[str]) -> str:
-    """Return ``; did you mean a, b or c?`` for an error's sentence, or just its full stop.
+    """Return the end of an error message: ``; did you mean a, b or c?``, or a full stop.
+
+    Args:
+        names: Suggested names; may be empty.
 
     Example:
         >>> did_you_mean(["fit"]), did_you_mean(["a", "b"]), did_you_mean([])
@@ -54,7 +68,16 @@ def did_you_mean(names: Sequence[str]) -> str:
 
 
 def dotted(config: Any, prefix: str = "") -> list[str]:
-    """Return every dotted key of a plain config, containers included."""
+    """Return every dotted key of a plain config, keys of nested mappings included.
+
+    Args:
+        config: A mapping; any other value has no keys.
+        prefix: Prepended to each key.
+
+    Example:
+        >>> dotted({"trainer": {"devices": 1}, "seed": 0})
+        ['trainer', 'trainer.devices', 'seed']
+    """
     found = []
     for key, value in config.items() if isinstance(config, Mapping) else ():
         name = f"{prefix}{key}"
@@ -63,6 +86,7 @@ def dotted(config: Any, prefix: str = "") -> list[str]:
 
 
 def _last(key: str) -> str:
+    # Packages of config groups follow an "@": task@stages.target.task
     return re.split(r"[.@]", key)[-1]
 
 

@@ -1,4 +1,4 @@
-"""Tables for the terminal and for logs, all in one style."""
+"""Tables for terminals and logs, in one common style."""
 
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,11 +12,12 @@ _STYLES: dict[ColumnKind, dict[str, Any]] = {
     "name": {"no_wrap": True, "style": "bold"},
     "word": {"no_wrap": True},
     "text": {"overflow": "fold"},
-    # Wide enough for "[0.123,"; in a narrower terminal digits go on below, and none is cut.
+    # Wide enough for "[0.123,". In a narrow terminal an interval is folded into two lines, never
+    # cut: a number without its last digits would be wrong.
     "score": {"justify": "right", "min_width": 7, "overflow": "fold"},
     "number": {"justify": "right", "no_wrap": True},
 }
-_WIDEST = 10_000  # a console measures no more than its own width
+_WIDEST = 10_000  # characters; a console measures a table up to its own width only
 
 
 def make_table(
@@ -28,16 +29,17 @@ def make_table(
     caption: str = "",
     padding: int = 0,
 ) -> "Table":
-    """Build a table for ``rich``; cells are plain text, never markup.
+    """Build a ``rich`` table.
 
     Args:
         columns: Heading and kind of each column.
-        rows: Cells of each row, as many as there are columns.
-        title: Above the table.
-        title_left: Whether the title stands at the left; it is centred otherwise.
-        caption: Below the table.
-        padding: Spaces at both sides of each cell.
+        rows: Cells of each row, one per column.
+        title: Text above the table.
+        title_left: True to align the title to the left, False to centre it.
+        caption: Text below the table.
+        padding: Number of spaces on both sides of each cell.
     """
+    # Imported on use: most commands print no table.
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -46,7 +48,8 @@ def make_table(
     table.title = Text(title) if title else None
     table.caption = Text(caption) if caption else None
     table.title_justify = "left" if title_left else "center"
-    table.min_width = len(title)  # the title on one line, where there is room for it
+    table.min_width = len(title)  # keeps the title on one line, if the terminal is wide enough
+    # Text, not str: rich would read "[0.1, 0.3]" and labels with brackets as markup.
     for heading, kind in columns:
         table.add_column(Text(heading), **_STYLES[kind])
     for row in rows:
@@ -55,10 +58,14 @@ def make_table(
 
 
 def console_for(table: "Table") -> "Console":
-    """Return a console on standard output that is as wide as a table needs.
+    """Return a console on standard output, wide enough for a table.
 
-    A terminal keeps its width. Piped into a file or another program, lines are as long as the
-    table, so that no number is cut.
+    Args:
+        table: The table to print.
+
+    Returns:
+        A console of the terminal's width. If the output goes to a file or another program, the
+        console is at least as wide as the table, so that no cell is cut or folded.
     """
     from rich.console import Console
 

@@ -1,4 +1,4 @@
-"""Handing on: what a stage takes from the weights before it, matched by name."""
+"""Weight transfer between stages, with layers, tokens and labels matched by name."""
 
 from lightning_transfer.weight_transfer.head_weights import align_outputs
 from lightning_transfer.weight_transfer.transfer import transfer_weights

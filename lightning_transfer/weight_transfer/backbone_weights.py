@@ -1,4 +1,4 @@
-"""A backbone filled from the weights before it: whole, or side by side."""
+"""Weight transfer into a backbone: as a whole, or stack by stack (encoder, decoder)."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -13,10 +13,10 @@ from lightning_transfer.utils.checkpoint_format import config_to_dict
 from lightning_transfer.weight_transfer.config_differences import compute_alike, token_differences
 from lightning_transfer.weight_transfer.embedding_tables import (
     TokenSource,
-    take_positions,
-    take_tokens,
+    copy_positions,
+    copy_tokens,
 )
-from lightning_transfer.weight_transfer.layer_weights import Fit
+from lightning_transfer.weight_transfer.layer_weights import LayerMatch
 from lightning_transfer.weight_transfer.stack_weights import StackWeights, stacks_of, token_tables
 from lightning_transfer.weight_transfer.vocabularies import Tokenizers
 from lightning_transfer.weight_transfer.weight_transfer_report import (
@@ -27,110 +27,125 @@ from lightning_transfer.weight_transfer.weight_transfer_report import (
 )
 from lightning_transfer.weight_transfer.weight_transfer_spec import WeightTransferSpec
 
+_NOT_REQUESTED = "not requested"
+
 
 def fill_backbone(
     start: Weights,
     backbone: nn.Module,
     *,
-    old: Adapter | None,
-    adapter: Adapter | None,
+    old_adapter: Adapter | None,
+    new_adapter: Adapter | None,
     spec: WeightTransferSpec,
     tokenizers: Tokenizers,
 ) -> tuple[list[TransferredPart], list[TransferredPart]]:
-    """Fill a backbone with what is taken of the weights, adapters aside.
+    """Transfer weights into a backbone.
 
     Args:
-        start: The weights.
-        backbone: Filled in place; holds no adapter yet.
-        old: The adapter of the weights.
-        adapter: The one that the backbone is going to have.
-        take: What is taken.
-        tokenizers: Of both.
+        start: Weights to transfer.
+        backbone: Filled in place. It contains no adapter yet.
+        old_adapter: Adapter of the weights, or None.
+        new_adapter: Adapter of the stage, or None. It is only checked here, not applied.
+        spec: Parts to transfer.
+        tokenizers: Tokenizers of the weights and of the stage.
 
     Returns:
-        What became of the parts of the backbone; and what became of the old adapter.
+        The parts of the backbone with their status, and the old adapter with its status (empty
+        without an adapter).
 
     Raises:
-        ValueError: If what is taken does not fit, or the old adapter could only be dropped.
+        ValueError: If a requested part does not fit, if parts are requested of a backbone that is
+            not a :class:`Backbone`, or if the old adapter can be neither merged nor continued.
     """
-    gone = [] if old is None else [TransferredPart(ADAPTER + name_of(old), "skipped", 0)]
+    skipped = []
+    if old_adapter is not None:
+        skipped.append(TransferredPart(ADAPTER + name_of(old_adapter), "skipped", 0))
     if not spec.any_of_backbone:
-        left = TransferredPart("backbone of the weights", "skipped", _size(start), "not asked for")
-        return [*own_parts(backbone, "not asked for"), left], gone
-    check_adapter_transfer(old, adapter)
-    if not isinstance(backbone, Backbone) or start.described["backbone"] is None:
+        size = sum(value.numel() for value in start.part("backbone").values())
+        unused = TransferredPart("backbone of the weights", "skipped", size, _NOT_REQUESTED)
+        return [*untransferred_parts(backbone, _NOT_REQUESTED), unused], skipped
+    check_adapter_transfer(old_adapter, new_adapter)
+    # A module of the user's own has no layer layout, so its encoder and decoder are unknown.
+    if not isinstance(backbone, Backbone) or start.description["backbone"] is None:
         if not spec.whole_backbone:
             raise ValueError(
-                f"parts of a backbone can be told in our Backbone alone, and here it is a "
-                f"{type(backbone).__name__}: take the backbone whole (weight_transfer=null) or not at all "
-                "(weight_transfer=[head])"
+                "parts of a backbone can only be transferred between Hugging Face models (class "
+                f"Backbone), got a {type(backbone).__name__}; set weight_transfer=null for the "
+                "whole backbone or weight_transfer=[head] for no backbone"
             )
-        return _fill_whole(start, backbone, old)
-    if spec.whole_backbone and tokenizers.same and _alike(start, backbone, old):
-        return _fill_whole(start, backbone, old)
-    if old is not None and not old.mergeable:
+        return _fill_whole(start, backbone, old_adapter)
+    # Loading the whole state dict of the same model also keeps an adapter that cannot be merged.
+    if spec.whole_backbone and tokenizers.same and _same_model(start, backbone, old_adapter):
+        return _fill_whole(start, backbone, old_adapter)
+    if old_adapter is not None and not old_adapter.mergeable:
         raise ValueError(
-            f"{name_of(old)}, which the weights in {start.where} were trained with, cannot be "
-            "merged into them, and they go into another backbone here: use lora or ia3 in the "
-            "stage before, or let this stage take the backbone whole"
+            f"the weights in {start.where} were trained with {name_of(old_adapter)}, which cannot "
+            "be merged, and this stage has another backbone or tokenizer; use lora or ia3 in the "
+            "previous stage, or the backbone and tokenizer of the previous stage with "
+            "weight_transfer=null in this one"
         )
-    return _fill_sides(start, backbone, old, spec, tokenizers)
+    return _fill_stacks(start, backbone, old_adapter, spec, tokenizers)
 
 
-def own_parts(backbone: nn.Module, why: str) -> list[TransferredPart]:
-    """Return the parts of a backbone that takes nothing."""
+def untransferred_parts(backbone: nn.Module, why: str) -> list[TransferredPart]:
+    """Return the parts of a backbone as ``kept`` or ``reinitialised``, without any transfer."""
     return _all_parts(backbone, None, why)
 
 
 def _fill_whole(
-    start: Weights, backbone: nn.Module, old: Adapter | None
+    start: Weights, backbone: nn.Module, old_adapter: Adapter | None
 ) -> tuple[list[TransferredPart], list[TransferredPart]]:
+    """Load the state dict of the weights; merge their adapter, or keep it in the backbone."""
     parts = _all_parts(backbone, "transferred", "")
-    if old is None:
+    if old_adapter is None:
         start.fill(backbone, "backbone")
         return parts, []
-    before = count(backbone.parameters())
-    old.apply(backbone)
+    before = count(backbone.parameters())  # the report lists only the size of the adapter
+    # The state dict has the parameter names of an adapted backbone, so the adapter comes first.
+    old_adapter.apply(backbone)
     size = count(backbone.parameters()) - before
     start.fill(backbone, "backbone")
-    if old.mergeable:
+    if old_adapter.mergeable:
         merge(backbone)
-    status: PartStatus = "merged" if old.mergeable else "transferred"
-    return parts, [TransferredPart(ADAPTER + name_of(old), status, size)]
+    status: PartStatus = "merged" if old_adapter.mergeable else "transferred"
+    return parts, [TransferredPart(ADAPTER + name_of(old_adapter), status, size)]
 
 
-def _fill_sides(
+def _fill_stacks(
     start: Weights,
     backbone: Backbone,
-    old: Adapter | None,
+    old_adapter: Adapter | None,
     spec: WeightTransferSpec,
     tokenizers: Tokenizers,
 ) -> tuple[list[TransferredPart], list[TransferredPart]]:
-    """Fill the encoder, the decoder or both, each from the same of the weights."""
-    given = Backbone.from_config(start.described["backbone"])
-    _, merged = _fill_whole(start, given, old)
-    sides = _Sides(stacks_of(given), stacks_of(backbone), spec, tokenizers)
-    parts, wrong = sides.fill()
+    """Fill the encoder, the decoder or both from the stacks of the weights."""
+    # A temporary model of the weights: the same code finds the layers and tables of both models,
+    # and the adapter is merged before its base weights are compared.
+    source = Backbone.from_config(start.description["backbone"])
+    _, merged = _fill_whole(start, source, old_adapter)
+    transfer = _StackTransfer(stacks_of(source), stacks_of(backbone), spec, tokenizers)
+    parts, errors = transfer.run()
     if not any(part.status in ("transferred", "resized") for part in parts):
-        wrong.append("nothing of them has a place in it")
-    if wrong and spec.on_mismatch == "error":
+        errors.append("no part of the weights fits")
+    # The parts that fit are copied by now. With on_mismatch=new that is the result.
+    if errors and spec.on_mismatch == "error":
         raise ValueError(
             f"the weights in {start.where} do not fit the backbone, a "
-            f"{type(backbone.model).__name__}: {'; '.join(wrong)}. Set on_mismatch=new to take "
-            "what fits and keep the rest as the backbone has it, name in take what is to be taken, "
-            "or choose a backbone of the same sizes"
+            f"{type(backbone.model).__name__}: {'; '.join(errors)}. Set on_mismatch=new to "
+            "transfer only the parts that fit, list the parts to transfer in weight_transfer, or "
+            "choose a backbone of the same sizes"
         )
     return parts, merged
 
 
-class _Sides:
-    """Two models side by side: what is taken, and what does not fit.
+class _StackTransfer:
+    """Transfer from the stacks of one model to those of another.
 
     Args:
-        old: Sides of the weights.
-        new: Sides of the backbone, filled in place.
-        take: What is taken.
-        tokenizers: Of both.
+        old: Stacks of the weights by name.
+        new: Stacks of the backbone by name, filled in place.
+        spec: Parts to transfer.
+        tokenizers: Tokenizers of the weights and of the stage.
     """
 
     def __init__(
@@ -143,126 +158,147 @@ class _Sides:
         self.old, self.new = old, new
         self.spec, self.tokenizers = spec, tokenizers
         self.parts: list[TransferredPart] = []
-        self.wrong: list[str] = []
+        self.errors: list[str] = []
 
-    def fill(self) -> tuple[list[TransferredPart], list[str]]:
-        """Fill the sides; return what became of the parts, and what does not fit, in words."""
-        for part, sides in token_tables(self.new).items():
-            self._fill_tokens(part, sides)
-        for name, side in self.new.items():
-            self._fill_layers(side, self.old.get(self.spec.source(name)))
-        used = {self.spec.source(name) for name in self.new if self.spec.side(name)}
-        for name, side in self.old.items():
+    def run(self) -> tuple[list[TransferredPart], list[str]]:
+        """Fill the stacks; return all parts with their status, and a message per mismatch."""
+        for part, stacks in token_tables(self.new).items():
+            self._fill_tokens(part, stacks)
+        for name, stack in self.new.items():
+            self._fill_layers(stack, self.old.get(self.spec.source_stack(name)))
+        # With `decoder: encoder` the encoder of the weights fills both stacks, and the decoder of
+        # the weights is not used.
+        used = {
+            self.spec.source_stack(name) for name in self.new if self.spec.transfers_layers(name)
+        }
+        for name, stack in self.old.items():
             if name not in used:
-                why = "not asked for" if name in self.new else f"the backbone has no {name}"
-                self.parts.append(
-                    TransferredPart(name, "skipped", count(side.layers.values()), why)
-                )
-        return self.parts, self.wrong
+                why = _NOT_REQUESTED if name in self.new else f"the backbone has no {name}"
+                size = count(stack.layers.values())
+                self.parts.append(TransferredPart(name, "skipped", size, why))
+        return self.parts, self.errors
 
-    def _fill_tokens(self, part: str, sides: Sequence[StackWeights]) -> None:
-        asking = [side for side in sides if self.spec.tokens(side.name)]
-        side = (asking or sides)[0]
-        assert side.tokens is not None
-        table = side.tokens
-        sources = [source for one in asking if (source := self._source_of(one)) is not None]
-        if not asking:
-            self._keep(part, side, [table.weight], "not asked for")
+    def _fill_tokens(self, part: str, stacks: Sequence[StackWeights]) -> None:
+        """Fill a table of tokens, once for all stacks that share it."""
+        requested = [stack for stack in stacks if self.spec.transfers_tokens(stack.name)]
+        stack = (requested or stacks)[0]  # any of them: they share the table
+        assert stack.tokens is not None
+        table = stack.tokens
+        # Two sources if encoder and decoder share the table here, but not in the weights.
+        sources = [source for one in requested if (source := self._source_of(one)) is not None]
+        if not requested:
+            self._leave(part, stack, [table.weight], _NOT_REQUESTED)
         elif not sources:
-            self._miss(part, side, [table.weight])
-        elif wrong := self._read_otherwise(side):
-            self._keep(part, side, [table.weight], wrong)
-            self.wrong.append(f"the {part} are read in another way: {wrong}")
+            self._leave_missing(part, stack, [table.weight])
+        elif why := self._token_difference(stack):
+            self._leave(part, stack, [table.weight], why)
+            self.errors.append(f"the {part} are used differently: {why}")
         else:
-            found, wrong = take_tokens(sources, table, part, side.own_table(table))
-            self._note([found], wrong)
+            found, error = copy_tokens(sources, table, part, stack.status_of(table))
+            self._add([found], error)
 
-    def _read_otherwise(self, side: StackWeights) -> str:
-        """Return why rows of the weights would mean something else in a side's table."""
-        source = self.old.get(self.spec.source(side.name))
-        if source is None or source.model_type != side.model_type:
+    def _token_difference(self, stack: StackWeights) -> str:
+        """Return the config fields that change the use of token embeddings; empty if none do."""
+        source = self.old.get(self.spec.source_stack(stack.name))
+        # The config fields of two architectures are not comparable.
+        if source is None or source.model_type != stack.model_type:
             return ""
-        return ", ".join(token_differences(source, side).values())
+        return ", ".join(token_differences(source, stack).values())
 
-    def _source_of(self, side: StackWeights) -> TokenSource | None:
-        """Return the table that a side takes its tokens from, and what both tables hold."""
-        source = self.old.get(self.spec.source(side.name))
+    def _source_of(self, stack: StackWeights) -> TokenSource | None:
+        """Return the table of tokens to fill a stack from, or None without one."""
+        source = self.old.get(self.spec.source_stack(stack.name))
         if source is None or source.tokens is None:
             return None
-        words = self.tokenizers.words(old_writes=source.listens, new_writes=side.listens)
-        return TokenSource(source.tokens, words)
+        vocabularies = self.tokenizers.vocabularies(
+            old_is_target=source.has_cross_attention, new_is_target=stack.has_cross_attention
+        )
+        return TokenSource(source.tokens, vocabularies)
 
-    def _fill_layers(self, side: StackWeights, source: StackWeights | None) -> None:
-        table = side.positions
-        own = [*side.layers.values(), *([] if table is None else [table.weight])]
-        if not self.spec.side(side.name):
-            self._keep(side.name, side, own, "not asked for")
+    def _fill_layers(self, stack: StackWeights, source: StackWeights | None) -> None:
+        table = stack.positions
+        own = [*stack.layers.values(), *([] if table is None else [table.weight])]
+        if not self.spec.transfers_layers(stack.name):
+            self._leave(stack.name, stack, own, _NOT_REQUESTED)
         elif source is None:
-            self._miss(side.name, side, own)
+            self._leave_missing(stack.name, stack, own)
         else:
-            fit = Fit(source, side)
-            self._fill_positions(side, source, fit)
-            fit.take()
-            self._note(fit.parts(), "; ".join(fit.mismatches()))
+            match = LayerMatch(source, stack)
+            self._fill_positions(stack, source, match)
+            match.copy_layers()
+            self._add(match.parts(), "; ".join(match.mismatches()))
 
-    def _fill_positions(self, side: StackWeights, source: StackWeights, fit: Fit) -> None:
-        table = side.positions
+    def _fill_positions(self, stack: StackWeights, source: StackWeights, match: LayerMatch) -> None:
+        table = stack.positions
         if table is None:
             return
-        if fit.foreign and source.model_type == side.model_type:
-            self._keep(side.positions_name, side, [table.weight], fit.foreign)
+        # Layers that compute something else read their positions differently too. Between two
+        # architectures only the layers are refused; a position table of the same width is copied.
+        if match.incompatible and source.model_type == stack.model_type:
+            self._leave(stack.positions_name, stack, [table.weight], match.incompatible)
             return
-        other = side.own_table(table)
-        self._note(*take_positions(source.positions, table, side.positions_name, other))
+        status = stack.status_of(table)
+        self._add(*copy_positions(source.positions, table, stack.positions_name, status))
 
-    def _note(self, parts: list[TransferredPart], wrong: str) -> None:
+    def _add(self, parts: list[TransferredPart], error: str) -> None:
         self.parts += parts
-        if wrong:
-            self.wrong.append(wrong)
+        if error:
+            self.errors.append(error)
 
-    def _keep(self, part: str, side: StackWeights, own: Iterable[Tensor], why: str) -> None:
-        self.parts += side.own_parts(part, own, why)
+    def _leave(self, part: str, stack: StackWeights, own: Iterable[Tensor], why: str) -> None:
+        self.parts += stack.untransferred_parts(part, own, why)
 
-    def _miss(self, part: str, side: StackWeights, own: Iterable[Tensor]) -> None:
-        """Note a part that the weights have not; a mistake only if it was named."""
-        wanted = self.spec.source(side.name)
-        self._keep(part, side, own, f"the weights have no {wanted}")
-        if self.spec.asks_for(side.name):
-            self.wrong.append(f"take names the {wanted}, and they have none")
+    def _leave_missing(self, part: str, stack: StackWeights, own: Iterable[Tensor]) -> None:
+        """Leave a part unchanged because the weights have no such stack."""
+        source = self.spec.source_stack(stack.name)
+        self._leave(part, stack, own, f"the weights have no {source}")
+        # By default an encoder may fill one half of an encoder-decoder. A stack that the user
+        # named has to exist.
+        if self.spec.is_named(stack.name):
+            self.errors.append(f"weight_transfer names the {source}, but the weights have none")
 
 
 def _all_parts(backbone: nn.Module, status: PartStatus | None, why: str) -> list[TransferredPart]:
-    """Return the parts of a backbone, of which one thing is said, or of each what it came with."""
+    """Return all parts of a backbone.
+
+    Args:
+        backbone: Any module.
+        status: Status of each part; None: ``kept`` or ``reinitialised``, depending on the tensors.
+        why: Reason of the status.
+    """
     if not isinstance(backbone, Backbone):
         return [TransferredPart("backbone", status or "kept", count(backbone.parameters()), why)]
-    sides = stacks_of(backbone)
+    stacks = stacks_of(backbone)
     found: list[tuple[str, StackWeights, list[Tensor]]] = []
-    for part, held in token_tables(sides).items():
-        assert held[0].tokens is not None
-        found.append((part, held[0], [held[0].tokens.weight]))
-    for name, side in sides.items():
-        if side.positions is not None:
-            found.append((side.positions_name, side, [side.positions.weight]))
-        found.append((name, side, list(side.layers.values())))
+    for part, sharing in token_tables(stacks).items():
+        assert sharing[0].tokens is not None
+        found.append((part, sharing[0], [sharing[0].tokens.weight]))
+    for name, stack in stacks.items():
+        if stack.positions is not None:
+            found.append((stack.positions_name, stack, [stack.positions.weight]))
+        found.append((name, stack, list(stack.layers.values())))
     if status is not None:
         return [TransferredPart(part, status, count(own), why) for part, _, own in found]
-    return [told for part, side, own in found for told in side.own_parts(part, own, why)]
+    return [
+        entry for part, stack, own in found for entry in stack.untransferred_parts(part, own, why)
+    ]
 
 
-def _alike(start: Weights, backbone: Backbone, old: Adapter | None) -> bool:
-    """Whether the weights are those of a backbone of the very same form and function."""
-    described = start.described["backbone"]
+def _same_model(start: Weights, backbone: Backbone, old_adapter: Adapter | None) -> bool:
+    """Return True if the weights are of a model with the same shapes and the same function."""
+    config = start.description["backbone"]
     own_config = config_to_dict(backbone.config)
-    if described["model_type"] != own_config["model_type"]:
+    if config["model_type"] != own_config["model_type"]:
         return False
-    if not compute_alike(described, own_config):
+    if not compute_alike(config, own_config):
         return False
+    # Compared without the adapter: the backbone does not contain it yet.
     stored = start.part("backbone")
-    if old is not None:
-        stored = {old.base_name(k): v for k, v in stored.items() if not old.owns(k)}
+    if old_adapter is not None:
+        stored = {
+            old_adapter.base_name(name): value
+            for name, value in stored.items()
+            if not old_adapter.owns(name)
+        }
     own = backbone.state_dict()
     return set(own) == set(stored) and all(own[k].shape == stored[k].shape for k in own)
-
-
-def _size(start: Weights) -> int:
-    return sum(value.numel() for value in start.part("backbone").values())

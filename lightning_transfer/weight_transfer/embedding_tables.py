@@ -1,4 +1,4 @@
-"""Tables of tokens and of positions, taken row by row."""
+"""Transfer of token and position embeddings, row by row."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,114 +13,126 @@ from lightning_transfer.weight_transfer.weight_transfer_report import PartStatus
 
 @dataclass(frozen=True)
 class TokenSource:
-    """A table of tokens to take from.
+    """Table of token embeddings in the weights, with both vocabularies.
 
     Args:
-        table: Rows of the weights, float (old tokens, width).
-        words: The tokens of both; None: not known, so tables of one size hold the same tokens.
+        table: Table of the weights, float (old tokens, width).
+        vocabularies: Vocabularies of the weights and of the stage. None: unknown, so tables of
+            equal size are taken to hold the same tokens.
     """
 
     table: nn.Embedding
-    words: Vocabularies | None
+    vocabularies: Vocabularies | None
 
-    def fits(self, new: nn.Embedding) -> Vocabularies | None:
-        """Return the tokens of both if the tables can be theirs."""
+    def vocabularies_for(self, new: nn.Embedding) -> Vocabularies | None:
+        """Return the vocabularies if both tables have a row for each token, else None."""
+        # A tokenizer with ids beyond the table cannot be the one of the model.
+        known = self.vocabularies
         sizes = len(self.table.weight), len(new.weight)
-        return self.words if self.words is not None and self.words.fit(*sizes) else None
+        return known if known is not None and known.fit_tables(*sizes) else None
 
 
-def take_tokens(
-    sources: Sequence[TokenSource], new: nn.Embedding, part: str, other: PartStatus
+def copy_tokens(
+    sources: Sequence[TokenSource], new: nn.Embedding, part: str, status: PartStatus
 ) -> tuple[TransferredPart, str]:
-    """Fill a table of tokens from others, by the tokens' strings where they differ.
+    """Fill a table of token embeddings, with rows matched by token string.
 
     Args:
-        sources: One; or two, where a table that two sides have in common is filled from two: the
-            second fills in the tokens that the first does not know.
-        new: Filled in place, float (tokens, width); rows of tokens that the weights do not know
-            stay as the model has made them.
-        part: What the table is called.
-        other: What is said of a table that stays as it is.
+        sources: Tables to copy from. Two if the encoder and the decoder of the backbone share one
+            table and those of the weights do not; the second fills only tokens that the first one
+            does not have.
+        new: Table to fill in place, float (tokens, width). Rows of tokens without a source keep
+            their values.
+        part: Name of the table in the report.
+        status: Status in the report if nothing is copied.
 
     Returns:
-        What became of it; and why it does not fit, which is empty if it does.
+        The entry of the report, and the reason of a mismatch (empty if the tables fit).
     """
     old = sources[0].table
     rows, size = new.weight.shape[0], new.weight.numel()
     if old.weight.shape[1] != new.weight.shape[1]:
-        widths = f"{old.weight.shape[1]} wide in the weights and {new.weight.shape[1]} here"
-        return TransferredPart(part, other, size, widths), f"the {part} are {widths}"
-    known = sources[0].fits(new)
+        widths = _widths(old, new)
+        return TransferredPart(part, status, size, widths), f"the {part} have {widths}"
+    known = sources[0].vocabularies_for(new)
     if known is None or known.same:
         if old.weight.shape == new.weight.shape:
             _copy(new.weight, old.weight)
             return TransferredPart(part, "transferred", size), ""
         if known is None:
-            unlike = f"{len(old.weight):,} rows in the weights and {rows:,} here"
-            return TransferredPart(part, other, size, unlike), f"the {part} have {unlike}"
-    found, left = _take_rows(sources, new)
-    if not found:
-        return TransferredPart(part, other, size, "no token in common with the weights"), ""
-    behind = f", {left:,} left behind" if left else ""
-    told = f"{found:,} of {len(known.new):,} tokens by string{behind}"
-    return TransferredPart(part, "resized", size, told), ""
+            counts = f"{len(old.weight):,} rows in the weights and {rows:,} in the backbone"
+            return TransferredPart(part, status, size, counts), f"the {part} have {counts}"
+    copied, unused = _copy_rows(sources, new)
+    # Not a mismatch: the layers still fit if two vocabularies have no token in common.
+    if not copied:
+        return TransferredPart(part, status, size, "no token in common with the weights"), ""
+    rest = f", {unused:,} not transferred" if unused else ""
+    why = f"{copied:,} of {len(known.new):,} tokens matched by string{rest}"
+    return TransferredPart(part, "resized", size, why), ""
 
 
 @torch.no_grad()
-def _take_rows(sources: Sequence[TokenSource], new: nn.Embedding) -> tuple[int, int]:
-    """Fill in the rows of tokens that are known; return how many, and how many old ones are not."""
+def _copy_rows(sources: Sequence[TokenSource], new: nn.Embedding) -> tuple[int, int]:
+    """Copy the rows of common tokens; return the counts of copied and of unused tokens."""
     filled = torch.zeros(len(new.weight), dtype=torch.bool)  # (tokens,)
-    left: set[str] = set()
+    unused: set[str] = set()
     for source in sources:
-        words = source.fits(new)
-        if words is None or source.table.weight.shape[1] != new.weight.shape[1]:
+        vocabularies = source.vocabularies_for(new)
+        if vocabularies is None or source.table.weight.shape[1] != new.weight.shape[1]:
             continue
-        there, here = words.shared
-        fresh = ~filled[here]  # (shared tokens,)
-        new.weight[here[fresh]] = source.table.weight[there[fresh]].to(new.weight)
-        filled[here] = True
-        left |= words.old.keys() - words.new.keys()
-    return int(filled.sum()), len(left)
+        old_rows, new_rows = vocabularies.shared_rows
+        # The first source has priority for tokens of both.
+        fresh = ~filled[new_rows]  # (shared tokens,)
+        new.weight[new_rows[fresh]] = source.table.weight[old_rows[fresh]].to(new.weight)
+        filled[new_rows] = True
+        unused |= vocabularies.old.keys() - vocabularies.new.keys()
+    return int(filled.sum()), len(unused)
 
 
-def take_positions(
-    old: nn.Embedding | None, new: nn.Embedding | None, part: str, other: PartStatus
+def copy_positions(
+    old: nn.Embedding | None, new: nn.Embedding | None, part: str, status: PartStatus
 ) -> tuple[list[TransferredPart], str]:
-    """Fill a table of positions from another, up to the shorter.
-
-    Tables that no training changes, such as Marian's sinusoids, are right as they are built.
+    """Fill a table of position embeddings, up to the length of the shorter table.
 
     Args:
-        old: Of the weights; None without one, as where positions are relative or rotary.
-        new: Filled in place; None without one.
-        part: What the table is called.
-        other: What is said of a table that stays as it is.
+        old: Table of the weights, float (old positions, width); None for models with relative or
+            rotary positions.
+        new: Table to fill in place, float (positions, width), or None.
+        part: Name of the table in the report.
+        status: Status in the report if nothing is copied.
 
     Returns:
-        What became of it, if there is one; and why it does not fit, which is empty if it does. Of
-        tables of unlike length the shorter one's rows are filled in all the same.
+        The entry of the report (none without ``new``), and the reason of a mismatch (empty if the
+        tables fit). Tables of different lengths are a mismatch, but the common rows are copied.
     """
     if new is None:
         return [], ""
     size = new.weight.numel()
+    # Sinusoids, as in Marian, have the right values for any length as soon as they are built.
     if not new.weight.requires_grad:
         return [TransferredPart(part, "transferred", size, "computed, not learned")], ""
     if old is None:
-        return [TransferredPart(part, other, size, "none in the weights")], f"they have no {part}"
+        missing = TransferredPart(part, status, size, "not in the weights")
+        return [missing], f"the weights have no {part}"
     if old.weight.shape[1] != new.weight.shape[1]:
-        widths = f"{old.weight.shape[1]} wide in the weights and {new.weight.shape[1]} here"
-        return [TransferredPart(part, other, size, widths)], f"the {part} are {widths}"
+        widths = _widths(old, new)
+        return [TransferredPart(part, status, size, widths)], f"the {part} have {widths}"
     if old.weight.shape == new.weight.shape and first_position(old) == first_position(new):
         _copy(new.weight, old.weight)
         return [TransferredPart(part, "transferred", size)], ""
-    there, here = old.weight[first_position(old) :], new.weight[first_position(new) :]
-    both = min(len(there), len(here))
-    _copy(here[:both], there[:both])
-    if len(there) == len(here):
+    # Rows before the first position differ between models: RoBERTa begins after the padding id.
+    old_rows, new_rows = old.weight[first_position(old) :], new.weight[first_position(new) :]
+    shared = min(len(old_rows), len(new_rows))
+    _copy(new_rows[:shared], old_rows[:shared])
+    if len(old_rows) == len(new_rows):
         return [TransferredPart(part, "transferred", size)], ""
-    told = f"{both:,} of {len(here):,}, of {len(there):,} in the weights"
-    unlike = f"they have {len(there):,} positions and the backbone {len(here):,}"
-    return [TransferredPart(part, "resized", size, told)], unlike
+    why = f"{shared:,} of {len(new_rows):,}, the weights have {len(old_rows):,}"
+    error = f"the weights have {len(old_rows):,} positions, the backbone has {len(new_rows):,}"
+    return [TransferredPart(part, "resized", size, why)], error
+
+
+def _widths(old: nn.Embedding, new: nn.Embedding) -> str:
+    return f"width {old.weight.shape[1]} in the weights and {new.weight.shape[1]} in the backbone"
 
 
 def _copy(new: Tensor, old: Tensor) -> None:

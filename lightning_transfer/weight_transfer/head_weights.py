@@ -1,4 +1,4 @@
-"""A head filled from the weights before it, its outputs matched by the names of the labels."""
+"""Weight transfer into a head, with outputs matched by label name."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_transfer.backbones.lm_heads import LMHeadLayout, head_form
+from lightning_transfer.backbones.lm_heads import LMHeadLayout, lm_head_layout
 from lightning_transfer.checkpoints.loading import Weights
 from lightning_transfer.tasks import TransferModule
 from lightning_transfer.utils.checkpoint_format import class_path, config_of
@@ -23,133 +23,163 @@ def fill_head(
     label_map: Mapping[str, str] | None,
     *,
     spec: WeightTransferSpec,
-    words: Vocabularies | None,
+    vocabularies: Vocabularies | None,
 ) -> TransferredPart:
-    """Fill a head with what belongs to it.
+    """Transfer weights into a head.
 
     Args:
-        start: The weights.
+        start: Weights to transfer.
         head: Filled in place.
-        labels: Contract of the data to come.
-        label_map: Old name to new name.
-        take: Whether the head is taken at all.
-        words: The tokens of the weights and of the stage, for a head that has a row for each of
-            them: it names such parameters in ``token_rows``.
+        labels: Labels of the stage.
+        label_map: Old label name to new label name, for different names with the same meaning.
+        spec: Parts to transfer.
+        vocabularies: Vocabularies of the weights and of the stage, for a head with one row per
+            token. Such a head lists these parameters in its attribute ``token_rows``.
+
+    Returns:
+        The head with its status.
 
     Raises:
-        ValueError: If the labels agree only in part and no map says what belongs together, or if
-            the rows of the output layer are to be matched and the head shows none.
+        ValueError: If the labels match only in part and there is no ``label_map``, or if outputs
+            have to be reordered and the head has no output layer called ``out``.
     """
     size = count(head.parameters())
     if not spec.head:
-        return TransferredPart("head", "reinitialised", size, "not asked for")
-    old = Labels.from_dict(start.described["labels"])
+        return TransferredPart("head", "reinitialised", size, "not requested")
+    old = Labels.from_dict(start.description["labels"])
     rows = match_outputs(old, labels, label_map)
     if rows is None:
-        why = f"the labels {_names(old)} become {_names(labels)}"
+        why = f"the labels {_label_names(old)} become {_label_names(labels)}"
         return TransferredPart("head", "reinitialised", size, why)
     stored = start.part("head")
-    by_token = _token_rows(head, stored, words)
-    same = list(rows) == list(range(old.num_outputs))
-    free = {*by_token, *(name for name in stored if name.startswith("out.") and not same)}
-    if class_path(head) != start.described["head"]["class"] or not _same_form(head, stored, free):
-        why = f"the config asks for another form ({type(head).__name__})"
+    token_rows = _token_rows(head, stored, vocabularies)
+    same_order = list(rows) == list(range(old.num_outputs))
+    # Parameters with a row per output or per token may have another number of rows.
+    resizable = {*token_rows, *(n for n in stored if n.startswith("out.") and not same_order)}
+    same_class = class_path(head) == start.description["head"]["class"]
+    if not same_class or not _shapes_match(head, stored, resizable):
+        why = f"the config has another head ({type(head).__name__})"
         return TransferredPart("head", "reinitialised", size, why)
-    if other := _differences(start.described, head):
-        return TransferredPart(
-            "head", "reinitialised", size, f"the config asks for another form: {other}"
-        )
-    if same and not by_token:
+    # Equal shapes are not enough: the weights depend on pooling and activation, too.
+    if changed := _differences(start.description, head):
+        why = f"the config has other settings: {changed}"
+        return TransferredPart("head", "reinitialised", size, why)
+    if same_order and not token_rows:
         start.fill(head, "head")
-        return TransferredPart("head", "transferred", size, f"labels {_names(labels)}")
-    state = dict(stored) if same else _reordered(head, stored, rows)
-    head.load_state_dict(state | by_token)
-    by_name = f"by label name: {_names(old)} become {_names(labels)}"
-    return TransferredPart(
-        "head", "resized", size, "with its tokens by string" if same else by_name
+        return TransferredPart("head", "transferred", size, f"labels {_label_names(labels)}")
+    state = dict(stored) if same_order else _reorder_outputs(head, stored, rows)
+    head.load_state_dict(state | token_rows)
+    why = (
+        "tokens matched by string"
+        if same_order
+        else f"outputs matched by name, {_label_names(old)} become {_label_names(labels)}"
     )
+    return TransferredPart("head", "resized", size, why)
 
 
 def _token_rows(
-    head: nn.Module, stored: Mapping[str, Tensor], words: Vocabularies | None
+    head: nn.Module, stored: Mapping[str, Tensor], vocabularies: Vocabularies | None
 ) -> dict[str, Tensor]:
-    """Return the parameters that have a row for each token, their rows by the tokens' strings.
+    """Return new values of the parameters with one row per token, matched by token string.
 
-    A token that is not in the weights gets what a known one has on average; without any that is
-    known the rows stay as the head has made them.
+    Args:
+        head: Head of the stage.
+        stored: Parameters of the head in the weights.
+        vocabularies: Vocabularies of the weights and of the stage.
+
+    Returns:
+        Parameter name to value. A token without a row in the weights gets the mean over the common
+        tokens. If there is no common token, the values of ``head`` are returned.
     """
-    if words is None:
+    if vocabularies is None:
         return {}
-    there, here = words.shared
+    old_rows, new_rows = vocabularies.shared_rows
     found = {}
     own = head.state_dict()
     for name in getattr(head, "token_rows", ()):
         if name not in stored or name not in own:
             continue
-        old, fresh = _by_rows(stored[name]), _by_rows(own[name])
-        fits = words.fit(len(old), len(fresh)) and old.shape[1:] == fresh.shape[1:]
-        if not fits or (words.same and old.shape == fresh.shape):
+        old, fresh = _rows_first(stored[name]), _rows_first(own[name])
+        fits = vocabularies.fit_tables(len(old), len(fresh)) and old.shape[1:] == fresh.shape[1:]
+        if not fits or (vocabularies.same and old.shape == fresh.shape):
             continue
         new = fresh.clone()
-        if len(here):
-            new[:] = old[there].mean(dim=0)
-            new[here] = old[there].to(new)
+        if len(new_rows):
+            new[:] = old[old_rows].mean(dim=0)
+            new[new_rows] = old[old_rows].to(new)
         found[name] = new.reshape(own[name].shape)
     return found
 
 
-def _by_rows(value: Tensor) -> Tensor:
-    """Return a parameter with its tokens first: a bias may be stored as one row of them."""
+def _rows_first(value: Tensor) -> Tensor:
+    """Return a parameter with the tokens in its first dimension."""
+    # Marian stores its bias as (1, tokens).
     return value[0] if value.ndim == 2 and len(value) == 1 else value
 
 
-def _same_form(head: nn.Module, stored: Mapping[str, Tensor], free: Collection[str]) -> bool:
-    """Whether the shapes agree, but for parameters whose rows follow labels or tokens.
+def _shapes_match(
+    head: nn.Module, stored: Mapping[str, Tensor], resizable: Collection[str]
+) -> bool:
+    """Return True if the parameters of a head have the same names and shapes as stored ones.
 
     Args:
-        head: Its own shapes.
-        stored: Those of the weights.
-        free: Names of parameters that may have another number of rows.
+        head: Head of the stage.
+        stored: Parameters of the head in the weights.
+        resizable: Names of parameters with any number of rows.
     """
     own = head.state_dict()
     return set(own) == set(stored) and all(
         own[name].shape == stored[name].shape
-        or (name in free and _by_rows(own[name]).shape[1:] == _by_rows(stored[name]).shape[1:])
+        or (
+            name in resizable
+            and _rows_first(own[name]).shape[1:] == _rows_first(stored[name]).shape[1:]
+        )
         for name in own
     )
 
 
-def _differences(described: Mapping[str, Any], head: nn.Module) -> str:
-    """Return in which arguments a head of the same shapes computes something else; or nothing."""
-    there, here = dict(described["head"].get("args", {})), dict(getattr(head, "args", {}))
-    form = getattr(head, "form", None)
-    if (
-        isinstance(form, LMHeadLayout) and described["backbone"] is not None
-    ):  # the backbone's to say
-        there |= _computed(head_form(config_of(described["backbone"])))
-        here |= _computed(form)
-    names = [name for name in here if name in there and "dropout" not in name]
+def _differences(description: Mapping[str, Any], head: nn.Module) -> str:
+    """Return the settings in which a head of the same shapes computes something else, or ""."""
+    old, new = dict(description["head"].get("args", {})), dict(getattr(head, "args", {}))
+    layout = getattr(head, "layout", None)
+    if isinstance(layout, LMHeadLayout) and description["backbone"] is not None:
+        # The head of a decoder has no arguments: the backbone's config defines its function.
+        old |= _lm_head_settings(lm_head_layout(config_of(description["backbone"])))
+        new |= _lm_head_settings(layout)
+    # Dropout is no part of the trained function.
+    names = [name for name in new if name in old and "dropout" not in name]
     return ", ".join(
-        f"{name} is {there[name]!r} in the weights and {here[name]!r} here"
+        f"{name} is {old[name]!r} in the weights and {new[name]!r} in the config"
         for name in names
-        if there[name] != here[name]
+        if old[name] != new[name]
     )
 
 
-def _computed(form: LMHeadLayout) -> dict[str, Any]:
-    return {"scale": form.scale, "activation": form.activation, "norm_eps": form.norm_eps}
+def _lm_head_settings(layout: LMHeadLayout) -> dict[str, Any]:
+    return {"scale": layout.scale, "activation": layout.activation, "norm_eps": layout.norm_eps}
 
 
-def _reordered(
+def _reorder_outputs(
     head: nn.Module, stored: Mapping[str, Tensor], rows: Sequence[int | None]
 ) -> dict[str, Tensor]:
-    """Return the head's state with the output layer's rows in the new order."""
+    """Return the state of a head with the rows of its output layer in a new order.
+
+    Args:
+        head: Head with an output layer ``out``.
+        stored: State of the head in the old order.
+        rows: For each new output, the position of the old one; None keeps the row of ``head``.
+
+    Raises:
+        ValueError: If ``head.out`` is not a ``nn.Linear``.
+    """
     out = getattr(head, "out", None)
     if not isinstance(out, nn.Linear):
         raise ValueError(
-            f"the labels need other rows of the output layer, and {type(head).__name__} shows no "
-            "nn.Linear called `out`; name its last layer so, or start a new head"
+            f"the outputs of {type(head).__name__} cannot be matched by label name because it has "
+            "no nn.Linear called `out`; rename its last layer to `out`, or start with a new head "
+            "by weight_transfer=[backbone]"
         )
+    # Both the weight and the bias have one row per output.
     state: dict[str, Tensor] = dict(stored)
     for name, fresh in out.state_dict(prefix="out.").items():
         old = stored[name]
@@ -159,26 +189,32 @@ def _reordered(
     return state
 
 
-def _names(labels: Labels) -> str:
+def _label_names(labels: Labels) -> str:
+    """Return label names for messages; the kind for labels without names."""
     if labels.kind == "regression" or not labels.names:
         return labels.kind.replace("_", " ")
     return ", ".join(labels.names)
 
 
 def align_outputs(task: TransferModule, labels: Labels) -> TransferModule:
-    """Return a trained task that answers in the order of ``labels``, in eval mode.
+    """Return a trained task with its outputs in the order of ``labels``, in eval mode.
+
+    Args:
+        task: Trained task. The rows of its output layer are reordered in place.
+        labels: Labels of the data to score.
 
     Raises:
-        ValueError: If the names differ: a model cannot be scored on labels it never learned.
+        ValueError: If the label names differ, so that the model cannot be scored without training.
     """
     rows = match_outputs(task.labels, labels)
     if rows is None or None in rows:
         raise ValueError(
-            f"the model answers {_names(task.labels)} and the data ask for {_names(labels)}: it "
-            "cannot be scored there without training"
+            f"the model has the labels {_label_names(task.labels)}, the data have "
+            f"{_label_names(labels)}; it cannot be scored on them without training"
         )
     stored = task.head.state_dict()
     if list(rows) != list(range(len(rows))):
-        task.head.load_state_dict(_reordered(task.head, stored, rows))
+        task.head.load_state_dict(_reorder_outputs(task.head, stored, rows))
+    # A new task, because the constructor builds the metrics from the labels.
     aligned = type(task)(task.backbone, task.head, labels=labels, **task.args)
     return aligned.eval()

@@ -1,4 +1,4 @@
-"""An encoder or a decoder with its weights by name, seen the same way in every architecture."""
+"""Weights of an encoder or a decoder by name, with one interface for every architecture."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -11,7 +11,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from lightning_transfer.backbones import Backbone
 from lightning_transfer.backbones.layer_layout import (
     LayerLayout,
-    Side,
+    StackLayout,
     find_layer_layout,
     table_of_positions,
 )
@@ -21,172 +21,198 @@ from lightning_transfer.weight_transfer.weight_transfer_report import (
     count,
 )
 
-# What begins the names of what only a decoder behind an encoder has: in BERT's and GPT-2's kind,
-# GPT-2's, BART's, ProphetNet's and NLLB's; and, as it is called here (see ``named_like``), in T5's.
-_T5 = "cross_attention"
-_CROSS = ("crossattention", "ln_cross_attn", "encoder_attn", "cross_attn", _T5)
-# T5 numbers the parts of a layer; those of a decoder have one more in between.
+# Prefixes of cross-attention modules, in this order: BERT and GPT-2; the norm before it in GPT-2;
+# BART; ProphetNet and NLLB; T5, with a name set by `aligned_names` because T5 has only numbers.
+_T5_ALIGNED = "cross_attention"
+_CROSS = ("crossattention", "ln_cross_attn", "encoder_attn", "cross_attn", _T5_ALIGNED)
+# T5 numbers the parts of a layer: an encoder layer has self-attention 0 and feed-forward 1, a
+# decoder layer has self-attention 0, cross-attention 1 and feed-forward 2.
 _T5_CROSS = re.compile(r"(?P<layer>.*\.layer)\.(?P<place>\d+)\.EncDecAttention\..*")
 _T5_PART = re.compile(r"(?P<layer>.*\.layer)\.(?P<place>\d+)\.(?P<rest>.*)")
 
 
 @dataclass(frozen=True)
 class StackWeights:
-    """The weights of one side of a model.
+    """Weights of one stack of a model.
 
     Args:
         name: ``encoder`` or ``decoder``.
-        model: What it is a side of.
-        anatomy: Of that model.
-        fresh: Names of the model's weights that are random.
+        model: Model of the stack.
+        layout: Layer layout of the model.
+        newly_initialized: Names of the model's parameters with random, not pretrained values.
     """
 
     name: str
     model: PreTrainedModel
-    anatomy: LayerLayout
-    fresh: frozenset[str]
+    layout: LayerLayout
+    newly_initialized: frozenset[str]
 
     @property
-    def _side(self) -> Side:
-        return self.anatomy.sides[self.name]
+    def _stack(self) -> StackLayout:
+        return self.layout.stacks[self.name]
 
     @cached_property
     def module(self) -> nn.Module:
-        """What runs the side."""
-        return self.model.get_submodule(self._side.root)
+        """Module with the forward pass of the stack."""
+        return self.model.get_submodule(self._stack.root)
 
     @property
     def model_type(self) -> str:
-        """What transformers calls its architecture."""
+        """Architecture, such as ``bert``."""
         return str(self.config.model_type)
 
     @property
     def config(self) -> PretrainedConfig:
-        """Of the side, where it has one of its own."""
+        """Config of the stack; that of the model if the stack has none."""
+        # An EncoderDecoderModel of BERT and GPT-2 has one config for each.
         config: PretrainedConfig = getattr(self.module, "config", self.model.config)
         return config
 
     @cached_property
     def _random(self) -> set[int]:
+        # By identity: a tied tensor has several names, and `layers` names it below the stack.
         state = self.model.state_dict(keep_vars=True)
-        return {id(value) for name, value in state.items() if name in self.fresh}
+        return {id(value) for name, value in state.items() if name in self.newly_initialized}
 
-    def own(self, tensors: Iterable[Tensor]) -> dict[PartStatus, list[Tensor]]:
-        """Return what is to be said of weights that stay as the side came, and of which of them."""
-        said: dict[PartStatus, list[Tensor]] = {"kept": [], "reinitialised": []}
+    def by_status(self, tensors: Iterable[Tensor]) -> dict[PartStatus, list[Tensor]]:
+        """Return tensors without transfer by status: ``kept`` (pretrained) or ``reinitialised``."""
+        found: dict[PartStatus, list[Tensor]] = {"kept": [], "reinitialised": []}
         for tensor in tensors:
-            said["reinitialised" if id(tensor) in self._random else "kept"].append(tensor)
-        return {status: held for status, held in said.items() if held}
+            found["reinitialised" if id(tensor) in self._random else "kept"].append(tensor)
+        return {status: group for status, group in found.items() if group}
 
-    def own_parts(self, part: str, tensors: Iterable[Tensor], why: str) -> list[TransferredPart]:
-        """Return the same as parts of the table; without tensors there are none."""
-        said = self.own(tensors)
-        return [TransferredPart(part, status, count(held), why) for status, held in said.items()]
+    def untransferred_parts(
+        self, part: str, tensors: Iterable[Tensor], why: str
+    ) -> list[TransferredPart]:
+        """Return the report entries of tensors without transfer, one per status."""
+        groups = self.by_status(tensors)
+        return [
+            TransferredPart(part, status, count(group), why) for status, group in groups.items()
+        ]
 
-    def own_table(self, table: nn.Embedding) -> PartStatus:
-        """Return the same of one table."""
-        return next(iter(self.own([table.weight])))
+    def status_of(self, table: nn.Embedding) -> PartStatus:
+        """Return the status of a table without transfer."""
+        return next(iter(self.by_status([table.weight])))
 
     @property
     def depth(self) -> int:
-        """How many layers it has."""
-        return len(self.model.get_submodule(self._side.stack))  # type: ignore[arg-type]
+        """Number of layers, without the embeddings."""
+        return len(self.model.get_submodule(self._stack.layers))  # type: ignore[arg-type]
 
     @property
-    def listens(self) -> bool:
-        """Whether its layers read what an encoder has read."""
-        return len(self.anatomy.sides) == 2 and self.name == "decoder"
+    def has_cross_attention(self) -> bool:
+        """True for the decoder of an encoder-decoder."""
+        return len(self.layout.stacks) == 2 and self.name == "decoder"
 
     @cached_property
     def tokens(self) -> nn.Embedding | None:
-        """The table of tokens; None where the model shows none."""
+        """Table of token embeddings, (tokens, width); None if the model has none."""
         table = self.module.get_input_embeddings()  # type: ignore[operator]
         return table if isinstance(table, nn.Embedding) else None
 
     @cached_property
     def positions(self) -> nn.Embedding | None:
-        """The table of positions, or None without one."""
+        """Table of position embeddings, (positions, width); None if the model has none."""
         return table_of_positions(self.module)
 
     @property
     def positions_name(self) -> str:
-        """What its table of positions is called."""
-        return "positions" if len(self.anatomy.sides) == 1 else f"{self.name} positions"
+        """Name of the table of positions in reports."""
+        return "positions" if len(self.layout.stacks) == 1 else f"{self.name} positions"
 
     @cached_property
     def layers(self) -> dict[str, Tensor]:
-        """All else by name: layers, norms and small tables; the tensors are the module's own."""
+        """All other weights by name below the stack: layers, norms and small embeddings."""
         tables = {id(t.weight) for t in (self.tokens, self.positions) if t is not None}
+        # `keep_vars` returns the module's own tensors, so that copying into them fills the module.
         state = self.module.state_dict(keep_vars=True)
         found = {k: v for k, v in state.items() if id(v) not in tables}
-        if self.anatomy.bridge is not None and self.name == "decoder":
-            bridge = self.model.get_submodule(self.anatomy.bridge)
-            found |= bridge.state_dict(prefix=f"{self.anatomy.bridge}.", keep_vars=True)
+        # The projection from the encoder's width to the decoder's is outside of both stacks.
+        if self.layout.bridge is not None and self.name == "decoder":
+            bridge = self.model.get_submodule(self.layout.bridge)
+            found |= bridge.state_dict(prefix=f"{self.layout.bridge}.", keep_vars=True)
         return found
 
     def layer_of(self, name: str) -> int | None:
-        """Return the place of the layer, from 0, that a parameter is in; None outside of them."""
-        stack = self._side.stack.removeprefix(f"{self._side.root}.")
-        if not name.startswith(f"{stack}."):
+        """Return the layer (from 0) of a parameter, or None for a parameter outside the layers."""
+        path = self._stack.layers.removeprefix(f"{self._stack.root}.")
+        if not name.startswith(f"{path}."):
             return None
-        return int(name.removeprefix(f"{stack}.").partition(".")[0])
+        return int(name.removeprefix(f"{path}.").partition(".")[0])
 
 
 def stacks_of(backbone: Backbone) -> Mapping[str, StackWeights]:
-    """Return the sides of a backbone by name."""
-    anatomy = find_layer_layout(backbone.model)
+    """Return the stacks of a backbone by name: ``encoder``, ``decoder`` or both."""
+    layout = find_layer_layout(backbone.model)
     return {
-        name: StackWeights(name, backbone.model, anatomy, backbone.fresh) for name in anatomy.sides
+        name: StackWeights(name, backbone.model, layout, backbone.newly_initialized)
+        for name in layout.stacks
     }
 
 
-def token_tables(sides: Mapping[str, StackWeights]) -> dict[str, list[StackWeights]]:
-    """Return what each table of tokens is called, and the sides that have it, or have it in common.
+def token_tables(stacks: Mapping[str, StackWeights]) -> dict[str, list[StackWeights]]:
+    """Return the tables of token embeddings of a model.
 
     Args:
-        sides: Of one model.
+        stacks: All stacks of the model by name.
+
+    Returns:
+        Name of each table in reports, to the stacks that share it.
     """
     tables: dict[int, list[StackWeights]] = {}
-    for side in sides.values():
-        if side.tokens is not None:
-            tables.setdefault(id(side.tokens.weight), []).append(side)
-    alone = len(tables) == 1
+    for stack in stacks.values():
+        if stack.tokens is not None:
+            # BART has two modules with one weight, so the tensor identifies the table.
+            tables.setdefault(id(stack.tokens.weight), []).append(stack)
+    single = len(tables) == 1
     return {
-        "token embeddings" if alone else f"{held[0].name} token embeddings": held
-        for held in tables.values()
+        "token embeddings" if single else f"{sharing[0].name} token embeddings": sharing
+        for sharing in tables.values()
     }
 
 
-def named_like(side: StackWeights, other: StackWeights) -> dict[str, Tensor]:
-    """Return the weights of a side's layers, so named that the same part has the same name.
+def aligned_names(stack: StackWeights, other: StackWeights) -> dict[str, Tensor]:
+    """Return the layers of a stack with names comparable to those of another stack.
+
+    In T5 the feed-forward part is number 1 of an encoder layer and number 2 of a decoder layer. If
+    only one of the two stacks has cross-attention, its parts get the numbers of a layer without.
 
     Args:
-        side: Any.
-        other: What it is compared with; where one of them alone reads an encoder, T5's numbers of
-            the parts of a layer are those without cross-attention.
+        stack: Stack to return the layers of.
+        other: Stack to compare with.
     """
-    if side.listens == other.listens:
-        return side.layers
-    found = (_T5_CROSS.fullmatch(name) for name in side.layers)
+    if stack.has_cross_attention == other.has_cross_attention:
+        return stack.layers
+    found = (_T5_CROSS.fullmatch(name) for name in stack.layers)
     cross = {match["layer"]: int(match["place"]) for match in found if match}
-    return {_renumbered(name, cross): value for name, value in side.layers.items()}
+    return {_without_cross_number(name, cross): value for name, value in stack.layers.items()}
 
 
-def _renumbered(name: str, cross: Mapping[str, int]) -> str:
+def _without_cross_number(name: str, cross: Mapping[str, int]) -> str:
+    """Return a parameter name with T5's numbers of a layer without cross-attention.
+
+    Args:
+        name: Parameter name.
+        cross: Path of each layer to the number of its cross-attention.
+    """
     match = _T5_PART.fullmatch(name)
     if match is None or match["layer"] not in cross:
         return name
-    place, between = int(match["place"]), cross[match["layer"]]
-    if place == between:
-        return f"{match['layer']}.{_T5}.{match['rest']}"
-    return f"{match['layer']}.{place - (place > between)}.{match['rest']}"
+    place, cross_place = int(match["place"]), cross[match["layer"]]
+    if place == cross_place:
+        return f"{match['layer']}.{_T5_ALIGNED}.{match['rest']}"
+    return f"{match['layer']}.{place - (place > cross_place)}.{match['rest']}"
 
 
 def is_cross_attention(name: str) -> bool:
-    """Whether a parameter of a layer is part of what reads an encoder."""
+    """Return True if a parameter belongs to the cross-attention of a layer."""
     return any(part.startswith(_CROSS) for part in name.split("."))
 
 
-def is_one_way(name: str) -> bool:
-    """Whether a parameter means something else where no later token is seen: T5's distances."""
+def is_directional(name: str) -> bool:
+    """Return True if a parameter has another meaning in an encoder than in a decoder.
+
+    T5's relative positions of an encoder cover both directions, those of a decoder only earlier
+    tokens, in a table of the same shape.
+    """
     return "relative_attention_bias" in name.split(".")

@@ -1,4 +1,4 @@
-"""Fill a backbone and a head from the weights of another stage."""
+"""Weight transfer from one stage to the backbone and the head of the next."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,7 +14,7 @@ from lightning_transfer.backbones.masked_lm import MaskedLMHead
 from lightning_transfer.checkpoints.adapter_files import stored_adapter
 from lightning_transfer.checkpoints.loading import Weights
 from lightning_transfer.utils import Labels
-from lightning_transfer.weight_transfer.backbone_weights import fill_backbone, own_parts
+from lightning_transfer.weight_transfer.backbone_weights import fill_backbone, untransferred_parts
 from lightning_transfer.weight_transfer.head_weights import fill_head
 from lightning_transfer.weight_transfer.stack_weights import stacks_of
 from lightning_transfer.weight_transfer.vocabularies import Tokenizers
@@ -29,30 +29,41 @@ from lightning_transfer.weight_transfer.weight_transfer_spec import WeightTransf
 
 @runtime_checkable
 class AcceptsLMHead(Protocol):
-    """A head that can start from what stood above a pretrained decoder."""
+    """Head that can load the language modelling head of a pretrained decoder."""
 
     def load_lm_head(self, state: Mapping[str, Tensor]) -> None:
-        """Take it over."""
+        """Load the weights of the pretrained head.
+
+        Args:
+            state: Weights by their names below the decoder.
+        """
         ...
 
 
 @runtime_checkable
 class AcceptsMaskedLM(Protocol):
-    """A head that can start from that of a pretrained masked language model."""
+    """Head that can load the head of a pretrained masked language model."""
 
     def load_masked_lm(self, found: MaskedLMHead) -> tuple[bool, str]:
-        """Take it over, if there is one; say whether it was, and what there is to be known."""
+        """Load the weights of the pretrained head, if the checkpoint has one.
+
+        Args:
+            found: The pretrained head.
+
+        Returns:
+            True if it was loaded, and a note for the report (may be empty).
+        """
         ...
 
 
 @runtime_checkable
 class AcceptsPooler(Protocol):
-    """A head that can start from a pretrained pooler's dense layer."""
+    """Head that can load the dense layer of a pretrained pooler."""
 
     pooling: str
 
     def load_pooler(self, state: Mapping[str, Tensor]) -> None:
-        """Take over ``weight`` and ``bias``."""
+        """Load ``weight`` and ``bias`` of the dense layer."""
         ...
 
 
@@ -64,46 +75,47 @@ def transfer_weights(
     *,
     label_map: Mapping[str, str] | None = None,
     adapter: Adapter | None = None,
-    before: Adapter | None = None,
+    old_adapter: Adapter | None = None,
     spec: WeightTransferSpec | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     target_tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> WeightTransferReport:
-    """Load into backbone and head what belongs to them, and say what became of each part.
+    """Transfer weights to a backbone and a head, and report the status of each part.
 
-    Everything is matched by name: sides and layers, tokens by their strings, outputs by their
-    labels. An encoder goes to an encoder and a decoder to a decoder, also where the other model
-    has one of them alone. The head's weights carry over if it is of the same form and the label
-    names agree; rows of its output layer follow their label names, whatever their order. An adapter
-    that the weights were trained with is merged into them, and a new one is put in. One that cannot
-    be merged lives on if the stage has the very same.
+    Everything is matched by name: stacks and layers by parameter name, tokens by string, outputs by
+    label. An encoder fills an encoder and a decoder fills a decoder, even if one of the models has
+    only one of the two. The head is transferred if it has the same class, settings and labels; the
+    rows of its output layer follow the label names in any order. An adapter of the weights is
+    merged into them, and the adapter of the stage is applied on top. An adapter that cannot be
+    merged continues if the stage has an equal one.
 
     Args:
-        start: Weights to start from; None starts from the backbone as it is. Where the layers below
-            the head stay those that the backbone came with, what stood above them, a pretrained
-            pooler, what guessed masked tokens or a decoder's output layer, goes to a head that can
-            take it.
-        backbone: Filled in place; tied weights stay tied, and each keeps its dtype.
+        start: Weights to transfer; None: the backbone keeps its initial parameters. If its top
+            layers keep them, a pretrained pooler or language modelling head above these layers is
+            loaded into a head that accepts it.
+        backbone: Filled in place. Tied weights stay tied, and each tensor keeps its dtype.
         head: Filled in place.
-        labels: Contract of the data to come.
-        label_map: Old name to new name; see :func:`lightning_transfer.utils.labels.match_outputs`.
-        adapter: Put into the backbone, on top of the weights to start from.
-        before: The adapter that the weights were trained with, if it is of your own class.
-        take: What is taken; None: all that fits, and an error if something does not.
-        tokenizer: The one that the backbone is fed by; rows of the token embeddings follow the
-            tokens' strings if it is another than that of the weights. None: the same.
-        target_tokenizer: The one of the targets that a decoder writes. None: the same as
+        labels: Labels of the stage.
+        label_map: Old label name to new label name; see
+            :func:`lightning_transfer.utils.labels.match_outputs`.
+        adapter: Adapter of the stage, applied to the backbone after the transfer.
+        old_adapter: Adapter that the weights were trained with; only needed for a class of your
+            own.
+        spec: Parts to transfer. None: all parts, with an error if one does not fit.
+        tokenizer: Tokenizer of the stage. Token embeddings are matched by string if it differs from
+            that of the weights. None: the same as that of the weights.
+        target_tokenizer: Tokenizer of the target texts of a decoder. None: the same as
             ``tokenizer``.
 
     Returns:
-        What became of each part; its text is a line on the head and the adapters.
+        The status of each part. Its text is one line about the head and the adapters.
 
     Raises:
-        ImportError: If an adapter needs peft, and it is not installed.
+        ImportError: If an adapter needs peft and peft is not installed.
         ValueError: If the weights or the adapter do not fit the backbone, if the adapter of the
-            weights could only be dropped, if the labels agree only in part and no map says what
-            belongs together, or if the rows of a head's output layer are to be matched and it
-            shows none.
+            weights can be neither merged nor continued, if the labels match only in part and there
+            is no ``label_map``, or if outputs have to be reordered and the head has no output layer
+            called ``out``.
 
     Example:
         >>> from transformers import BertConfig, BertModel
@@ -116,37 +128,49 @@ def transfer_weights(
         ...     return Backbone(BertModel(config)), LinearHead(8, 1)
         >>> labels = Labels("regression")
         >>> trained = SequenceRegression(*parts(3), labels=labels)
-        >>> start = Weights.of(trained, tokenizer=None, where="above")  # or read_weights(folder)
+        >>> start = Weights.of(trained, tokenizer=None, where="memory")  # or read_weights(folder)
         >>> backbone, head = parts(2)
-        >>> handed = transfer_weights(start, backbone, head, labels, spec=WeightTransferSpec(on_mismatch="new"))
-        >>> for part in handed.parts:
+        >>> spec = WeightTransferSpec(on_mismatch="new")
+        >>> report = transfer_weights(start, backbone, head, labels, spec=spec)
+        >>> for part in report.parts:
         ...     print(f"{part.part}: {part.status}")
         token embeddings: transferred
         positions: transferred
         encoder: transferred
         encoder: skipped
         head: transferred
-        >>> handed.parts[3].why
-        'layer 3: none in the backbone'
+        >>> report.parts[3].why
+        'layer 3: not in the backbone'
         >>> task = SequenceRegression(backbone, head, labels=labels)
     """
     spec = spec or WeightTransferSpec()
-    gone: list[TransferredPart] = []
+    old_parts: list[TransferredPart] = []
     if start is None:
-        parts = own_parts(backbone, "")
-        told = _begin(head, backbone)
+        parts = untransferred_parts(backbone, "")
+        head_part = _load_pretrained_head(head, backbone)
     else:
-        old = stored_adapter(start.described, own=before or adapter, where=start.where)
+        # Weights with an adapter class of the user's own may continue with the one of this stage.
+        own_adapter = old_adapter or adapter
+        old_adapter = stored_adapter(start.description, own=own_adapter, where=start.where)
         tokenizers = _tokenizers(start, backbone, tokenizer, target_tokenizer)
-        parts, gone = fill_backbone(
-            start, backbone, old=old, adapter=adapter, spec=spec, tokenizers=tokenizers
+        parts, old_parts = fill_backbone(
+            start,
+            backbone,
+            old_adapter=old_adapter,
+            new_adapter=adapter,
+            spec=spec,
+            tokenizers=tokenizers,
         )
-        begun = _begin(head, backbone) if _keeps_top(backbone, parts) else None
-        words = tokenizers.words(old_writes=True, new_writes=True)
-        told = fill_head(start, head, labels, label_map, spec=spec, words=words)
-        if begun is not None and told.status == "reinitialised":
-            told = replace(told, status=begun.status)
-    return WeightTransferReport((*parts, told, *gone, *_adapt(backbone, adapter)))
+        # Before `fill_head`: a head of the weights replaces a pretrained one.
+        keeps_top = _keeps_top_layers(backbone, parts)
+        pretrained = _load_pretrained_head(head, backbone) if keeps_top else None
+        vocabularies = tokenizers.vocabularies(old_is_target=True, new_is_target=True)
+        head_part = fill_head(start, head, labels, label_map, spec=spec, vocabularies=vocabularies)
+        # Nothing was transferred into the head, so its pretrained weights are still there.
+        if pretrained is not None and head_part.status == "reinitialised":
+            head_part = replace(head_part, status=pretrained.status)
+    new_parts = _apply_adapter(backbone, adapter)
+    return WeightTransferReport((*parts, head_part, *old_parts, *new_parts))
 
 
 def _tokenizers(
@@ -155,32 +179,43 @@ def _tokenizers(
     tokenizer: PreTrainedTokenizerBase | None,
     target_tokenizer: PreTrainedTokenizerBase | None,
 ) -> Tokenizers:
-    """Return the tokenizers of both; those of targets only where there is a decoder to write."""
-    wrote = bool((start.described["backbone"] or {}).get("is_encoder_decoder"))
-    writes = bool(getattr(backbone, "is_encoder_decoder", False))
+    """Return the tokenizers of both models, with target tokenizers only for encoder-decoders."""
+    old_has_targets = bool((start.description["backbone"] or {}).get("is_encoder_decoder"))
+    new_has_targets = bool(getattr(backbone, "is_encoder_decoder", False))
     return Tokenizers(
         start.tokenizer,
         tokenizer,
-        start.target_tokenizer if wrote else None,
-        target_tokenizer if writes else None,
+        start.target_tokenizer if old_has_targets else None,
+        target_tokenizer if new_has_targets else None,
     )
 
 
-def _keeps_top(backbone: nn.Module, parts: Sequence[TransferredPart]) -> bool:
-    """Whether the layers that a head stands on are those that the backbone came with.
+def _keeps_top_layers(backbone: nn.Module, parts: Sequence[TransferredPart]) -> bool:
+    """Return True if nothing was transferred into the layers below the head.
 
-    What it came with above them fits them, and no others.
+    A pooler or language modelling head was pretrained together with these layers and fits no
+    others.
     """
     if not isinstance(backbone, Backbone):
         return False
-    *_, top = stacks_of(backbone)
+    *_, top = stacks_of(backbone)  # the decoder of an encoder-decoder
     return not any(p.part == top and p.status in ("transferred", "resized") for p in parts)
 
 
-def _begin(head: nn.Module, backbone: nn.Module) -> TransferredPart:
-    """Let a head start from what a backbone came with and does not hold itself."""
+def _load_pretrained_head(head: nn.Module, backbone: nn.Module) -> TransferredPart:
+    """Load the pooler or language modelling head of a pretrained model into a head.
+
+    Args:
+        head: Filled in place if it accepts one of them.
+        backbone: Holds their weights outside of its parameters, if its checkpoint had any.
+
+    Returns:
+        The head with its status, ``kept`` or ``reinitialised``.
+    """
     is_kept, why = False, ""
     pooler = getattr(backbone, "pooler_state", None)
+    # A pooler reads the first token, so it fits no mean pooling. The output layer stays random,
+    # and with it the status.
     if pooler is not None and isinstance(head, AcceptsPooler) and head.pooling == "cls":
         head.load_pooler(pooler)
     lm_head = getattr(backbone, "lm_head_state", None)
@@ -195,11 +230,11 @@ def _begin(head: nn.Module, backbone: nn.Module) -> TransferredPart:
     )
 
 
-def _adapt(backbone: nn.Module, adapter: Adapter | None) -> list[TransferredPart]:
-    """Put in a new adapter, unless the one of the weights lives on."""
+def _apply_adapter(backbone: nn.Module, adapter: Adapter | None) -> list[TransferredPart]:
+    """Apply the adapter of the stage, unless the backbone continues with that of the weights."""
     if adapter is None or applied(backbone) is not None:
         return []
-    before = count(backbone.parameters())
+    before = count(backbone.parameters())  # the report lists only the size of the adapter
     adapter.apply(backbone)
     size = count(backbone.parameters()) - before
     return [TransferredPart(ADAPTER + name_of(adapter), "reinitialised", size)]

@@ -1,4 +1,4 @@
-"""Two tokenizers, and which rows of a table of tokens go from one to the other."""
+"""Vocabularies of two tokenizers, and the rows of a token table that they share."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,17 +10,17 @@ from transformers import PreTrainedTokenizerBase
 
 @dataclass(frozen=True)
 class Vocabularies:
-    """The tokens of the weights and those of the stage, by string.
+    """Tokens of the weights and tokens of the stage.
 
     Args:
-        old: String to id, of the weights.
-        new: String to id, of the stage.
+        old: Token string to id, of the weights.
+        new: Token string to id, of the stage.
 
     Example:
-        >>> words = Vocabularies({"a": 0, "b": 1}, {"b": 0, "c": 1, "a": 2})
-        >>> [rows.tolist() for rows in words.shared]
+        >>> vocabularies = Vocabularies({"a": 0, "b": 1}, {"b": 0, "c": 1, "a": 2})
+        >>> [rows.tolist() for rows in vocabularies.shared_rows]
         [[1, 0], [0, 2]]
-        >>> words.same
+        >>> vocabularies.same
         False
     """
 
@@ -31,41 +31,44 @@ class Vocabularies:
     def of(
         cls, old: PreTrainedTokenizerBase | None, new: PreTrainedTokenizerBase | None
     ) -> "Vocabularies | None":
-        """Return the vocabularies of two tokenizers; None where one is not known."""
+        """Return the vocabularies of two tokenizers, or None if one of them is unknown."""
         if old is None or new is None:
             return None
         return cls(old.get_vocab(), new.get_vocab())
 
     @property
     def same(self) -> bool:
-        """Whether each id means the same."""
+        """True if each id is the same token in both vocabularies."""
         return self.old == self.new
 
     @property
-    def shared(self) -> tuple[Tensor, Tensor]:
-        """Rows of the tokens that both have, int64 (tokens,): in the old table and in the new."""
-        words = sorted(set(self.old) & set(self.new), key=self.new.__getitem__)
-        rows = ([ids[word] for word in words] for ids in (self.old, self.new))
+    def shared_rows(self) -> tuple[Tensor, Tensor]:
+        """Rows of the common tokens in the old and in the new table, int64 (shared tokens,)."""
+        # Sorted: the order of a set of strings differs between processes, and with it the rounding
+        # of a mean over these rows.
+        tokens = sorted(set(self.old) & set(self.new), key=self.new.__getitem__)
+        rows = ([ids[token] for token in tokens] for ids in (self.old, self.new))
         old, new = (torch.tensor(row, dtype=torch.long) for row in rows)
         return old, new
 
-    def fit(self, old_rows: int, new_rows: int) -> bool:
-        """Whether tables of that many rows can be those of the two tokenizers."""
+    def fit_tables(self, old_rows: int, new_rows: int) -> bool:
+        """Return True if tables with this many rows have a row for each token."""
+        # The largest id and not the count: a vocabulary may have gaps.
         return max(self.old.values()) < old_rows and max(self.new.values()) < new_rows
 
 
 @dataclass(frozen=True)
 class Tokenizers:
-    """What the weights and the stage read and write by; None where it is not known.
+    """Tokenizers of the weights and of the stage; None if unknown.
 
-    Only a decoder behind an encoder has targets: of a model without one, both targets are None,
-    whatever the run has for its other stages.
+    Only the decoder of an encoder-decoder has a target tokenizer. For a model without one, both
+    target tokenizers are None, even if other stages of the run have one.
 
     Args:
-        old: Of the weights.
-        new: Of the stage.
-        old_target: Of the targets of the weights; None: the same as ``old``.
-        new_target: Of the targets of the stage; None: the same as ``new``.
+        old: Tokenizer of the weights.
+        new: Tokenizer of the stage.
+        old_target: Target tokenizer of the weights; None: the same as ``old``.
+        new_target: Target tokenizer of the stage; None: the same as ``new``.
     """
 
     old: PreTrainedTokenizerBase | None = None
@@ -73,40 +76,44 @@ class Tokenizers:
     old_target: PreTrainedTokenizerBase | None = None
     new_target: PreTrainedTokenizerBase | None = None
 
-    def words(self, *, old_writes: bool, new_writes: bool) -> Vocabularies | None:
-        """Return the vocabularies of a table of the weights and of one of the stage.
+    def vocabularies(self, *, old_is_target: bool, new_is_target: bool) -> Vocabularies | None:
+        """Return the vocabularies of a token table of the weights and of one of the stage.
 
         Args:
-            old_writes: Whether the first is that of a decoder behind an encoder.
-            new_writes: Whether the second is.
+            old_is_target: True if the table of the weights is of the decoder of an
+                encoder-decoder.
+            new_is_target: True if the table of the stage is of the decoder of an encoder-decoder.
         """
-        old = self.old_target if old_writes and self.old_target is not None else self.old
-        new = self.new_target if new_writes and self.new_target is not None else self.new
+        old = self.old_target if old_is_target and self.old_target is not None else self.old
+        new = self.new_target if new_is_target and self.new_target is not None else self.new
         return Vocabularies.of(old, new)
 
     @property
     def same(self) -> bool:
-        """Whether the stage reads and writes as the weights do, as far as that is known."""
-        found = [self.words(old_writes=writes, new_writes=writes) for writes in (False, True)]
-        return all(words is None or words.same for words in found)
+        """True if the vocabularies of weights and stage agree; unknown ones count as equal."""
+        found = [
+            self.vocabularies(old_is_target=target, new_is_target=target)
+            for target in (False, True)
+        ]
+        return all(vocabularies is None or vocabularies.same for vocabularies in found)
 
     @property
-    def read_by(self) -> "Readers | None":
-        """The tokenizers of what is read; None where one is not known."""
-        return _both(self.old, self.new)
+    def input_pair(self) -> "TokenizerPair | None":
+        """Tokenizers of the input texts, or None if one of them is unknown."""
+        return _pair(self.old, self.new)
 
     @property
-    def written_by(self) -> "Readers | None":
-        """The tokenizers of what is written; None where one is not known."""
+    def target_pair(self) -> "TokenizerPair | None":
+        """Tokenizers of the target texts, or None if one of them is unknown."""
         old = self.old if self.old_target is None else self.old_target
-        return _both(old, self.new if self.new_target is None else self.new_target)
+        return _pair(old, self.new if self.new_target is None else self.new_target)
 
 
-Readers = tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase]
-"""The tokenizer of the weights and that of the stage."""
+TokenizerPair = tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase]
+"""Tokenizer of the weights and tokenizer of the stage."""
 
 
-def _both(
+def _pair(
     old: PreTrainedTokenizerBase | None, new: PreTrainedTokenizerBase | None
-) -> Readers | None:
+) -> TokenizerPair | None:
     return None if old is None or new is None else (old, new)

@@ -1,4 +1,4 @@
-"""A model's config with the vocabulary of other tokenizers: sizes and special tokens."""
+"""Model config with the vocabulary of other tokenizers: table sizes and special tokens."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,13 +6,20 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from lightning_transfer.backbones.lm_heads import GENERATION
-from lightning_transfer.weight_transfer.vocabularies import Readers, Tokenizers
+from lightning_transfer.weight_transfer.vocabularies import TokenizerPair, Tokenizers
 
-# Models whose tables of positions begin behind the row of the padding token's id.
-_BEHIND_PADDING = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "roberta-prelayernorm")
+# Architectures with a first position after the padding token's id.
+_POSITIONS_AFTER_PADDING = (
+    "roberta",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "camembert",
+    "roberta-prelayernorm",
+)
 _ROLES = ("pad", "bos", "eos", "cls", "sep", "mask", "unk")
-# What generation is told of tokens beside ids that end in _token_id: lists of them, or of lists.
-_LISTS = (
+# Fields of a generation config with token ids whose names do not end in _token_id: lists of ids,
+# or lists of sequences of ids.
+_ID_LISTS = (
     "bad_words_ids",
     "force_words_ids",
     "suppress_tokens",
@@ -22,82 +29,94 @@ _LISTS = (
 
 
 def config_for(config: Mapping[str, Any], tokenizers: Tokenizers) -> dict[str, Any]:
-    """Return a model's config with the vocabulary of the stage's tokenizers.
+    """Return a model config with the vocabulary of the stage's tokenizers.
 
-    An encoder's side follows the tokenizer of the texts, a decoder's that of the targets. So do the
-    special tokens, which keep their parts: the id of a token that begins, ends or pads a text, that
-    is forced or forbidden, becomes that of the token of the same role, or else of the same string.
-    What is not found is left open, for the targets' tokenizer to fill. Rows beyond a tokenizer's
-    tokens stay where the tokenizer stays.
+    The encoder follows the tokenizer of the input texts, the decoder that of the target texts. The
+    id of a special token, also of a forced or forbidden one, becomes the id of the new token with
+    the same role, else of the new token with the same string, else None, which the task fills from
+    the target tokenizer. With equal vocabularies the table keeps its size, which may be larger than
+    the vocabulary.
 
     Args:
-        config: Of a model of transformers, as plain values.
-        tokenizers: Of the weights that the config belongs to, and of the stage.
+        config: Config of a model of transformers, as plain values.
+        tokenizers: Tokenizers of the weights with this config, and of the stage.
     """
-    reads, writes = tokenizers.read_by, tokenizers.written_by
+    inputs, targets = tokenizers.input_pair, tokenizers.target_pair
     if not config.get("is_encoder_decoder"):
-        return _resized(_with_ids(config, reads), "vocab_size", reads)
-    changed = _with_ids(config, writes)
-    if isinstance(config.get("encoder"), Mapping):  # made of two models
-        for side, both in (("encoder", reads), ("decoder", writes)):
-            changed[side] = _resized(_with_ids(config[side], both), "vocab_size", both)
+        return _with_size(_with_token_ids(config, inputs), "vocab_size", inputs)
+    # The special tokens of an encoder-decoder are used in generation: they are of the targets.
+    changed = _with_token_ids(config, targets)
+    if isinstance(config.get("encoder"), Mapping):  # an EncoderDecoderModel, with two configs
+        for stack, pair in (("encoder", inputs), ("decoder", targets)):
+            own = _with_token_ids(config[stack], pair)
+            changed[stack] = _with_size(own, "vocab_size", pair)
         return changed
-    changed = _resized(changed, "vocab_size", reads)
-    return _resized(changed, "decoder_vocab_size", writes)  # which few have
+    changed = _with_size(changed, "vocab_size", inputs)
+    # Only a few architectures have it, such as Marian with separate vocabularies.
+    return _with_size(changed, "decoder_vocab_size", targets)
 
 
-def _resized(config: dict[str, Any], key: str, both: Readers | None) -> dict[str, Any]:
-    if both is None or config.get(key) is None or both[0].get_vocab() == both[1].get_vocab():
+def _with_size(config: dict[str, Any], key: str, pair: TokenizerPair | None) -> dict[str, Any]:
+    """Return a config with the vocabulary size of the second tokenizer, if it has this key."""
+    # With equal vocabularies the size stays: a table may be padded to more rows than tokens.
+    if pair is None or config.get(key) is None or pair[0].get_vocab() == pair[1].get_vocab():
         return config
-    return {**config, key: len(both[1])}
+    return {**config, key: len(pair[1])}
 
 
-def _with_ids(config: Mapping[str, Any], both: Readers | None) -> dict[str, Any]:
-    """Return a config with the ids of special tokens of the second tokenizer."""
+def _with_token_ids(config: Mapping[str, Any], pair: TokenizerPair | None) -> dict[str, Any]:
+    """Return a config with token ids of the second tokenizer."""
     changed = dict(config)
-    if both is None:
+    if pair is None:
         return changed
     for key, value in config.items():
         if key == GENERATION and isinstance(value, Mapping):
-            changed[key] = _with_ids(value, both)
-        elif key.endswith(("_token_id", "_token_ids")) or key in _LISTS:
+            changed[key] = _with_token_ids(value, pair)
+        elif key.endswith(("_token_id", "_token_ids")) or key in _ID_LISTS:
             role = key.removesuffix("_token_id")
-            changed[key] = _mapped(value, both, role)
-    if config.get("model_type") in _BEHIND_PADDING:
-        moved = (changed.get("pad_token_id") or 0) - (config.get("pad_token_id") or 0)
-        changed["max_position_embeddings"] = config["max_position_embeddings"] + moved
+            changed[key] = _convert_ids(value, pair, role)
+    if config.get("model_type") in _POSITIONS_AFTER_PADDING:
+        # Another padding id shifts the first position; the number of positions stays the same.
+        shift = (changed.get("pad_token_id") or 0) - (config.get("pad_token_id") or 0)
+        changed["max_position_embeddings"] = config["max_position_embeddings"] + shift
     return changed
 
 
-def _mapped(value: Any, both: Readers, role: str = "") -> Any:
-    """Return ids, in whatever lists they stand, in the second tokenizer.
+def _convert_ids(value: Any, pair: TokenizerPair, role: str = "") -> Any:
+    """Return a token id, or nested lists of ids, converted to the second tokenizer.
 
-    A list of single tokens loses those that have no counterpart; a sequence of tokens with such a
-    one is none any more, and is lost as a whole.
+    A list of tokens loses the tokens without a counterpart. A sequence of tokens is removed as a
+    whole if one of its tokens has no counterpart.
     """
     if isinstance(value, bool) or not isinstance(value, int | list | tuple):
         return value
     if isinstance(value, int):
-        return _same_token(value, *both, role=role)
-    found = [_mapped(item, both, role) for item in value]
-    kept = [new for old, new in zip(value, found, strict=True) if _whole(old, new)]
-    return kept or None
+        return _convert_id(value, *pair, role=role)
+    converted = [_convert_ids(item, pair, role) for item in value]
+    complete = [new for old, new in zip(value, converted, strict=True) if _is_complete(old, new)]
+    return complete or None  # generate() rejects an empty list
 
 
-def _whole(old: Any, new: Any) -> bool:
+def _is_complete(old: Any, new: Any) -> bool:
+    """Return True if no token was lost in conversion."""
     return new is not None and (not isinstance(old, list | tuple) or len(new) == len(old))
 
 
-def _same_token(
+def _convert_id(
     token_id: int, old: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase, *, role: str
 ) -> int | None:
-    """Return the id of a special token in another tokenizer, by role, then by string.
+    """Return the id of a token in another tokenizer, matched by role, then by string.
 
-    Of a token that has several roles, as GPT-2's only one has, the role that is asked for counts
-    first, and what stands for unknown words last.
+    Args:
+        token_id: Id in the old tokenizer.
+        old: Tokenizer of the weights.
+        new: Tokenizer of the stage.
+        role: Role of the config field, such as ``eos``.
     """
-    held = [name for name in _ROLES if getattr(old, f"{name}_token_id") == token_id]
-    for name in sorted(held, key=lambda name: name != role):
+    roles = [name for name in _ROLES if getattr(old, f"{name}_token_id") == token_id]
+    # GPT-2 has one special token for several roles. The role of the field counts first, and `unk`
+    # is the last of the others.
+    for name in sorted(roles, key=lambda name: name != role):
         other: int | None = getattr(new, f"{name}_token_id")
         if other is not None:
             return other

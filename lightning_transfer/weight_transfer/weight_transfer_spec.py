@@ -1,4 +1,4 @@
-"""Which parts of the weights before it a stage asks for."""
+"""Specification of a weight transfer: the parts to transfer to a stage."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -11,29 +11,30 @@ OnMismatch = Literal["error", "new"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WeightTransferSpec:
-    """What is taken of the weights that a stage starts from; by default all that fits.
+    """Parts of the weights to transfer to a stage. By default all of them.
 
     Args:
-        backbone: All of the backbone; what follows is stronger.
-        encoder: Its layers with what stands around them, and its embeddings; None: as the backbone.
-        decoder: The same of a decoder. ``encoder``: a decoder behind an encoder takes what fits of
-            the *encoder* of the weights, which is its self-attention and feed-forward layers, as in
-            BERT2BERT (arXiv:1907.12461).
-        embeddings: The token embeddings, matched by the tokens' strings where the tokenizer
-            changes; None: as the encoder or decoder that they belong to.
-        head: The head, as far as its labels are the same.
-        on_mismatch: What follows when sizes differ, or what is computed with them: ``error``, or
-            ``new``: what does not fit stays behind, and in its place the stage's own weights stay
-            as they are built.
+        backbone: The whole backbone. The next three arguments override it for a part.
+        encoder: Layers and embeddings of the encoder; None: as ``backbone``.
+        decoder: Layers and embeddings of the decoder; None: as ``backbone``. ``encoder`` fills the
+            decoder of an encoder-decoder from the *encoder* of the weights, with all layers except
+            cross-attention, as in BERT2BERT (arXiv:1907.12461).
+        embeddings: Token embeddings, matched by token string if the tokenizers differ; None: as
+            the encoder or decoder that they belong to.
+        head: The head, if its labels match.
+        on_mismatch: Action if sizes or functions of weights and backbone differ. ``error`` raises.
+            ``new`` skips the parts that do not fit; the stage keeps its own weights there.
 
     Raises:
-        ValueError: If a value is not one of those.
+        ValueError: If a value is not one of those above.
 
     Example:
         >>> spec = WeightTransferSpec.of(["encoder"])
-        >>> spec.side("encoder"), spec.tokens("encoder"), spec.side("decoder"), spec.head
-        (True, True, False, False)
-        >>> WeightTransferSpec.of({"head": False}).side("decoder")
+        >>> spec.transfers_layers("encoder"), spec.transfers_tokens("encoder")
+        (True, True)
+        >>> spec.transfers_layers("decoder"), spec.head
+        (False, False)
+        >>> WeightTransferSpec.of({"head": False}).transfers_layers("decoder")
         True
     """
 
@@ -51,71 +52,76 @@ class WeightTransferSpec:
             optional = name not in ("backbone", "head")
             known = isinstance(value, bool) or (optional and value is None)
             if not known and (name, value) != ("decoder", "encoder"):
-                more = ", or encoder" if name == "decoder" else ""
-                raise ValueError(
-                    f"weight_transfer.{name} must be true or false{more}, got {value!r}"
-                )
+                allowed = "true, false or encoder" if name == "decoder" else "true or false"
+                raise ValueError(f"weight_transfer.{name} must be {allowed}, got {value!r}")
         if self.on_mismatch not in get_args(OnMismatch):
             raise ValueError(f"on_mismatch must be error or new, got {self.on_mismatch!r}")
 
     @classmethod
     def of(cls, parts: Any, *, on_mismatch: OnMismatch = "error") -> "WeightTransferSpec":
-        """Build it from the value of a config.
+        """Build the specification from the value of a config.
 
         Args:
-            parts: None: all. A list names all that is taken: ``[backbone]``, ``[encoder, head]``,
-                ``[]``. A mapping changes single parts of the whole: ``{head: false}``,
-                ``{decoder: encoder}``.
+            parts: None: all parts. A list contains all parts to transfer: ``[backbone]``,
+                ``[encoder, head]``, ``[]``. A mapping changes single parts of the default:
+                ``{head: false}``, ``{decoder: encoder}``.
             on_mismatch: See the class.
 
         Raises:
-            ValueError: If a part is unknown, or the value is neither list nor mapping.
+            ValueError: If a part is unknown, or the value is neither a list nor a mapping.
         """
         if parts is None:
             return cls(on_mismatch=on_mismatch)
-        listed = isinstance(parts, Sequence) and not isinstance(parts, str)
-        if not listed and not isinstance(parts, Mapping):
+        is_list = isinstance(parts, Sequence) and not isinstance(parts, str)
+        if not is_list and not isinstance(parts, Mapping):
             raise ValueError(
-                f"weight_transfer must be null, a list such as [backbone, head] or a mapping such as "
-                f"{{head: false}}, got {parts!r}; parts: {', '.join(PARTS)}"
+                "weight_transfer must be null, a list such as [backbone, head] or a mapping such "
+                f"as {{head: false}}, got {parts!r}; parts: {', '.join(PARTS)}"
             )
         for name in parts:
             if name not in PARTS:
-                near = did_you_mean(closest(str(name), PARTS))
-                raise ValueError(f"weight_transfer names {name!r}; parts: {', '.join(PARTS)}{near}")
-        if not listed:
+                suggestion = did_you_mean(closest(str(name), PARTS))
+                raise ValueError(
+                    f"unknown part {name!r} in weight_transfer{suggestion} "
+                    f"Parts: {', '.join(PARTS)}"
+                )
+        if not is_list:
             return cls(**parts, on_mismatch=on_mismatch)
+        # A list names everything to transfer, so the defaults of the other parts become False.
         named: dict[str, Any] = {name: True for name in parts}
         whole = {"backbone": False, "head": False}
         return cls(**{**whole, **named}, on_mismatch=on_mismatch)
 
-    def side(self, name: str) -> bool:
-        """Whether the layers of ``encoder`` or ``decoder`` are taken."""
-        own = getattr(self, name)
+    def transfers_layers(self, stack: str) -> bool:
+        """Return True if the layers of a stack, ``encoder`` or ``decoder``, are transferred."""
+        own = getattr(self, stack)
         return self.backbone if own is None else bool(own)
 
-    def tokens(self, name: str) -> bool:
-        """Whether the token embeddings of ``encoder`` or ``decoder`` are taken."""
-        return self.side(name) if self.embeddings is None else self.embeddings
+    def transfers_tokens(self, stack: str) -> bool:
+        """Return True if the token embeddings of a stack are transferred."""
+        return self.transfers_layers(stack) if self.embeddings is None else self.embeddings
 
-    def source(self, name: str) -> str:
-        """Return the side of the weights that a side takes from."""
-        return str(self.decoder) if name == "decoder" and self.decoder == "encoder" else name
+    def source_stack(self, stack: str) -> str:
+        """Return the stack of the weights that fills a stack of the backbone."""
+        return "encoder" if stack == "decoder" and self.decoder == "encoder" else stack
 
-    def asks_for(self, name: str) -> bool:
-        """Whether a part was named, so that it must be there."""
-        return bool(getattr(self, name))
+    def is_named(self, stack: str) -> bool:
+        """Return True if a stack is requested by its own name, so that the weights must have it."""
+        return bool(getattr(self, stack))
 
     @property
     def whole_backbone(self) -> bool:
-        """Whether all of the backbone is taken, side by side."""
-        sides = [self.side(name) and self.tokens(name) for name in ("encoder", "decoder")]
-        return all(sides) and self.decoder != "encoder"
+        """True if all of the backbone is transferred, each stack from the same stack."""
+        stacks = ("encoder", "decoder")
+        all_parts = all(self.transfers_layers(s) and self.transfers_tokens(s) for s in stacks)
+        return all_parts and self.decoder != "encoder"
 
     @property
     def any_of_backbone(self) -> bool:
-        """Whether something of the backbone is taken."""
-        return any(self.side(name) or self.tokens(name) for name in ("encoder", "decoder"))
+        """True if any part of the backbone is transferred."""
+        stacks = ("encoder", "decoder")
+        return any(self.transfers_layers(s) or self.transfers_tokens(s) for s in stacks)
 
 
 PARTS = tuple(f.name for f in dataclasses.fields(WeightTransferSpec) if f.name != "on_mismatch")
+"""Names of the parts in a config."""

@@ -1,4 +1,4 @@
-"""The adapters, the architectures that take them, and what their parameters are called."""
+"""Adapters, their architectures and the names of their parameters, for the tests."""
 
 import torch
 
@@ -18,13 +18,13 @@ ADAPTERS = {
 }
 MERGEABLE = ("lora", "ia3")
 MODELS = ("bert", "roberta", "distilbert", "electra", "deberta-v2", "modernbert")
-# Attention of its own, which takes no prefix.
+# Architectures that do not use transformers' attention interface.
 NO_PREFIX = ("deberta", "deberta-v2", "mpnet", "rembert")
 CASES = [(a, m) for a in ADAPTERS for m in MODELS if a != "prefix" or m not in NO_PREFIX]
 HEAD = {"head.dense.weight", "head.dense.bias", "head.out.weight", "head.out.bias"}
 ACTIVATIONS = {"distilbert": "relu", "electra": "gelu", "deberta-v2": "gelu"}
 STACKS = {"distilbert": "transformer.layer", "modernbert": "layers"}
-# Paths inside a layer.
+# Paths below a layer.
 QUERY_VALUE = {
     "distilbert": ("attention.q_lin", "attention.v_lin"),
     "deberta-v2": ("attention.self.query_proj", "attention.self.value_proj"),
@@ -45,7 +45,7 @@ BERT_OUTPUTS = ("attention.output.dense", "output.dense")
 
 
 def names_in_a_layer(adapter, model):
-    """What the adapter adds to one layer, written down by hand."""
+    """Return the names of an adapter's parameters in one layer, from lists written by hand."""
     if adapter == "lora":
         targets = QUERY_VALUE.get(model, ("attention.self.query", "attention.self.value"))
         return {f"{t}.lora_{part}.default.weight" for t in targets for part in "AB"}
@@ -62,14 +62,14 @@ def names_in_a_layer(adapter, model):
 
 
 def names(adapter, model):
-    """What the adapter adds to the task."""
+    """Return the names of an adapter's parameters in a task."""
     stack = STACKS.get(model, "encoder.layer")
     inside = names_in_a_layer(adapter, model)
     return {f"backbone.model.{stack}.{i}.{name}" for i in range(3) for name in inside}
 
 
 def make_task(model="bert", adapter=None, *, seed=0, recipe=None, **changes):
-    """A task whose head is the one that transformers has for the model."""
+    """Return a task with the head of transformers' classification model."""
     backbone = make_backbone(model, seed=seed, **changes)
     head = MLPHead(HIDDEN, 3, activation=ACTIVATIONS.get(model, "tanh"))
     if adapter is not None:
@@ -77,8 +77,8 @@ def make_task(model="bert", adapter=None, *, seed=0, recipe=None, **changes):
     return SequenceClassification(backbone, head, labels=SINGLE, recipe=recipe)
 
 
-def move(task, *, by=0.3):
-    """Stand in for a training: change all that trains, and nothing else."""
+def perturb(task, *, by=0.3):
+    """Change all trainable parameters of a task at random, as a replacement for training."""
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for parameter in task.parameters():

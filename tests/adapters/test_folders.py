@@ -1,4 +1,4 @@
-"""Checkpoints and model folders bring adapter and head back together."""
+"""Adapters in checkpoints and model folders."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ from lightning_transfer.checkpoints.loading import load
 from lightning_transfer.checkpoints.model_folder import DESCRIPTION, export
 from lightning_transfer.heads import LinearHead
 from lightning_transfer.tasks import SequenceClassification
-from tests.adapters.cases import ADAPTERS, CASES, MERGEABLE, SINGLE, make_task, move
+from tests.adapters.cases import ADAPTERS, CASES, MERGEABLE, SINGLE, make_task, perturb
 from tests.tiny import HIDDEN, OwnBackbone, make_backbone, make_inputs, make_loader, make_trainer
 
 IDS, MASK = make_inputs(lengths=(9, 3, 6))
@@ -39,7 +39,7 @@ def save(task, path):
 
 @pytest.mark.parametrize(("adapter", "model"), CASES)
 def test_a_checkpoint_gives_the_same_logits(adapter, model, tmp_path):
-    task = move(make_task(model, adapter))
+    task = perturb(make_task(model, adapter))
     loaded = load(save(task, tmp_path / "a.ckpt")).task
     assert torch.equal(logits(loaded), logits(task))
     assert torch.equal(loaded.head.out.weight, task.head.out.weight)
@@ -51,10 +51,10 @@ def test_a_checkpoint_gives_the_same_logits(adapter, model, tmp_path):
 
 @pytest.mark.parametrize("adapter", MERGEABLE)
 @pytest.mark.parametrize("model", CLASSIFICATION_LAYOUTS)
-def test_plain_transformers_opens_merged_weights_with_the_trained_head(
+def test_plain_transformers_loads_merged_weights_with_the_trained_head(
     adapter, model, tokenizer, tmp_path
 ):
-    task = move(make_task(model, adapter))
+    task = perturb(make_task(model, adapter))
     before = {name: value.clone() for name, value in task.state_dict().items()}
     expected = logits(task)
     assert export(task, tokenizer, tmp_path / "model") is True
@@ -69,22 +69,22 @@ def test_plain_transformers_opens_merged_weights_with_the_trained_head(
     loaded = load(tmp_path / "model").task
     assert applied(loaded.backbone) is None
     assert (logits(loaded) - expected).abs().max() < 1e-5
-    after = task.state_dict()  # the task itself keeps its adapter
+    after = task.state_dict()  # the task still has its adapter
     assert all(torch.equal(after[name], value) for name, value in before.items())
     assert applied(task.backbone) == ADAPTERS[adapter]
 
 
 def unmerged(model, adapter, head=None):
-    """A moved task whose model folder is to hold the adapter apart."""
+    """Return a task whose adapter is exported without merging, with random weights."""
     backbone = make_backbone(model)
     replace(ADAPTERS[adapter], merge=False).apply(backbone)
     head = head or make_task(model).head
-    return move(SequenceClassification(backbone, head, labels=SINGLE))
+    return perturb(SequenceClassification(backbone, head, labels=SINGLE))
 
 
 @pytest.mark.parametrize("adapter", MERGEABLE)
 @pytest.mark.parametrize("model", CLASSIFICATION_LAYOUTS)
-def test_peft_opens_the_adapter_of_an_unmerged_folder(adapter, model, tokenizer, tmp_path):
+def test_peft_loads_the_adapter_of_an_unmerged_folder(adapter, model, tokenizer, tmp_path):
     task = unmerged(model, adapter)
     expected = logits(task)
     assert export(task, tokenizer, tmp_path / "model") is True
@@ -101,7 +101,7 @@ def test_peft_opens_the_adapter_of_an_unmerged_folder(adapter, model, tokenizer,
     assert torch.equal(logits(load(tmp_path / "model").task), expected)
 
 
-def test_an_unmerged_adapter_may_lie_beside_a_head_that_transformers_lacks(tokenizer, tmp_path):
+def test_an_unmerged_adapter_with_a_head_unknown_to_transformers(tokenizer, tmp_path):
     for name, adapter in (("bert", "lora"), ("modernbert", "ia3")):
         task = unmerged(name, adapter, head=LinearHead(HIDDEN, 3))
         folder = tmp_path / name
@@ -115,11 +115,11 @@ def test_an_unmerged_adapter_may_lie_beside_a_head_that_transformers_lacks(token
         assert torch.equal(logits(load(folder).task), logits(task))
 
 
-def test_a_target_never_reaches_into_the_head(tokenizer, tmp_path):
-    """BERT's head has a `dense` of its own, as the layers do."""
+def test_a_target_in_the_backbone_does_not_match_the_head(tokenizer, tmp_path):
+    """BERT's head has a layer `dense`, as the layers of the backbone do."""
     backbone, head = make_backbone("bert"), make_task("bert").head
     LoRA(target_modules=["dense"], merge=False).apply(backbone)
-    task = move(SequenceClassification(backbone, head, labels=SINGLE))
+    task = perturb(SequenceClassification(backbone, head, labels=SINGLE))
     assert export(task, tokenizer, tmp_path / "model") is True
     assert not any(
         "pooler" in n for n in load_file(tmp_path / "model/adapter/adapter_model.safetensors")
@@ -128,14 +128,14 @@ def test_a_target_never_reaches_into_the_head(tokenizer, tmp_path):
 
 
 @pytest.mark.parametrize(("adapter", "model"), [(a, m) for a, m in CASES if a not in MERGEABLE])
-def test_what_cannot_be_merged_lies_beside_the_frozen_backbone(
+def test_an_unmergeable_adapter_is_stored_beside_the_frozen_backbone(
     adapter, model, tokenizer, tmp_path, caplog
 ):
     caplog.set_level("INFO")
     plain = make_task(model).backbone.eval()
-    task = move(make_task(model, adapter))
+    task = perturb(make_task(model, adapter))
     assert export(task, tokenizer, tmp_path / "model") is False
-    assert "apart: plain transformers does not open a " in caplog.text
+    assert "in separate files: neither transformers nor peft can open a " in caplog.text
     assert torch.equal(logits(load(tmp_path / "model").task), logits(task))
     opened, report = AutoModel.from_pretrained(tmp_path / "model", output_loading_info=True)
     assert not report["unexpected_keys"]
@@ -144,7 +144,7 @@ def test_what_cannot_be_merged_lies_beside_the_frozen_backbone(
         assert (found - plain(IDS, MASK)).abs().max() < 1e-5
 
 
-def test_a_merged_model_can_be_exported_on_demand(tokenizer, tmp_path):
+def test_a_loaded_adapter_can_be_merged_and_exported(tokenizer, tmp_path):
     task = unmerged("bert", "lora")
     expected = logits(task)
     export(task, tokenizer, tmp_path / "apart")
@@ -160,7 +160,7 @@ def test_a_merged_model_can_be_exported_on_demand(tokenizer, tmp_path):
 
 @dataclass(frozen=True)
 class Shift(Adapter):
-    """An adapter of a user's own: a vector added to the top layer's output."""
+    """Adapter of a user: a vector added to the output of the top layer."""
 
     parts = ("shift",)
 
@@ -170,44 +170,49 @@ class Shift(Adapter):
         top.register_forward_hook(lambda module, _, output: output + module.shift)
 
 
-def test_an_adapter_of_ones_own_is_passed_in(tokenizer, tmp_path):
+def test_a_users_adapter_is_an_argument_of_load(tokenizer, tmp_path):
     task = make_task("bert")
     Shift().apply(task.backbone)
-    move(task)
+    perturb(task)
     path = save(task, tmp_path / "a.ckpt")
     export(task, tokenizer, tmp_path / "model")
     for where in (path, tmp_path / "model"):
-        with pytest.raises(ValueError, match=r"is your own class .*Shift: pass adapter="):
+        with pytest.raises(
+            ValueError, match=r"is of your own class .*Shift; pass it: load\(path, adapter="
+        ):
             load(where)
         assert torch.equal(logits(load(where, adapter=Shift()).task), logits(task))
 
 
-def test_a_backbone_of_ones_own_is_passed_in_bare(tmp_path):
+def test_a_users_backbone_is_passed_to_load_without_an_adapter(tmp_path):
     def make(seed):
         torch.manual_seed(seed)
         return OwnBackbone()
 
     backbone = make(0)
     LoRA(r=2, target_modules=["first"]).apply(backbone)
-    task = move(SequenceClassification(backbone, make_task("bert").head, labels=SINGLE))
+    task = perturb(SequenceClassification(backbone, make_task("bert").head, labels=SINGLE))
     path = save(task, tmp_path / "a.ckpt")
     assert torch.equal(logits(load(path, backbone=make(1)).task), logits(task))
-    with pytest.raises(ValueError, match="holds LoRA already, so LoRA cannot be applied"):
+    with pytest.raises(ValueError, match="already has LoRA, so LoRA cannot be applied"):
         load(path, backbone=backbone)
 
 
-def test_a_description_names_nothing_but_our_own_classes(tmp_path):
+def test_a_checkpoint_rebuilds_only_adapters_of_this_package(tmp_path):
     described = {"adapter": {"class": "os.system", "args": {"command": "true"}}}
-    with pytest.raises(ValueError, match=r"own class os.system: pass adapter="):
+    with pytest.raises(ValueError, match=r"own class os.system; .*adapter=system"):
         stored_adapter(described, own=LoRA(), where="a.ckpt")
     task = make_task("bert", "lora")
     stored = json.loads(json.dumps(applied(task.backbone).args)) | {"later": 1}
     described = {"adapter": {"class": "lightning_transfer.adapters.lora.LoRA", "args": stored}}
-    with pytest.raises(ValueError, match=r"a.ckpt holds a LoRA that this version .*'later'"):
+    with pytest.raises(
+        ValueError,
+        match=r"a.ckpt contains a LoRA with arguments unknown to this version: .*'later'",
+    ):
         stored_adapter(described, own=None, where="a.ckpt")
 
 
-def test_a_damaged_adapter_is_said_to_be_so(tokenizer, tmp_path):
+def test_a_damaged_adapter_file_raises(tokenizer, tmp_path):
     export(unmerged("bert", "lora"), tokenizer, tmp_path / "model")
     path = tmp_path / "model" / "adapter" / "adapter_model.safetensors"
     path.write_bytes(path.read_bytes()[:50])
@@ -219,7 +224,7 @@ def test_a_damaged_adapter_is_said_to_be_so(tokenizer, tmp_path):
     assert json.loads((tmp_path / "model" / DESCRIPTION).read_text())["adapter"]["args"]["r"] == 2
 
 
-def test_weights_without_the_adapters_do_not_fit(tmp_path):
+def test_weights_without_those_of_the_adapter_raise(tmp_path):
     task = make_task("bert", "lora")
     path = save(task, tmp_path / "a.ckpt")
     content = torch.load(path, weights_only=True)
@@ -229,12 +234,12 @@ def test_weights_without_the_adapters_do_not_fit(tmp_path):
         load(path)
 
 
-def test_a_fit_and_a_load_bring_the_trained_head_back(tmp_path):
+def test_the_trained_head_is_loaded_from_a_checkpoint(tmp_path):
     task = make_task("bert", "lora")
-    fresh = task.head.out.weight.detach().clone()
+    initial = task.head.out.weight.detach().clone()
     loaders = make_loader("single_label", outputs=3), make_loader("single_label", outputs=3)
     make_trainer().fit(task, *loaders)
     loaded = load(save(task, tmp_path / "a.ckpt")).task
-    assert not torch.equal(loaded.head.out.weight, fresh)
+    assert not torch.equal(loaded.head.out.weight, initial)
     assert torch.equal(loaded.head.out.weight, task.head.out.weight)
     assert torch.equal(logits(loaded), logits(task))

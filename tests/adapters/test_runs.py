@@ -1,4 +1,4 @@
-"""Whole tiny runs with adapters: handed on, cut off and resumed, exported, predicted with."""
+"""Runs with adapters: transfer between stages, resumption, export and prediction."""
 
 import json
 import re
@@ -19,20 +19,20 @@ from tests.runs import Stop, Watch, transfer, weights, without_seconds
 
 pytestmark = pytest.mark.slow  # whole runs
 
-STRATEGIES = ("lora", "ia3", "prefix", "bottleneck", "bitfit")
+METHODS = ("lora", "ia3", "prefix", "bottleneck", "bitfit")
 SOURCE, TARGET = "source-seed0", "source-seed0/target-seed0"
-# Random numbers of its own, where an adapter can draw them.
+# Dropout inside the adapter, if it has one, so that resuming depends on its random numbers.
 DROPOUT = {"lora": ("adapter.dropout=0.3",), "bottleneck": ("adapter.dropout=0.3",)}
 
 
-def with_strategy(name, stage="target", *options):
-    place = f"stages.{stage}.finetuning"
-    return [f"strategy@{place}={name}", *(f"{place}.{option}" for option in options)]
+def with_method(name, stage="target", *options):
+    key = f"stages.{stage}.finetuning"
+    return [f"finetuning@{key}={name}", *(f"{key}.{option}" for option in options)]
 
 
 def alone(runs, folder, name, *options, **arguments):
-    words = with_strategy(name, "target", *options)
-    return runs.target(folder, overrides=words, **arguments)
+    overrides = with_method(name, "target", *options)
+    return runs.target(folder, overrides=overrides, **arguments)
 
 
 def final(folder, name):
@@ -40,41 +40,41 @@ def final(folder, name):
 
 
 def both(runs, source, target, *more):
-    words = [*with_strategy(source, "source"), *with_strategy(target, "target")]
-    return transfer(runs.news, runs.movies, *words, *more, baselines=False)
+    overrides = [*with_method(source, "source"), *with_method(target, "target")]
+    return transfer(runs.news, runs.movies, *overrides, *more, baselines=False)
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
-def test_a_run_trains_little_and_says_how_much(runs, tmp_path, name, caplog):
+@pytest.mark.parametrize("name", METHODS)
+def test_the_log_has_the_number_of_trained_parameters(runs, tmp_path, name, caplog):
     caplog.set_level("INFO")
     alone(runs, tmp_path, name)
     title = {"lora": "LoRA", "ia3": "IA3", "prefix": "PrefixTuning", "bottleneck": "Bottleneck"}
-    by = rf"by {title[name]}" if name in title else r"where \S+"
-    line = rf"frozen {by}: ([\d,]+) of ([\d,]+) parameters \((.*) %\) train"
+    chosen = rf"chosen by {title[name]}" if name in title else r"matching \S+"
+    line = rf"froze parameters {chosen}: ([\d,]+) of ([\d,]+) parameters \((.*) %\) trainable"
     [(trains, total, percent)] = re.findall(line, caplog.text)
     trains, total = (int(number.replace(",", "")) for number in (trains, total))
     assert float(percent) == pytest.approx(100 * trains / total, abs=0.005)
     [(_, before)] = Watch.started
     after = final(tmp_path, "target-seed0")
-    moved = {key for key in after if not torch.equal(before[key], after[key])}
-    assert sum(after[key].numel() for key in moved) == trains
-    assert {key for key in moved if key.startswith("head.")} == {
+    changed = {key for key in after if not torch.equal(before[key], after[key])}
+    assert sum(after[key].numel() for key in changed) == trains
+    assert {key for key in changed if key.startswith("head.")} == {
         key for key in after if key.startswith("head.")
     }
     loaded = load(tmp_path / "stages/target-seed0/final.ckpt").task
     adapter = applied(loaded.backbone)
-    for key in moved:
+    for key in changed:
         inside = key.removeprefix("backbone.")
         owned = adapter.owns(inside) if adapter else key.endswith("bias")
         assert owned or key.startswith("head.")
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
-def test_a_run_cut_off_and_resumed_is_the_same(runs, tmp_path, name):
+@pytest.mark.parametrize("name", METHODS)
+def test_an_interrupted_and_resumed_run_equals_an_uninterrupted_one(runs, tmp_path, name):
     def fit(folder, *, resume=False):
-        words = [*with_strategy(name, "target", *DROPOUT.get(name, ())), "resume_every=1"]
-        words = [*transfer(runs.news, runs.movies, *words, baselines=False), "order=[target]"]
-        return runs.fit(folder, *words, resume=resume)
+        overrides = [*with_method(name, "target", *DROPOUT.get(name, ())), "resume_every=1"]
+        overrides = transfer(runs.news, runs.movies, *overrides, baselines=False)
+        return runs.fit(folder, *overrides, "order=[target]", resume=resume)
 
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     expected = fit(whole)
@@ -95,7 +95,7 @@ def test_the_next_stage_starts_from_merged_weights(runs, tmp_path, name, caplog)
     caplog.set_level("INFO")
     runs.fit(tmp_path, *both(runs, name, "full"))
     title = {"lora": "LoRA", "ia3": "IA3"}[name]
-    assert f"head kept: labels rating; {title} merged into the base weights" in caplog.text
+    assert f"head kept: labels regression; {title} merged into the base weights" in caplog.text
     trained = load(tmp_path / "stages" / SOURCE / "final.ckpt").task
     batch = {"input_ids": torch.tensor([[2, 7, 9, 3]]), "attention_mask": torch.ones(1, 4).long()}
     expected = trained(batch)
@@ -108,7 +108,7 @@ def test_the_next_stage_starts_from_merged_weights(runs, tmp_path, name, caplog)
     assert not any(torch.equal(start[k], end[k]) for k in start if k.endswith("query.weight"))
 
 
-def test_a_fresh_adapter_goes_on_top_of_a_merged_one(runs, tmp_path, caplog):
+def test_a_new_adapter_is_applied_to_merged_weights(runs, tmp_path, caplog):
     caplog.set_level("INFO")
     runs.fit(tmp_path, *both(runs, "lora", "lora", "stages.target.finetuning.adapter.r=2"))
     assert "LoRA merged into the base weights; new LoRA" in caplog.text
@@ -124,11 +124,11 @@ def test_a_fresh_adapter_goes_on_top_of_a_merged_one(runs, tmp_path, caplog):
 
 
 @pytest.mark.parametrize("name", ["prefix", "bottleneck"])
-def test_the_same_adapter_goes_on_training_where_it_cannot_be_merged(runs, tmp_path, name, caplog):
+def test_an_unmergeable_adapter_continues_training(runs, tmp_path, name, caplog):
     caplog.set_level("INFO")
     runs.fit(tmp_path, *both(runs, name, name))
     title = {"prefix": "PrefixTuning", "bottleneck": "Bottleneck"}[name]
-    assert f"head kept: labels rating; {title} goes on training" in caplog.text
+    assert f"head kept: labels regression; {title} continues training" in caplog.text
     source, start, end = (
         final(tmp_path, SOURCE),
         dict(Watch.started)[TARGET],
@@ -139,7 +139,7 @@ def test_the_same_adapter_goes_on_training_where_it_cannot_be_merged(runs, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("words", "ask"),
+    ("methods", "current"),
     [
         (("bottleneck", "full"), "no adapter"),
         (("prefix", "lora"), "LoRA {'r': 8"),
@@ -149,15 +149,16 @@ def test_the_same_adapter_goes_on_training_where_it_cannot_be_merged(runs, tmp_p
         ),
     ],
 )
-def test_an_adapter_that_could_only_be_dropped_is_told_before_the_first_step(
-    runs, tmp_path, words, ask
+def test_an_adapter_without_continuation_raises_before_the_first_step(
+    runs, tmp_path, methods, current
 ):
     message = (
-        r"stages.target.finetuning.adapter: the stage before trained (Bottleneck|PrefixTuning) \{.*"
-        rf"which cannot be merged.*asks for {re.escape(ask)}.*both stages the same"
+        r"stages.target.finetuning.adapter: the previous stage trained "
+        r"(Bottleneck|PrefixTuning) \{.*"
+        rf"which cannot be merged.*this stage has {re.escape(current)}.*both stages the same"
     )
     with pytest.raises(ValueError, match=message):
-        runs.fit(tmp_path, *both(runs, *words))
+        runs.fit(tmp_path, *both(runs, *methods))
     assert Watch.started == []
 
 
@@ -167,7 +168,7 @@ def test_a_stage_starts_from_a_finished_run(runs, tmp_path, name, where):
     alone(runs, tmp_path / "first", name)
     Watch.reset()
     start = f"init_from={tmp_path / 'first' / where}"
-    runs.target(tmp_path / "then", start, overrides=with_strategy(name), epochs=1)
+    runs.target(tmp_path / "then", start, overrides=with_method(name), epochs=1)
     loaded, batch = (
         load(tmp_path / "first"),
         {
@@ -179,11 +180,11 @@ def test_a_stage_starts_from_a_finished_run(runs, tmp_path, name, where):
     then.load_state_dict(Watch.started[0][1])
     assert (then(batch) - loaded.task(batch)).abs().max() < 1e-6
     if name == "bottleneck":
-        with pytest.raises(ValueError, match="asks for no adapter"):
+        with pytest.raises(ValueError, match="this stage has no adapter"):
             runs.target(tmp_path / "not", start, epochs=1)
 
 
-def test_the_model_folder_is_merged_or_not_as_told(runs, tmp_path, capsys, monkeypatch):
+def test_the_option_merge_decides_on_merged_weights(runs, tmp_path, capsys, monkeypatch):
     for merge in (True, False):
         folder = tmp_path / str(merge)
         alone(runs, folder, "lora", f"adapter.merge={str(merge).lower()}")
@@ -199,13 +200,13 @@ def test_the_model_folder_is_merged_or_not_as_told(runs, tmp_path, capsys, monke
         assert (found - expected).abs().max() < 1e-5
         monkeypatch.setenv("HF_HUB_OFFLINE", "1")
         assert main(["predict", f"ckpt={folder}", 'text="a good film"']) in (0, None)
-    said = [line for line in capsys.readouterr().out.splitlines() if "\t" in line]
-    first, second = (float(line.rpartition("\t")[2]) for line in said)
+    lines = [line for line in capsys.readouterr().out.splitlines() if "\t" in line]
+    first, second = (float(line.rpartition("\t")[2]) for line in lines)
     assert first == pytest.approx(second, abs=1e-3)
 
 
 class Shift(Adapter):
-    """An adapter of a user's own: a vector added to what the top layer gives."""
+    """Adapter of a user: a vector added to the output of the top layer."""
 
     parts = ("shift",)
     args = {}  # noqa: RUF012
@@ -216,7 +217,7 @@ class Shift(Adapter):
         top.register_forward_hook(lambda module, _, output: output + module.shift)
 
 
-def test_an_adapter_of_ones_own_comes_from_the_config(runs, tmp_path, capsys):
+def test_a_users_adapter_is_built_from_the_config(runs, tmp_path, capsys):
     own = "+stages.target.finetuning.adapter={_target_: tests.adapters.test_runs.Shift}"
     own = own.replace("+", "")
     runs.target(tmp_path, overrides=[own])
@@ -228,7 +229,7 @@ def test_an_adapter_of_ones_own_comes_from_the_config(runs, tmp_path, capsys):
 
 
 class Folding(Shift):
-    """The same, and it can be merged: into a bias."""
+    """Adapter of a user that can be merged into a bias."""
 
     mergeable = True
 
@@ -240,7 +241,7 @@ class Folding(Shift):
         top._forward_hooks.clear()
 
 
-def test_a_mergeable_adapter_of_ones_own_is_merged_by_the_next_stage(runs, tmp_path, caplog):
+def test_a_users_mergeable_adapter_is_merged_by_the_next_stage(runs, tmp_path, caplog):
     caplog.set_level("INFO")
     own = "stages.source.finetuning.adapter={_target_: tests.adapters.test_runs.Folding}"
     runs.fit(tmp_path, *transfer(runs.news, runs.movies, own, baselines=False))
@@ -251,7 +252,7 @@ def test_a_mergeable_adapter_of_ones_own_is_merged_by_the_next_stage(runs, tmp_p
     assert torch.equal(start[bias], source[bias] + source[shift])
 
 
-def test_what_is_no_adapter_is_refused(runs, tmp_path):
+def test_another_class_than_an_adapter_raises(runs, tmp_path):
     other = "stages.target.finetuning.adapter={_target_: torch.nn.Identity}"
     with pytest.raises(ValueError, match=r"adapter: torch.nn.Identity .*lightning_transfer.adapte"):
         runs.target(tmp_path, overrides=[other])
@@ -260,17 +261,20 @@ def test_what_is_no_adapter_is_refused(runs, tmp_path):
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ("adapter.r=0", r"stages.target.finetuning.adapter: r must be a whole number >= 1, got 0"),
-        ("adapter.target_modules=[qurey]", "called 'qurey'; did you mean query. They are called"),
+        ("adapter.r=0", r"stages.target.finetuning.adapter: r must be an integer >= 1, got 0"),
+        (
+            "adapter.target_modules=[qurey]",
+            r"layer 'qurey'; did you mean query\? The backbone has:",
+        ),
     ],
 )
-def test_a_wrong_value_is_told_before_the_first_step(runs, tmp_path, option, message):
+def test_an_invalid_argument_raises_before_the_first_step(runs, tmp_path, option, message):
     with pytest.raises(ValueError, match=message):
         alone(runs, tmp_path, "lora", option)
     assert Watch.started == []
 
 
-def test_names_of_base_weights_lose_their_wrapper_alone():
+def test_base_names_and_owned_parameters():
     assert base_name("a.query.base_layer.weight") == "a.query.weight"
     assert LoRA().owns("a.query.lora_A.default.weight")
     assert not LoRA().owns("a.query.base_layer.weight")

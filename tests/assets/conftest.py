@@ -1,4 +1,4 @@
-"""A package index on this machine, and wheels and sdists made on the spot."""
+"""Local package index, and functions that build wheels and sdists."""
 
 import contextlib
 import hashlib
@@ -22,20 +22,22 @@ TEXT = "text,label\ngood,1\n"
 
 
 class Index(ThreadingHTTPServer):
-    """A PEP 503 index of one project, which can be made to misbehave."""
+    """PEP 503 index of one project, with options to misbehave."""
 
     daemon_threads = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.files: dict[str, bytes] = {}
-        self.attributes = ""  # of every link, such as data-yanked
-        self.link_host = ""  # address in front of the links, empty: this server's
-        self.stated_sha256: str | None = None  # what the page claims; None: nothing
+        self.attributes = ""  # HTML attributes of every link, such as data-yanked
+        self.link_host = ""  # address of the links, empty: this server's
+        self.page_sha256: str | None = None  # digest in the links of the page; None: no digest
         self.content_type = "text/html"
-        self.cuts = 0  # so many downloads break off half-way
-        self.hold: threading.Event | None = None  # downloads stop half-way until it is set
-        self.started = threading.Event()  # a download has begun
+        self.cuts = 0  # number of downloads to interrupt half-way
+        self.hold: threading.Event | None = (
+            None  # if given, downloads wait half-way until it is set
+        )
+        self.started = threading.Event()  # set when a download has begun
         self.hits: list[tuple[str, str | None]] = []  # path, Authorization
 
     @property
@@ -51,10 +53,10 @@ class Index(ThreadingHTTPServer):
         return sum(path.startswith("/files/") for path, _ in self.hits)
 
     def handle_error(self, *_: Any) -> None:
-        """Say nothing: clients that vanish are what is tested."""
+        """Print nothing: tests kill clients on purpose."""
 
     def add(self, archive: bytes, filename: str, **fields: Any) -> Asset:
-        """Offer a file, and return an asset that pins it."""
+        """Add a file to the index, and return an asset that pins it."""
         self.files[filename] = archive
         pin: dict[str, Any] = {
             "name": "tiny",
@@ -89,7 +91,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _page(self) -> str:
         index = self.server
-        mark = f"#sha256={index.stated_sha256}" if index.stated_sha256 else ""
+        mark = f"#sha256={index.page_sha256}" if index.page_sha256 else ""
         return "<!DOCTYPE html>" + "".join(
             f'<a href="{index.link_host}/files/{name}{mark}" {index.attributes}>'
             f"{html.escape(name)}</a>"
@@ -122,7 +124,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def index(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Index]:
-    """A running index that pip's variables point at, and an empty cache."""
+    """Run an index, set the environment variables of pip to it, and use an empty cache."""
     for name in list(os.environ):
         if name.lower().endswith("_proxy") or name.endswith("_OFFLINE"):
             monkeypatch.delenv(name)
@@ -160,19 +162,19 @@ def _pack_sdist(members: Mapping[str, bytes]) -> bytes:
 
 @pytest.fixture
 def pack_wheel() -> Callable[[Mapping[str, bytes]], bytes]:
-    """Pack members into a zip."""
+    """Return the function that packs members into a zip file."""
     return _pack_wheel
 
 
 @pytest.fixture
 def pack_sdist() -> Callable[[Mapping[str, bytes]], bytes]:
-    """Pack members into a tar.gz."""
+    """Return the function that packs members into a tar.gz file."""
     return _pack_sdist
 
 
 @pytest.fixture
 def wheel(index: Index) -> Asset:
-    """A pinned wheel on the index with code, one data file and one in a folder."""
+    """Return a pinned wheel on the index, with code, a data file and a data file in a folder."""
     archive = _pack_wheel(
         {
             "tiny/__init__.py": b"raise SystemExit('never run')",

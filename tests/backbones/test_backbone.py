@@ -1,3 +1,5 @@
+"""Backbones: layers by depth, partial forward passes, and loading of pretrained models."""
+
 import json
 import shutil
 
@@ -19,51 +21,51 @@ architectures = pytest.mark.parametrize("name", ARCHITECTURES)
 
 
 def full_pass(backbone, ids, mask):
-    """Features, and what each depth hands to the next: seen by hooks on the model's own layers."""
-    handed = []
+    """Return the features and the hidden states of all depths, recorded by hooks on the layers."""
+    states = []
     hooks = [
         layer.register_forward_pre_hook(
-            lambda _, args, kwargs: handed.append(args[0] if args else kwargs["hidden_states"]),
+            lambda _, args, kwargs: states.append(args[0] if args else kwargs["hidden_states"]),
             with_kwargs=True,
         )
         for layer in backbone.layers[1:]
     ]
-    # The last layer's output; it is the features, unless a norm stands above it.
+    # The output of the last layer equals the features, except in models with a final norm.
     hooks.append(
         backbone.layers[-1].register_forward_hook(
-            lambda _, args, output: handed.append(output if torch.is_tensor(output) else output[0])
+            lambda _, args, output: states.append(output if torch.is_tensor(output) else output[0])
         )
     )
     features = backbone(ids, mask)
     for hook in hooks:
         hook.remove()
-    return features, handed
+    return features, states
 
 
 @architectures
 @pytest.mark.parametrize("masked", [True, False])
-def test_replay_from_every_depth_equals_the_full_pass_exactly(name, masked):
+def test_partial_forward_from_every_depth_equals_the_full_pass_exactly(name, masked):
     backbone = make_backbone(name).eval()
     ids, mask = make_inputs()
     mask = mask if masked else None
-    features, handed = full_pass(backbone, ids, mask)
-    assert len(handed) == len(backbone.layers) == len(DEPTHS)
-    for depth, hidden in enumerate(handed):
-        replayed = backbone(ids, mask, from_depth=depth, hidden=hidden.detach())
-        assert torch.equal(replayed, features), depth
+    features, states = full_pass(backbone, ids, mask)
+    assert len(states) == len(backbone.layers) == len(DEPTHS)
+    for depth, hidden in enumerate(states):
+        part = backbone(ids, mask, from_depth=depth, hidden=hidden.detach())
+        assert torch.equal(part, features), depth
 
 
 @architectures
-def test_gradients_of_a_replay_equal_those_of_the_full_pass(name):
+def test_gradients_of_a_partial_forward_equal_those_of_the_full_pass(name):
     backbone = make_backbone(name).eval()
     ids, mask = make_inputs()
     for depth in DEPTHS:
         above = [p for layer in backbone.layers[depth + 1 :] for p in layer.parameters()]
-        features, handed = full_pass(backbone, ids, mask)
+        features, states = full_pass(backbone, ids, mask)
         whole = torch.autograd.grad(
-            features.pow(2).sum(), [handed[depth], *above], allow_unused=True
+            features.pow(2).sum(), [states[depth], *above], allow_unused=True
         )
-        hidden = handed[depth].detach().requires_grad_()
+        hidden = states[depth].detach().requires_grad_()
         features = backbone(ids, mask, from_depth=depth, hidden=hidden)
         part = torch.autograd.grad(features.pow(2).sum(), [hidden, *above], allow_unused=True)
         for one, other in zip(whole, part, strict=True):
@@ -74,33 +76,33 @@ def test_gradients_of_a_replay_equal_those_of_the_full_pass(name):
 
 
 @architectures
-def test_nothing_above_a_depth_has_a_part_in_its_output(name):
-    """Or activations that were kept from below a depth would go stale while the rest trains."""
+def test_hidden_states_depend_on_no_parameter_above_their_depth(name):
+    """Otherwise stored activations of a frozen prefix would be outdated after a training step."""
     backbone = make_backbone(name).eval()
     ids, mask = make_inputs()
-    _, handed = full_pass(backbone, ids, mask)
+    _, states = full_pass(backbone, ids, mask)
     names = {id(p): n for n, p in backbone.named_parameters()}
-    for depth, hidden in enumerate(handed):
+    for depth, hidden in enumerate(states):
         hidden.pow(2).sum().backward(retain_graph=True)
-        moved = {id(p) for p in backbone.parameters() if p.grad is not None}
+        with_gradient = {id(p) for p in backbone.parameters() if p.grad is not None}
         below = {id(p) for layer in backbone.layers[: depth + 1] for p in layer.parameters()}
-        assert {names[i] for i in moved - below} == set(), depth
+        assert {names[i] for i in with_gradient - below} == set(), depth
         backbone.zero_grad()
 
 
-def test_replay_leaves_the_model_as_it_was():
+def test_partial_forward_restores_the_model():
     backbone = make_backbone("bert").eval()
     ids, mask = make_inputs()
-    features, handed = full_pass(backbone, ids, mask)
+    features, states = full_pass(backbone, ids, mask)
     with pytest.raises(RuntimeError):
         backbone(ids, mask, from_depth=1, hidden=torch.ones(1, 1, 3))
-    backbone(ids, mask, from_depth=2, hidden=handed[2])
+    backbone(ids, mask, from_depth=2, hidden=states[2])
     assert not any("forward" in vars(module) for module in backbone.modules())
     assert not any(module._forward_pre_hooks for module in backbone.modules())
     assert torch.equal(backbone(ids, mask), features)
 
 
-def test_the_first_replay_draws_no_random_number_and_changes_no_mode():
+def test_the_first_partial_forward_draws_no_random_number_and_changes_no_mode():
     backbone = make_backbone("bert")
     backbone.layers[1].eval()
     modes = [module.training for module in backbone.modules()]
@@ -110,7 +112,7 @@ def test_the_first_replay_draws_no_random_number_and_changes_no_mode():
     assert [module.training for module in backbone.modules()] == modes
 
 
-def test_replay_runs_only_what_lies_above():
+def test_partial_forward_runs_only_the_layers_above():
     backbone = make_backbone("bert")
     ids, mask = make_inputs()
     hidden = torch.randn(*ids.shape, HIDDEN)
@@ -127,13 +129,13 @@ def test_replay_runs_only_what_lies_above():
         ({"from_depth": -1, "hidden": torch.ones(3, 7, HIDDEN)}, r"in 0..3, got -1"),
     ],
 )
-def test_a_depth_that_cannot_be_replayed_is_refused(arguments, message):
+def test_an_invalid_depth_of_a_partial_forward_raises(arguments, message):
     with pytest.raises(ValueError, match=message):
         make_backbone("bert")(*make_inputs(), **arguments)
 
 
 @architectures
-def test_layers_are_in_the_order_in_which_they_run(name):
+def test_layers_are_in_forward_order(name):
     backbone = make_backbone(name)
     order = []
     for depth, layer in enumerate(backbone.layers):
@@ -146,7 +148,7 @@ def test_layers_are_in_the_order_in_which_they_run(name):
 
 @architectures
 def test_every_weight_matrix_is_in_a_layer(name):
-    """Freezing and learning rates speak of depths; what stands in none is a final norm at most."""
+    """Freezing and layer decay address parameters by depth; only a final norm has none."""
     backbone = make_backbone(name)
     inside = {id(p) for layer in backbone.layers for p in layer.parameters()}
     outside = [n for n, p in backbone.named_parameters() if id(p) not in inside]
@@ -175,7 +177,7 @@ def test_a_pretrained_model_is_in_train_mode_with_its_dropout(tiny_folder):
 
 
 @architectures
-def test_dropout_is_set_everywhere(name, tmp_path):
+def test_every_dropout_is_set(name, tmp_path):
     make_backbone(name).model.save_pretrained(tmp_path)
     backbone = Backbone.from_pretrained(tmp_path, dropout=0.0)
     assert backbone.training
@@ -184,8 +186,8 @@ def test_dropout_is_set_everywhere(name, tmp_path):
 
 
 @pytest.mark.parametrize("dropout", [-0.1, 1, 1.5])
-def test_a_dropout_out_of_its_range_is_refused(tiny_folder, dropout):
-    with pytest.raises(ValueError, match=rf"in \[0, 1\), got {dropout}; set backbone.dropout"):
+def test_a_dropout_out_of_range_raises(tiny_folder, dropout):
+    with pytest.raises(ValueError, match=rf"in \[0, 1\), got {dropout}; set backbone.dropout=0.1"):
         Backbone.from_pretrained(tiny_folder, dropout=dropout)
 
 
@@ -197,7 +199,7 @@ def test_pretrained_weights_are_those_of_the_folder(tiny_folder, tiny_bert):
 
 
 @pytest.mark.parametrize(("name", "path"), [("bert", "pooler.dense"), ("mpnet", "pooler.dense")])
-def test_the_pooler_is_taken_off_and_kept_for_a_head(name, path):
+def test_the_pooler_is_removed_and_stored_for_a_head(name, path):
     torch.manual_seed(0)
     model = Backbone.from_config(CONFIGS[name]).model
     model = type(model)(CONFIGS[name])  # with its pooler
@@ -208,7 +210,7 @@ def test_the_pooler_is_taken_off_and_kept_for_a_head(name, path):
     assert backbone.pooler_state["bias"].shape == (HIDDEN,)
 
 
-def test_a_model_without_a_pooler_has_none_to_give():
+def test_a_model_without_a_pooler_has_no_pooler_state():
     assert make_backbone("distilbert").pooler_state is None
 
 
@@ -219,26 +221,26 @@ def test_every_parameter_of_a_loss_gets_a_gradient():
         assert [n for n, p in backbone.named_parameters() if p.grad is None] == [], name
 
 
-def test_pickled_weights_are_refused(tiny_folder, tmp_path):
+def test_pickled_weights_raise(tiny_folder, tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(tiny_folder, folder)
     model = BertModel.from_pretrained(folder)
     (folder / "model.safetensors").unlink()
     torch.save(model.state_dict(), folder / "pytorch_model.bin")
     with pytest.raises(
-        OSError, match=r"holds no model.safetensors \(config.json, pytorch_model.bin, .*save_pretr"
+        OSError, match=r"has no model.safetensors \(config.json, pytorch_model.bin, .*save_pretr"
     ):
         Backbone.from_pretrained(folder)
 
 
-def test_safetensors_are_taken_where_pickles_lie_beside_them(tiny_folder, tmp_path):
+def test_safetensors_are_preferred_to_pickled_weights(tiny_folder, tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(tiny_folder, folder)
     (folder / "pytorch_model.bin").write_bytes(b"not even a pickle")
     assert Backbone.from_pretrained(folder).hidden_size == HIDDEN
 
 
-def test_weights_in_several_files_are_read(tiny_bert, tmp_path):
+def test_sharded_weights_are_read(tiny_bert, tmp_path):
     tiny_bert.save_pretrained(tmp_path, max_shard_size="10KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
     backbone = Backbone.from_pretrained(tmp_path)
@@ -249,19 +251,19 @@ def test_weights_in_several_files_are_read(tiny_bert, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["/no/such/folder", "./nowhere", "~/no-such-model", "a/b/c"])
-def test_a_path_that_leads_nowhere_is_named(name):
+def test_a_missing_folder_raises(name):
     with pytest.raises(FileNotFoundError, match=f"no model folder at {name}; a model is asset:"):
         Backbone.from_pretrained(name)
 
 
 def test_an_asset_is_fetched(tiny_folder, monkeypatch):
-    asked = []
-    monkeypatch.setattr(assets, "fetch", lambda name: asked.append(name) or tiny_folder)
+    fetched = []
+    monkeypatch.setattr(assets, "fetch", lambda name: fetched.append(name) or tiny_folder)
     assert Backbone.from_pretrained("asset:minilm").hidden_size == HIDDEN
-    assert asked == ["minilm"]
+    assert fetched == ["minilm"]
 
 
-def test_code_that_comes_with_a_model_is_not_run(tmp_path):
+def test_remote_code_is_not_run(tmp_path):
     (tmp_path / "evil.py").write_text(
         f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Config: pass\nclass Model: pass\n"
     )
@@ -277,7 +279,7 @@ def test_code_that_comes_with_a_model_is_not_run(tmp_path):
 
 
 @architectures
-def test_config_as_plain_json_builds_the_same_model(name):
+def test_a_config_in_json_builds_the_same_model(name):
     config = json.loads(json.dumps(config_to_dict(make_backbone(name).config)))
     rebuilt = Backbone.from_config(config).eval()
     original = make_backbone(name, seed=1).eval()
@@ -287,12 +289,12 @@ def test_config_as_plain_json_builds_the_same_model(name):
 
 
 @pytest.mark.parametrize("config", [{}, {"model_type": "no-such-model"}])
-def test_a_config_of_no_known_model_is_refused(config):
+def test_a_config_of_an_unknown_model_raises(config):
     with pytest.raises(ValueError, match=config.get("model_type", "None")):
         Backbone.from_config(config)
 
 
-def test_type_and_attention_are_arguments(tiny_folder):
+def test_dtype_and_attention_implementation_are_arguments(tiny_folder):
     plain = Backbone.from_pretrained(tiny_folder)
     assert {p.dtype for p in plain.parameters()} == {torch.float32}
     other = Backbone.from_pretrained(tiny_folder, dtype="bfloat16", attn_implementation="eager")
@@ -306,7 +308,7 @@ def test_type_and_attention_are_arguments(tiny_folder):
 @pytest.mark.parametrize(
     ("name", "tokens"), [("bert", 40), ("roberta", 38), ("deberta-v2", None), ("modernbert", None)]
 )
-def test_room_for_tokens_is_that_of_the_position_table(name, tokens):
+def test_max_tokens_is_the_size_of_the_position_table(name, tokens):
     backbone = make_backbone(name)
     assert backbone.max_tokens == tokens
     if tokens is not None:
@@ -315,9 +317,11 @@ def test_room_for_tokens_is_that_of_the_position_table(name, tokens):
             backbone(torch.full((1, tokens + 1), 5))
 
 
-def test_texts_longer_than_the_positions_are_refused(tiny_bert):
+def test_texts_longer_than_the_position_table_raise(tiny_bert):
     backbone = Backbone(tiny_bert).eval()
     ids = torch.full((1, 33), 7)
     assert backbone(ids[:, :32]).shape == (1, 32, 16)
-    with pytest.raises(ValueError, match=r"33 tokens a text, .* at most 32; set data.tokens"):
+    with pytest.raises(
+        ValueError, match=r"33 tokens per text, .* at most 32; set data.tokens.max_length=32$"
+    ):
         backbone(ids)

@@ -1,3 +1,5 @@
+"""Layer layouts of encoder-decoders and decoders."""
+
 import json
 
 import lightning.pytorch as pl
@@ -26,12 +28,12 @@ from tests.tiny_seq2seq import CAUSAL, SEQ2SEQ, make_model, make_pairs, make_seq
 
 new = pytest.mark.parametrize("name", [*CAUSAL, *SEQ2SEQ])
 encoder_decoders = pytest.mark.parametrize("name", list(SEQ2SEQ))
-# The norms that end T5's, mBART's and Pegasus' decoders, and GPT-2.
+# Norms after the last layer of T5's, mBART's and Pegasus' decoders, and of GPT-2.
 LAST_NORMS = ("decoder.final_layer_norm", "decoder.layer_norm", "ln_f")
 
 
 @new
-def test_every_parameter_but_a_last_norm_is_in_one_layer(name):
+def test_every_parameter_except_a_final_norm_is_in_one_layer(name):
     backbone, _ = make_model(name)
     depths = [{id(p) for p in layer.parameters()} for layer in backbone.layers]
     for low, one in enumerate(depths):
@@ -55,7 +57,7 @@ def test_the_layers_are_embeddings_then_encoder_then_decoder(name):
     assert list(dict.fromkeys(order)) == [1, 2, 3, 4, 5]
     assert order == sorted(order)
     tables = {n for n, m in backbone.named_modules() if isinstance(m, nn.Embedding)}
-    relative = {n for n in tables if "relative_attention_bias" in n}  # T5's, in its layers
+    relative = {n for n in tables if "relative_attention_bias" in n}  # in T5's layers
     lowest = {id(p) for p in backbone.layers[0].parameters()}
     for table in tables - relative:
         assert id(backbone.get_submodule(table).weight) in lowest, table
@@ -66,35 +68,34 @@ def test_features_are_those_of_transformers(name):
     backbone, batch = make_model(name)
     backbone.eval()
     features = backbone(**batch)
-    # Without its head, a decoder of BERT's kind hands its features on as logits.
+    # BERT's decoder without its head returns the features as logits.
     assert torch.equal(features, backbone.model(**batch, use_cache=False)[0])
     width = 24 if name == "bert2bert-wider" else HIDDEN
     rows, length = batch.get("decoder_input_ids", batch["input_ids"]).shape
     assert features.shape == (rows, length, width)
     assert backbone.hidden_size == width
-    assert backbone.replay_size == HIDDEN
+    assert backbone.partial_hidden_size == HIDDEN
     assert backbone.is_encoder_decoder == (name in SEQ2SEQ)
 
 
 @new
-def test_the_token_embeddings_are_the_table_that_the_ids_are_looked_up_in(name):
+def test_token_embeddings_are_the_table_of_the_input_ids(name):
     backbone, batch = make_model(name)
-    read = set()
+    used = set()
 
-    def note(table, args):
+    def record(table, args):
         if torch.is_tensor(args[0]) and torch.equal(args[0], batch["input_ids"]):
-            read.add(id(table.weight))
+            used.add(id(table.weight))
 
     for module in backbone.modules():
         if isinstance(module, nn.Embedding):
-            module.register_forward_pre_hook(note)
+            module.register_forward_pre_hook(record)
     backbone(**batch)
-    assert read == {id(backbone.token_embeddings.weight)}
+    assert used == {id(backbone.token_embeddings.weight)}
 
 
 @encoder_decoders
-def test_both_masks_are_heeded(name):
-    """What stands where the mask has a zero changes no feature of a token."""
+def test_padding_of_texts_and_targets_changes_no_feature(name):
     backbone, batch = make_model(name)
     backbone.eval()
     before = backbone(**batch)
@@ -109,7 +110,7 @@ def test_both_masks_are_heeded(name):
 
 
 @new
-def test_a_later_target_changes_no_earlier_feature(name):
+def test_a_later_target_token_changes_no_earlier_feature(name):
     backbone, batch = make_model(name)
     backbone.eval()
     ids = "decoder_input_ids" if name in SEQ2SEQ else "input_ids"
@@ -123,7 +124,7 @@ def test_a_later_target_changes_no_earlier_feature(name):
 
 
 @new
-def test_a_pretrained_model_is_in_train_mode_and_has_the_weights_of_the_folder(name, tmp_path):
+def test_a_loaded_model_is_in_train_mode_and_has_the_weights_of_the_folder(name, tmp_path):
     original, batch = make_model(name)
     original.model.save_pretrained(tmp_path)
     backbone = Backbone.from_pretrained(tmp_path)
@@ -133,20 +134,20 @@ def test_a_pretrained_model_is_in_train_mode_and_has_the_weights_of_the_folder(n
 
 
 @new
-def test_config_as_plain_json_and_weights_build_the_same_model(name):
+def test_a_config_in_json_and_weights_build_the_same_model(name):
     original, batch = make_model(name)
     config = json.loads(json.dumps(config_to_dict(original.config)))
     rebuilt = Backbone.from_config(config).eval()
     rebuilt.load_state_dict(original.state_dict())
     assert torch.equal(rebuilt(**batch), original.eval()(**batch))
-    assert len(list(rebuilt.parameters())) == len(list(original.parameters()))  # ties are kept
+    assert len(list(rebuilt.parameters())) == len(list(original.parameters()))  # still tied
 
 
 @pytest.mark.parametrize("name", ["t5", "bart", "marian", "pegasus", "mbart"])
-def test_tied_tables_stay_one_parameter_through_a_step(name):
+def test_tied_tables_are_one_parameter_after_a_step(name):
     backbone, batch = make_model(name)
     tables = [
-        backbone.model.get_submodule(f"{side}.embed_tokens") for side in ("encoder", "decoder")
+        backbone.model.get_submodule(f"{stack}.embed_tokens") for stack in ("encoder", "decoder")
     ]
     torch.optim.SGD(backbone.parameters(), 0.1).step(
         lambda: backbone(**batch).pow(2).mean().backward()
@@ -155,15 +156,15 @@ def test_tied_tables_stay_one_parameter_through_a_step(name):
 
 
 @new
-def test_every_parameter_that_trains_gets_a_gradient(name):
+def test_every_trainable_parameter_gets_a_gradient(name):
     backbone, batch = make_model(name)
     backbone(**batch).pow(2).sum().backward()
-    idle = [n for n, p in backbone.named_parameters() if p.requires_grad and p.grad is None]
-    assert idle == []
+    unused = [n for n, p in backbone.named_parameters() if p.requires_grad and p.grad is None]
+    assert unused == []
 
 
 @pytest.mark.parametrize("name", ["bart", "t5"])
-def test_the_encoders_own_dropout_follows_the_embeddings(name):
+def test_dropout_outside_of_the_layers_has_the_mode_of_the_embeddings(name):
     backbone, _ = make_model(name)
     encoder, decoder = backbone.model.encoder, backbone.model.decoder
     backbone.layers[0].eval()
@@ -177,22 +178,22 @@ def test_the_encoders_own_dropout_follows_the_embeddings(name):
 
 
 @pytest.mark.parametrize("name", [*CONFIGS, *CAUSAL, *SEQ2SEQ])
-def test_a_depth_is_in_eval_mode_as_soon_as_all_of_it_is(name):
-    """The same for everyone who looks at the layers, whenever they did first."""
+def test_the_mode_of_a_depth_is_that_of_its_modules(name):
+    """`layers` builds a new list on each access; an older one must have the current modes."""
     backbone, _ = make_model(name)
-    seen = backbone.layers
-    for depth in range(len(seen)):
-        assert all(layer.training for layer in seen[depth:])
+    earlier = backbone.layers
+    for depth in range(len(earlier)):
+        assert all(layer.training for layer in earlier[depth:])
         backbone.layers[depth].eval()
-        modules = [module for layer in seen[: depth + 1] for module in layer.modules()]
+        modules = [module for layer in earlier[: depth + 1] for module in layer.modules()]
         assert not any(module.training for module in modules)
     backbone.train()
-    assert all(layer.training for layer in seen)
+    assert all(layer.training for layer in earlier)
     backbone.eval()
-    assert not any(layer.training for layer in seen)
+    assert not any(layer.training for layer in earlier)
 
 
-def test_the_head_of_a_decoder_is_taken_off_and_kept():
+def test_the_head_of_a_decoder_is_removed_and_stored():
     torch.manual_seed(0)
     model = EncoderDecoderModel(SEQ2SEQ["bert2bert"])
     weight = model.decoder.cls.predictions.transform.dense.weight.detach().clone()
@@ -204,7 +205,7 @@ def test_the_head_of_a_decoder_is_taken_off_and_kept():
     assert make_backbone("bert").lm_head_state is None
 
 
-def test_an_encoder_of_any_kind_below_a_decoder_is_seen_with_all_its_parts():
+def test_encoders_of_any_architecture_work_in_an_encoder_decoder_model():
     decoder = SEQ2SEQ["bert2bert"].decoder
     for name in ("deberta-v2-conv", "electra", "mpnet"):
         config = type(SEQ2SEQ["bert2bert"]).from_encoder_decoder_configs(CONFIGS[name], decoder)
@@ -212,8 +213,8 @@ def test_an_encoder_of_any_kind_below_a_decoder_is_seen_with_all_its_parts():
         backbone = Backbone(EncoderDecoderModel(config)).eval()
         batch = make_pairs()
         features = backbone(**batch)
-        outputs = backbone.outputs_of(range(4), **texts_of(batch))
-        for depth, hidden in outputs.items():
+        states = backbone.hidden_states_at(range(4), **texts_of(batch))
+        for depth, hidden in states.items():
             assert torch.equal(backbone(**batch, from_depth=depth, hidden=hidden), features)
         inside = {id(p) for layer in backbone.layers for p in layer.parameters()}
         assert [n for n, p in backbone.named_parameters() if id(p) not in inside] == [], name
@@ -223,25 +224,28 @@ def test_an_encoder_of_any_kind_below_a_decoder_is_seen_with_all_its_parts():
     ("name", "tokens", "targets"),
     [("bart", 40, 40), ("marian", 40, 40), ("t5", None, None), ("bert2bert", 40, 40)],
 )
-def test_room_for_texts_and_for_targets_is_that_of_their_own_tables(name, tokens, targets):
+def test_max_tokens_of_texts_and_targets_are_the_sizes_of_their_tables(name, tokens, targets):
     backbone, _ = make_model(name)
     assert (backbone.max_tokens, backbone.max_target_tokens) == (tokens, targets)
     longest = {"input_ids": torch.full((1, 40), 5), "decoder_input_ids": torch.full((1, 40), 5)}
     assert backbone(**longest).shape == (1, 40, HIDDEN)
     if tokens is not None:
-        for side, message in (
-            ("input_ids", r"41 tokens a text, .* at most 40"),
-            ("decoder_input_ids", r"41 tokens a target, .* at most 40; cut the targets to 40"),
+        for ids, message in (
+            ("input_ids", r"41 tokens per text, .* at most 40"),
+            (
+                "decoder_input_ids",
+                r"41 tokens per target, .* at most 40; set data.target_tokens.max_length=40$",
+            ),
         ):
             with pytest.raises(ValueError, match=message):
-                backbone(**{**longest, side: torch.full((1, 41), 5)})
+                backbone(**{**longest, ids: torch.full((1, 41), 5)})
 
 
-def test_targets_belong_to_encoder_decoders_alone():
+def test_only_encoder_decoders_take_targets():
     backbone, batch = make_model("t5")
     with pytest.raises(ValueError, match=r"T5Model is an encoder-decoder and needs decoder_input_"):
         backbone(**texts_of(batch))
-    with pytest.raises(ValueError, match=r"BertModel has no decoder behind an encoder, .* T5"):
+    with pytest.raises(ValueError, match=r"BertModel is not an encoder-decoder, but got .* T5"):
         make_backbone("bert")(*make_inputs(), decoder_input_ids=batch["decoder_input_ids"])
 
 
@@ -270,14 +274,14 @@ def test_targets_belong_to_encoder_decoders_alone():
         ),
     ],
 )
-def test_a_model_whose_layers_are_elsewhere_is_refused(model, found):
+def test_a_model_without_known_layers_raises(model, found):
     with pytest.raises(
-        ValueError, match=rf"is no text model .*\(stacks found: {found}\).*your own"
+        ValueError, match=rf"is not a text model .*\(stacks found: {found}\).*your own"
     ):
         Backbone(model())
 
 
-def test_a_head_on_an_encoder_decoder_is_refused():
+def test_an_encoder_decoder_with_a_head_raises():
     with pytest.raises(
         ValueError, match=r"T5ForConditionalGeneration has a language modelling hea"
     ):
@@ -285,12 +289,12 @@ def test_a_head_on_an_encoder_decoder_is_refused():
 
 
 @encoder_decoders
-def test_groups_hold_every_parameter_once_and_rates_fall_towards_the_input(name):
+def test_groups_have_every_parameter_once_and_learning_rates_fall_towards_the_input(name):
     backbone, _ = make_model(name)
     task = nn.ModuleDict({"backbone": backbone, "head": nn.Linear(backbone.hidden_size, 2)})
     groups = ParameterGroups(layer_decay=0.5)(task, backbone)
-    held = [id(p) for group in groups for p in group["params"]]
-    assert sorted(held) == sorted(id(p) for p in task.parameters())
+    grouped = [id(p) for group in groups for p in group["params"]]
+    assert sorted(grouped) == sorted(id(p) for p in task.parameters())
     ratios = {group["name"].removesuffix(", no decay"): group["lr_ratio"] for group in groups}
     assert ratios == {
         **{f"depth {depth}": 0.5 ** (5 - depth) for depth in range(6)},
@@ -299,24 +303,25 @@ def test_groups_hold_every_parameter_once_and_rates_fall_towards_the_input(name)
 
 
 class Fit(pl.LightningModule):
-    """Learns anything from an encoder-decoder, and notes what trained in each epoch."""
+    """Trains an encoder-decoder and records the depths with changed weights in each epoch."""
 
     def __init__(self, backbone):
         super().__init__()
         self.backbone = backbone
         self.head = nn.Linear(backbone.hidden_size, 1)
-        self.changed, self.kept = [], []
+        self.changed, self.frozen_depths = [], []
 
     def training_step(self, batch, batch_idx):
-        frozen = self.backbone.layers[: self.backbone.replayable + 1]
+        frozen = self.backbone.layers[: self.backbone.max_partial_depth + 1]
         depth = sum(not any(p.requires_grad for p in layer.parameters()) for layer in frozen) - 1
-        if depth >= 0:  # in the modes that the callback has set
+        if depth >= 0:  # in the modes set by the callback
             with torch.no_grad():
                 first, second = (
-                    self.backbone.outputs_of([depth], **texts_of(batch))[depth] for _ in range(2)
+                    self.backbone.hidden_states_at([depth], **texts_of(batch))[depth]
+                    for _ in range(2)
                 )
             assert torch.equal(first, second)
-            self.kept.append(depth)
+            self.frozen_depths.append(depth)
             batch = {**batch, "from_depth": depth, "hidden": first}
         return self.head(self.backbone(**batch)).pow(2).mean()
 
@@ -339,7 +344,7 @@ class Fit(pl.LightningModule):
 
 
 @encoder_decoders
-def test_gradual_unfreezing_from_the_decoder_down_with_the_frozen_prefix_replayed(name):
+def test_gradual_unfreezing_from_the_decoder_down_with_partial_forward_passes(name):
     backbone, batch = make_model(name)
     module = Fit(backbone)
     phases = [
@@ -351,17 +356,17 @@ def test_gradual_unfreezing_from_the_decoder_down_with_the_frozen_prefix_replaye
     trainer = make_trainer(max_epochs=4, callbacks=[GradualUnfreezing(phases)])
     trainer.fit(module, DataLoader([batch], batch_size=None))
     assert module.changed == [[], [4, 5], [2, 3, 4, 5], [0, 1, 2, 3, 4, 5]]
-    assert module.kept == [3, 3, 1]
+    assert module.frozen_depths == [3, 3, 1]
     assert all(part.training for part in backbone.modules())
 
 
-def test_a_model_of_other_sizes_is_seen_in_its_own():
+def test_encoder_and_decoder_may_have_different_numbers_of_layers():
     backbone = make_seq2seq("bart", encoder_layers=1, decoder_layers=4)
-    assert (len(backbone.layers), backbone.replayable) == (6, 1)
+    assert (len(backbone.layers), backbone.max_partial_depth) == (6, 1)
 
 
 @pytest.mark.parametrize("name", ["bart", "marian", "t5", "distilbert", "bert2bert"])
-def test_segments_reach_the_models_that_have_them_and_no_others(name):
+def test_segments_change_only_models_with_segments(name):
     backbone, batch = make_model(name)
     backbone.eval()
     segments = torch.ones_like(batch["input_ids"])

@@ -1,4 +1,4 @@
-"""A head that guesses masked tokens lives on when its model becomes a backbone."""
+"""Masked language modelling heads of pretrained checkpoints, loaded into our heads."""
 
 from functools import partial
 
@@ -23,8 +23,8 @@ from tests.tiny import CONFIGS, make_inputs, make_trainer
 FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "mpnet", "distilbert")
 
 
-def lively(model):
-    """Give a model weights that none of its parts begins with."""
+def randomise(model):
+    """Change all weights of a model, so that none has its initial value."""
     torch.manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -36,120 +36,122 @@ def save(folder, name="bert", auto=AutoModelForMaskedLM, **options):
     config = type(CONFIGS[name]).from_dict(
         {**CONFIGS[name].to_dict(), **options.pop("changes", {})}
     )
-    model = lively(auto.from_config(config))
+    model = randomise(auto.from_config(config))
     model.save_pretrained(folder, **options)
     return model
 
 
-def begin(folder, labels=TOKENS, **arguments):
-    """Build a task over a pretrained backbone; return it and what is said of its parts."""
+def start(folder, labels=TOKENS, **arguments):
+    """Return a task with a pretrained backbone, and its weight transfer report as text."""
     backbone = Backbone.from_pretrained(folder)
     arguments.setdefault("norm_eps", backbone.masked_lm.norm_eps or 1e-12)
     head = make_head(partial(LanguageModelHead, **arguments), backbone, labels.num_outputs)
-    handed = transfer_weights(None, backbone, head, labels)
-    return MaskedLanguageModelling(backbone, head, labels=labels).eval(), str(handed)
+    report = transfer_weights(None, backbone, head, labels)
+    return MaskedLanguageModelling(backbone, head, labels=labels).eval(), str(report)
 
 
-def guesses(task):
+def predictions(task):
     ids, mask = make_inputs()
     with torch.no_grad():
         return task({"input_ids": ids, "attention_mask": mask})
 
 
-def their_guesses(model):
+def their_predictions(model):
     ids, mask = make_inputs()
     with torch.no_grad():
         return model(input_ids=ids, attention_mask=mask), mask.bool()
 
 
-def assert_guesses_as(task, model):
-    theirs, inside = their_guesses(model)
-    assert torch.allclose(guesses(task).tokens, theirs.logits[inside], atol=1e-5)
+def assert_same_predictions(task, model):
+    theirs, inside = their_predictions(model)
+    assert torch.allclose(predictions(task).tokens, theirs.logits[inside], atol=1e-5)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_the_guesses_are_those_of_the_checkpoint_before_any_training(tmp_path, name):
+def test_predictions_before_training_equal_those_of_the_checkpoint(tmp_path, name):
     model = save(tmp_path / "theirs", name)
-    task, said = begin(tmp_path / "theirs")
-    assert said == "head kept: that of the checkpoint"
-    assert_guesses_as(task, model)
+    task, report = start(tmp_path / "theirs")
+    assert report == "head kept: loaded from the checkpoint"
+    assert_same_predictions(task, model)
     assert export(task, make_tokenizer(), tmp_path / "ours")
-    assert torch.equal(guesses(load(tmp_path / "ours").task).tokens, guesses(task).tokens)
-    again, _ = begin(tmp_path / "ours")  # a folder of our own is a checkpoint like any other
-    assert_guesses_as(again, model)
+    assert torch.equal(predictions(load(tmp_path / "ours").task).tokens, predictions(task).tokens)
+    again, _ = start(tmp_path / "ours")  # an exported folder is a checkpoint like any other
+    assert_same_predictions(again, model)
 
 
-def test_berts_judgement_of_pairs_lives_on_too(tmp_path):
+def test_the_output_for_pairs_of_bert_is_loaded(tmp_path):
     model = save(tmp_path / "theirs", auto=AutoModelForPreTraining)
-    task, said = begin(tmp_path / "theirs", PAIRS)
-    theirs, inside = their_guesses(model)
-    assert said == "head kept: that of the checkpoint"
-    assert torch.allclose(guesses(task).tokens, theirs.prediction_logits[inside], atol=1e-5)
-    assert torch.allclose(guesses(task).pairs, theirs.seq_relationship_logits, atol=1e-5)
+    task, report = start(tmp_path / "theirs", PAIRS)
+    theirs, inside = their_predictions(model)
+    assert report == "head kept: loaded from the checkpoint"
+    assert torch.allclose(predictions(task).tokens, theirs.prediction_logits[inside], atol=1e-5)
+    assert torch.allclose(predictions(task).pairs, theirs.seq_relationship_logits, atol=1e-5)
     assert export(task, make_tokenizer(), tmp_path / "ours")
-    again, _ = begin(tmp_path / "ours", PAIRS)
-    assert torch.allclose(guesses(again).pairs, theirs.seq_relationship_logits, atol=1e-5)
-    tokens_alone, _ = begin(tmp_path / "theirs")
-    assert torch.allclose(guesses(tokens_alone).tokens, theirs.prediction_logits[inside], atol=1e-5)
+    again, _ = start(tmp_path / "ours", PAIRS)
+    assert torch.allclose(predictions(again).pairs, theirs.seq_relationship_logits, atol=1e-5)
+    tokens_alone, _ = start(tmp_path / "theirs")
+    assert torch.allclose(
+        predictions(tokens_alone).tokens, theirs.prediction_logits[inside], atol=1e-5
+    )
 
 
-def test_what_judges_pairs_is_new_where_the_checkpoint_has_none(tmp_path):
+def test_the_output_for_pairs_is_new_if_the_checkpoint_has_none(tmp_path):
     model = save(tmp_path / "theirs")
-    task, said = begin(tmp_path / "theirs", PAIRS)
-    assert said == "head kept: that of the checkpoint, but new for pairs"
-    assert_guesses_as(task, model)
+    task, report = start(tmp_path / "theirs", PAIRS)
+    assert report == "head kept: loaded from the checkpoint except for the output layer of pairs"
+    assert_same_predictions(task, model)
 
 
 @pytest.mark.parametrize(
     ("name", "auto", "changes", "why"),
     [
-        ("bert", AutoModel, {}, "the checkpoint holds none"),
-        ("electra", AutoModelForMaskedLM, {}, "it is not known where a electra keeps one"),
+        ("bert", AutoModel, {}, "the checkpoint has no head"),
+        ("electra", AutoModelForMaskedLM, {}, "parameter names of electra heads are unknown"),
         (
             "roberta",
             AutoModelForMaskedLM,
             {"tie_word_embeddings": False},
-            "that of the checkpoint is not tied to the embeddings",
+            "the head in the checkpoint is not tied to the embeddings",
         ),
         (
             "bert",
             AutoModelForMaskedLM,
             {"hidden_act": "silu"},
-            "that of the checkpoint has the activation silu",
+            "the head in the checkpoint has the unknown activation silu",
         ),
     ],
 )
-def test_a_head_that_begins_anew_says_why(tmp_path, name, auto, changes, why):
+def test_the_report_has_the_reason_for_a_new_head(tmp_path, name, auto, changes, why):
     save(tmp_path / "theirs", name, auto, changes=changes)
-    task, said = begin(tmp_path / "theirs")
-    assert said == f"new head: {why}"
+    task, report = start(tmp_path / "theirs")
+    assert report == f"new head: {why}"
     assert task.head.is_new
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"norm_eps": 1e-5}, r"norm_eps=1e-12, and this one .*1e-05; set head.norm_eps=1e-12$"),
-        ({"activation": "relu"}, r"has activation=gelu and .*set head.activation=gelu$"),
+        ({"norm_eps": 1e-5}, r"norm_eps=1e-05, but .*norm_eps=1e-12; set head.norm_eps=1e-12$"),
+        ({"activation": "relu"}, r"checkpoint has activation=gelu and .*set head.activation=gelu$"),
         (
             {"activation": "tanh", "norm_eps": 1e-6},
-            r"set head.activation=gelu and head.norm_eps=1e-12$",
+            r"set head.activation=gelu head.norm_eps=1e-12$",
         ),
     ],
 )
-def test_a_head_that_would_compute_something_else_is_an_error(tmp_path, arguments, message):
+def test_other_arguments_than_those_of_the_pretrained_head_raise(tmp_path, arguments, message):
     save(tmp_path / "theirs")
     with pytest.raises(ValueError, match=message):
-        begin(tmp_path / "theirs", **arguments)
+        start(tmp_path / "theirs", **arguments)
 
 
-def test_a_checkpoint_in_shards_is_read_whole(tmp_path):
+def test_a_head_in_several_shards_is_loaded(tmp_path):
     model = save(tmp_path / "theirs", max_shard_size="6KB")
     assert len(list((tmp_path / "theirs").glob("*.safetensors"))) > 3
-    assert_guesses_as(begin(tmp_path / "theirs")[0], model)
+    assert_same_predictions(start(tmp_path / "theirs")[0], model)
 
 
-def test_the_names_of_older_checkpoints_are_known(tmp_path):
+def test_a_checkpoint_with_older_parameter_names_is_loaded(tmp_path):
     model = save(tmp_path / "theirs")
     path = tmp_path / "theirs/model.safetensors"
     old = {
@@ -160,16 +162,16 @@ def test_the_names_of_older_checkpoints_are_known(tmp_path):
     stored = {old.get(name, name): value for name, value in load_file(path).items()}
     assert set(old.values()) <= set(stored)
     save_file(stored, path, metadata={"format": "pt"})
-    assert_guesses_as(begin(tmp_path / "theirs")[0], model)
+    assert_same_predictions(start(tmp_path / "theirs")[0], model)
 
 
 @pytest.mark.parametrize("shards", [{}, {"max_shard_size": "6KB"}])
-def test_a_hub_model_is_read_from_where_transformers_keeps_it(tmp_path, monkeypatch, shards):
+def test_the_head_of_a_hub_model_is_read_from_the_cache(tmp_path, monkeypatch, shards):
     model = save(tmp_path / "theirs", **shards)
-    asked = []
+    requested = []
 
     def cached_file(source, name, *, revision):
-        asked.append((source, revision))
+        requested.append((source, revision))
         if not (tmp_path / "theirs" / name).is_file():
             raise OSError(name)
         return str(tmp_path / "theirs" / name)
@@ -181,19 +183,21 @@ def test_a_hub_model_is_read_from_where_transformers_keeps_it(tmp_path, monkeypa
     monkeypatch.setattr(masked_lm, "get_checkpoint_shard_files", shard_files)
     found = read_masked_lm_head("me/model", model.config, revision="v1")
     assert torch.equal(found.state["bias"], model.cls.predictions.bias)
-    assert set(asked) == {("me/model", "v1")}
+    assert set(requested) == {("me/model", "v1")}
     monkeypatch.setattr(masked_lm, "SAFE_WEIGHTS_NAME", "none")
     monkeypatch.setattr(masked_lm, "SAFE_WEIGHTS_INDEX_NAME", "none")
-    assert read_masked_lm_head("me/model", model.config).lacks == "the checkpoint holds none"
+    assert read_masked_lm_head("me/model", model.config).missing_reason == (
+        "the checkpoint has no head"
+    )
 
 
-def test_a_pretrained_head_does_not_begin_with_the_frequencies_of_the_tokens(tmp_path, tokenizer):
+def test_the_bias_of_a_pretrained_head_is_not_set_to_token_frequencies(tmp_path, tokenizer):
     module = data(tokenizer)
     size = len(tokenizer)
     model = save(tmp_path / "theirs", changes={"vocab_size": size})
     with torch.no_grad():
         model.cls.predictions.bias.zero_()
     model.save_pretrained(tmp_path / "theirs")
-    task, _ = begin(tmp_path / "theirs", Labels("masked_tokens"))
+    task, _ = start(tmp_path / "theirs", Labels("masked_tokens"))
     make_trainer().validate(task, datamodule=module, verbose=False)
     assert not task.head.bias.any()

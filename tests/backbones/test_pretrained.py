@@ -1,3 +1,5 @@
+"""Loading of pretrained models: sources, dtypes and dropout."""
+
 import pytest
 import torch
 from transformers import AutoModel, PretrainedConfig
@@ -12,7 +14,7 @@ from tests.tiny import CONFIGS
 from tests.tiny_seq2seq import CAUSAL, SEQ2SEQ, make_model
 
 
-def test_a_hub_id_is_left_to_transformers_and_home_is_expanded(tmp_path, monkeypatch):
+def test_a_hub_id_is_unchanged_and_the_home_folder_is_expanded(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "mine").mkdir()
     assert resolve_source("bert-base-uncased") == "bert-base-uncased"
@@ -20,19 +22,23 @@ def test_a_hub_id_is_left_to_transformers_and_home_is_expanded(tmp_path, monkeyp
     assert resolve_source("~/mine") == str(tmp_path / "mine")
 
 
-def test_a_dropout_that_has_no_place_is_refused():
-    with pytest.raises(ValueError, match="PreTrainedConfig has no dropout that is known; drop dro"):
+def test_a_config_without_dropout_raises():
+    with pytest.raises(
+        ValueError, match=r"PreTrainedConfig has no known dropout; set backbone.dropout=null"
+    ):
         set_dropout(PretrainedConfig(), 0.1)
 
 
 @pytest.mark.parametrize("dtype", ["int8", "float31", "nn"])
-def test_a_type_that_is_no_floating_type_is_refused(dtype):
-    with pytest.raises(ValueError, match=f"backbone.dtype must be float32, .* got '{dtype}'"):
+def test_a_dtype_without_floating_point_raises(dtype):
+    with pytest.raises(
+        ValueError, match=f"backbone.dtype must be one of float32, .* got '{dtype}'"
+    ):
         parse_dtype(dtype)
 
 
 @pytest.mark.parametrize("name", [*CAUSAL, *SEQ2SEQ])
-def test_no_dropout_is_left_in_either_side(name):
+def test_dropout_is_set_in_encoder_and_decoder(name):
     backbone, batch = make_model(name)
     set_dropout(backbone.config, 0.0)
     model = auto_class(backbone.config).from_config(backbone.config).train()
@@ -41,7 +47,7 @@ def test_no_dropout_is_left_in_either_side(name):
     assert torch.equal(first, second)
 
 
-def test_encoder_decoders_come_with_what_stands_above_their_decoder():
+def test_encoder_decoders_are_loaded_with_their_head():
     bare = {
         name for name, config in {**CONFIGS, **SEQ2SEQ}.items() if auto_class(config) is AutoModel
     }

@@ -1,4 +1,4 @@
-"""AutoFreeze on one device: its rule, when it freezes what, and that a resume changes nothing."""
+"""AutoFreeze on one device: rule, freezing steps and resume."""
 
 import logging
 import math
@@ -12,7 +12,11 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import nn
 
 from lightning_transfer.callbacks import AutoFreeze, ResumePoint
-from lightning_transfer.callbacks.gradient_sums import GradientSums, changes, resting
+from lightning_transfer.callbacks.auto_freeze import (
+    GradientSums,
+    relative_changes,
+    settled_boundary,
+)
 from tests.callbacks.test_gradual_unfreezing import SCHEDULERS, Plain, Rates, Watch, loader
 from tests.tiny import make_trainer
 
@@ -22,7 +26,8 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:You're resuming from a checkpoint that ended before the epoch ended",
 )
 WIDTH, DEPTHS, STEPS = 4, 4, 12
-LEVELS = [  # of each layer's summed gradient, an interval of two steps a row; then the changes
+# Summed gradient of each layer (columns) in each interval of two steps (rows); then the changes.
+LEVELS = [
     [1.0, 1.0, 1.0, 1.0],
     [1.1, 1.5, 1.2, 2.0],  # 0.1 0.5 0.2 1.0: depth 0 is below 0.35, and the next is not
     [1.1, 2.1, 1.26, 3.0],  # - 0.4 0.05 0.5: depth 2 is below 0.4, but depth 1 is not
@@ -37,32 +42,39 @@ FROZEN = [0] * 4 + [1] * 4 + [2] * 2 + [3] * 2  # layers, before each step
     ("change", "percentile", "frozen", "boundary"),
     [
         ([0.1, 0.2, 0.3, 0.4, 0.5], 50, 0, 2),
-        ([0.3, 0.1, 0.1, 0.4, 0.5], 50, 0, 0),  # depth 0 equals the median, and ends the run
-        ([0.1, 0.9, 0.1, 0.4, 0.5], 50, 0, 1),  # depth 2 is at rest above one that is not
+        ([0.3, 0.1, 0.1, 0.4, 0.5], 50, 0, 0),  # depth 0 equals the median
+        ([0.1, 0.9, 0.1, 0.4, 0.5], 50, 0, 1),  # depth 2 has settled, but depth 1 below has not
         ([0.1, 0.2, 0.3, 0.4, 0.5], 90, 0, 4),
         ([0.1, 0.2, 0.3, 0.4, 0.5], 20, 0, 1),
-        ([None, 0.1, 0.5, 0.2, 0.5], 50, 1, 2),  # what is frozen has no say
-        ([None, 0.1, 0.5, 0.2, 0.5], 50, 0, 2),  # the embeddings have nothing to train
+        ([None, 0.1, 0.5, 0.2, 0.5], 50, 1, 2),  # a frozen layer does not count
+        (
+            [None, 0.1, 0.5, 0.2, 0.5],
+            50,
+            0,
+            2,
+        ),  # a layer without trainable parameters is passed over
         ([None, 0.5, 0.1, 0.2, 0.5], 50, 0, 0),
-        ([0.0, 0.0, 0.0, 0.0, 0.0], 50, 0, 0),  # none changes less than the others
+        ([0.0, 0.0, 0.0, 0.0, 0.0], 50, 0, 0),  # no layer changes less than the others
         ([0.1, math.inf, math.inf, math.inf, math.inf], 50, 0, 1),
         ([0.1, 0.2, 0.3, math.inf, math.inf], 50, 0, 2),
         ([0.5, 0.2], 100, 0, 0),
         ([0.2, 0.5], 100, 0, 1),
     ],
 )
-def test_the_run_of_layers_below_the_percentile_is_frozen(change, percentile, frozen, boundary):
+def test_consecutive_layers_below_the_percentile_are_frozen(change, percentile, frozen, boundary):
     known = {depth: value for depth, value in enumerate(change) if value is not None}
-    assert resting(known, percentile, range(frozen, len(change))) == boundary
+    assert settled_boundary(known, percentile, range(frozen, len(change))) == boundary
 
 
-def test_the_change_of_a_norm_is_a_share_of_the_norm_before():
-    found = changes({0: 2.0, 1: 2.0, 2: 0.0, 3: 0.0, 5: 1.0}, {0: 3.0, 1: 1.5, 2: 0.0, 3: 1.0})
+def test_the_change_of_a_norm_is_relative_to_the_previous_norm():
+    found = relative_changes(
+        {0: 2.0, 1: 2.0, 2: 0.0, 3: 0.0, 5: 1.0}, {0: 3.0, 1: 1.5, 2: 0.0, 3: 1.0}
+    )
     assert found == {0: 0.5, 1: 0.25, 2: 0.0, 3: math.inf}
 
 
 def gradients(kind, step):
-    """Of a layer, or of an embedding table of which a few rows are met, with outliers."""
+    """Return gradients of a layer with outliers, or of an embedding table with few rows in use."""
     generator = torch.Generator().manual_seed(step)
     if kind == "layer":
         size = torch.randn(1536, 1, generator=torch.Generator().manual_seed(0)).mul(0.5).exp()
@@ -74,7 +86,7 @@ def gradients(kind, step):
 
 
 @pytest.mark.parametrize("kind", ["layer", "table"])
-def test_an_eleventh_of_the_values_shows_the_norm_and_its_change(kind):
+def test_one_eleventh_of_the_values_estimates_the_norm_and_its_change(kind):
     sampled, exact = [], []
     for interval in range(2):
         steps = [gradients(kind, 1 + 4 * interval + step) for step in range(4)]
@@ -84,11 +96,11 @@ def test_an_eleventh_of_the_values_shows_the_norm_and_its_change(kind):
         assert sums.sums["a"].numel() == pytest.approx(steps[0].numel() / 11, rel=1e-3)
         sampled.append(sums.norms({"a": 0}))
         exact.append({0: sum(steps).norm().item()})
-    assert changes(*exact)[0] == pytest.approx(changes(*sampled)[0], abs=0.01)
+    assert relative_changes(*exact)[0] == pytest.approx(relative_changes(*sampled)[0], abs=0.01)
     assert sampled[0][0] == pytest.approx(exact[0][0], rel=0.02)
 
 
-def test_every_row_and_column_of_a_matrix_is_met_and_small_tensors_weigh_what_they_should():
+def test_each_row_and_column_is_sampled_and_small_tensors_have_their_weight():
     for width in (384, 512, 768, 896, 1024, 1536):
         sums = GradientSums()
         met = torch.arange(64 * width).view(64, width)
@@ -103,7 +115,7 @@ def test_every_row_and_column_of_a_matrix_is_met_and_small_tensors_weigh_what_th
     assert sums.norms({"w": 0, "b": 0})[0] == pytest.approx(math.sqrt(768 * 769), rel=1e-5)
 
 
-def test_small_tensors_are_summed_as_a_whole_and_layers_over_their_parameters():
+def test_small_tensors_are_summed_completely():
     sums = GradientSums()
     for step in range(1, 3):
         sums.add("a", torch.tensor([[1.0, -2.0]]) * step)
@@ -115,7 +127,7 @@ def test_small_tensors_are_summed_as_a_whole_and_layers_over_their_parameters():
 
 
 class Scripted(pl.LightningModule):
-    """The gradient of each of a layer's values is a number that this script says."""
+    """A module with a given gradient, equal for all values of a layer, in each interval."""
 
     def __init__(self, levels=LEVELS, optimizer=None):
         super().__init__()
@@ -132,7 +144,7 @@ class Scripted(pl.LightningModule):
 
     def training_step(self, batch, batch_idx):
         interval, second = divmod(self.trainer.global_step, 2)
-        part = -2 if second else 3  # 1 in all: norms of single steps add up to five times that
+        part = -2 if second else 3  # their sum is 1; the norms of single steps add up to 5
         parts = self.trainer.accumulate_grad_batches
         part *= 1 if parts == 1 else (0.5, 1.5)[batch_idx % 2]
         sums = [sum(p.sum() for p in layer.parameters()) for layer in self.layers]
@@ -156,14 +168,14 @@ def fit(module, callback, *, epochs=3, **arguments):
 
 
 def frozen_layers(watch):
-    """How many layers, of those that a Scripted has, do not train in each step."""
+    """Return the number of frozen layers of a Scripted module in each step."""
     return [
         sum(f"layers.{depth}.0.weight" not in trains for depth in range(DEPTHS))
         for trains in watch.trains
     ]
 
 
-def test_layers_freeze_at_the_end_of_the_interval_in_which_they_come_to_rest():
+def test_layers_freeze_at_the_end_of_the_interval_in_which_they_settle():
     watch, trainer = fit(Scripted(), scripted())
     assert frozen_layers(watch) == FROZEN
     for step, frozen in enumerate(FROZEN):
@@ -193,14 +205,14 @@ def test_layers_freeze_at_the_end_of_the_interval_in_which_they_come_to_rest():
         ({"percentile": 90}, [0] * 4 + [3] * 8),
     ],
 )
-def test_options(options, frozen):
+def test_options_change_the_freezing_steps(options, frozen):
     callback = scripted(**options)
     watch, _ = fit(Scripted(), callback)
     assert frozen_layers(watch) == frozen
 
 
 def by_hand(gradients, every, percentile, layers):
-    """How many layers are frozen before each step, straight from the paper."""
+    """Return the number of frozen layers before each step, computed as in the paper."""
     frozen, before, found, total = 0, None, [], None
     for step, gradient in enumerate(gradients):
         found.append(frozen)
@@ -218,7 +230,7 @@ def by_hand(gradients, every, percentile, layers):
 
 
 class Recorded(pl.Callback):
-    """The gradient of each layer in each optimizer step."""
+    """Record the gradient of each layer in each optimizer step."""
 
     def __init__(self):
         self.gradients = []
@@ -237,7 +249,7 @@ class Recorded(pl.Callback):
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("percentile", [50, 80])
-def test_it_freezes_as_the_paper_says_for_the_gradients_of_a_real_loss(accumulate, percentile):
+def test_layers_freeze_as_in_the_paper_for_a_real_loss(accumulate, percentile):
     module, seen = Plain(), Recorded()
     callback = AutoFreeze(percentile, every=2, start=0)
     watch, _ = fit(module, callback, epochs=6, callbacks=[seen], accumulate_grad_batches=accumulate)
@@ -250,19 +262,19 @@ def test_it_freezes_as_the_paper_says_for_the_gradients_of_a_real_loss(accumulat
     assert found[-1] > 0
 
 
-def test_gradients_are_those_of_whole_steps_under_accumulation():
+def test_accumulated_gradients_are_summed():
     watch, _ = fit(Scripted(), scripted(), epochs=6, accumulate_grad_batches=2)
     assert frozen_layers(watch) == [frozen for frozen in FROZEN for _ in range(2)]
 
 
-def test_clipping_hides_nothing():
-    """Clipped, all layers together have one norm, and depth 0 would seem to change as well."""
+def test_gradients_are_summed_before_clipping():
+    """Clipped gradients of all layers have a constant norm, so depth 0 would seem to change."""
     watch, _ = fit(Scripted(), scripted(), gradient_clip_val=1e-3)
     assert frozen_layers(watch) == FROZEN
 
 
 class Scaled(MixedPrecision):
-    """Scaled losses in full precision."""
+    """Loss scaling in full precision."""
 
     def __init__(self, **arguments):
         scaler = torch.amp.GradScaler("cpu", **{"init_scale": 1024.0, **arguments})
@@ -274,14 +286,14 @@ class Scaled(MixedPrecision):
 
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("growth", [1, 1000])
-def test_scaled_losses_change_nothing(fused, growth):
-    """A fused optimizer's gradients are still scaled, by another number in every step."""
+def test_loss_scaling_changes_nothing(fused, growth):
+    """Gradients of a fused optimizer are still scaled, by a different factor in each step."""
     module = Scripted(optimizer=lambda m: torch.optim.AdamW(m.parameters(), lr=0.05, fused=fused))
     watch, _ = fit(module, scripted(), plugins=[Scaled(growth_interval=growth)])
     assert frozen_layers(watch) == FROZEN
 
 
-def test_a_step_that_overflows_is_left_out():
+def test_an_overflowing_step_is_ignored():
     module = Scripted(optimizer=lambda m: torch.optim.AdamW(m.parameters(), lr=0.05))
     scaled = Scaled(init_scale=2e38)  # the first gradients, of 3 and more, are infinite
     watch, _ = fit(module, scripted(), plugins=[scaled])
@@ -291,7 +303,7 @@ def test_a_step_that_overflows_is_left_out():
     assert all(value.isfinite().all() for value in callback.state_dict()["sums"].values())
 
 
-def test_an_interval_whose_gradients_are_not_finite_is_compared_with_none():
+def test_an_interval_with_nan_gradients_is_not_compared():
     levels = [row.copy() for row in LEVELS]
     levels[1][0] = math.nan
     watch, _ = fit(Scripted(levels), scripted())
@@ -302,7 +314,7 @@ SCHEDULED = SCHEDULERS["LambdaLR"]
 
 
 @pytest.mark.filterwarnings("ignore:Found 14 module.s. in eval mode")  # without the callback
-def test_a_scheduler_goes_on():
+def test_the_scheduler_continues():
     seen = []
     for callbacks in ([], [AutoFreeze(80, every=1, start=0)]):
         rates = Rates()
@@ -315,7 +327,7 @@ def test_a_scheduler_goes_on():
 
 
 class EachStep(ResumePoint):
-    """A file for every step that has one."""
+    """Save a separate file in each step."""
 
     def on_train_batch_end(self, trainer, *arguments):
         self.path = self.path.with_name(f"{trainer.global_step}.ckpt")
@@ -327,7 +339,7 @@ class EachStep(ResumePoint):
 
 
 class Tensors(nn.Module):
-    """A backbone some of whose gradients are sampled, with dropout."""
+    """A backbone with dropout, and with some gradients large enough to be sampled."""
 
     def __init__(self):
         super().__init__()
@@ -343,7 +355,7 @@ class Tensors(nn.Module):
 
 
 class Resumable:
-    """Batches that go on within an epoch where they were."""
+    """A loader with a position to resume from."""
 
     def __init__(self):
         self.batches, self.at = list(loader()), 0
@@ -388,14 +400,14 @@ def test_resumed_at_any_step_equals_uninterrupted_bit_for_bit(tmp_path):
         assert end["steps"] == state["steps"]
 
 
-def test_a_checkpoint_holds_an_eleventh_of_large_tensors(tmp_path):
+def test_a_checkpoint_contains_one_eleventh_of_large_gradients(tmp_path):
     with_dropout(tmp_path)
     state = torch.load(tmp_path / "1.ckpt", weights_only=True)["callbacks"]["AutoFreeze"]
     assert state["sums"]["backbone.layers.1.0.weight"].numel() == 37 * 16  # of 400 lines
     assert state["sums"]["backbone.layers.1.0.bias"].numel() == 80
 
 
-def test_other_intervals_after_a_resume_keep_what_is_frozen_and_begin_anew(tmp_path, caplog):
+def test_other_intervals_after_a_resume_keep_frozen_layers_and_restart_the_sums(tmp_path, caplog):
     saving = EachStep(tmp_path, every_n_steps=1)
     fit(Scripted(), scripted(), callbacks=[saving], enable_checkpointing=True)
     watch, saving = Watch(), EachStep(tmp_path / "other", every_n_steps=1)
@@ -403,10 +415,12 @@ def test_other_intervals_after_a_resume_keep_what_is_frozen_and_begin_anew(tmp_p
     trainer = make_trainer(max_epochs=3, callbacks=callbacks, enable_checkpointing=True)
     trainer.fit(Scripted(), loader(), ckpt_path=tmp_path / "5.ckpt")
     assert frozen_layers(watch)[:6] == [1] * 6
-    assert "made with intervals of 2 steps, and now they have 3" in caplog.text
+    assert (
+        "the checkpoint has intervals of 2 steps, this run has intervals of 3 steps" in caplog.text
+    )
 
 
-def test_a_callback_that_is_used_again_starts_again():
+def test_a_callback_used_in_a_second_fit_starts_again():
     callback, module = scripted(), Scripted()
     first, _ = fit(module, callback)
     second, _ = fit(module, callback)
@@ -419,7 +433,7 @@ class Fails(pl.Callback):
             raise RuntimeError("power cut")
 
 
-def test_what_a_fit_has_left_frozen_binds_no_later_fit():
+def test_a_later_fit_trains_layers_frozen_by_an_earlier_one():
     module = Scripted()
     with pytest.raises(RuntimeError, match="power cut"):
         fit(module, scripted(), callbacks=[Fails()])
@@ -429,7 +443,7 @@ def test_what_a_fit_has_left_frozen_binds_no_later_fit():
 
 
 @pytest.mark.filterwarnings("ignore:Found 3 module.s. in eval mode")  # the frozen layer
-def test_what_the_user_froze_stays_so_and_has_no_say():
+def test_layers_frozen_by_the_user_stay_frozen_and_are_not_tested():
     module = Scripted()
     module.layers[0].requires_grad_(False)
     module.layers[2][0].bias.requires_grad_(False)
@@ -440,14 +454,14 @@ def test_what_the_user_froze_stays_so_and_has_no_say():
     assert not module.layers[2][0].bias.requires_grad
 
 
-def test_layers_may_be_regexes():
+def test_layers_are_found_by_regexes():
     patterns = [rf"^layers\.{depth}\." for depth in range(DEPTHS)]
     watch, _ = fit(Scripted(), scripted(layers=patterns))
     assert frozen_layers(watch) == FROZEN
     assert "layers.0.1" not in watch.training[-1] or "layers.0.0" not in watch.training[-1]
 
 
-def test_sparse_gradients_will_do():
+def test_sparse_gradients_are_summed():
     tables = [nn.Embedding(50, WIDTH, sparse=sparse) for sparse in (True, False)]
     tables[1].load_state_dict(tables[0].state_dict())
     found = []
@@ -459,7 +473,7 @@ def test_sparse_gradients_will_do():
     assert found[0] == found[1] > 0
 
 
-def test_embeddings_freeze_with_the_layer_above_and_have_no_test_of_their_own():
+def test_embeddings_are_not_tested_and_freeze_with_the_layer_above():
     class Table(Plain):
         def __init__(self):
             super().__init__(lambda m: torch.optim.SGD(m.parameters(), lr=0.01))
@@ -479,22 +493,23 @@ def test_embeddings_freeze_with_the_layer_above_and_have_no_test_of_their_own():
     assert not module.backbone.layers[0].weight.requires_grad
 
 
-def test_each_change_is_one_line(caplog):
+def test_each_change_is_one_log_line(caplog):
     caplog.set_level(logging.INFO)
     fit(Scripted(), scripted())
     lines = [r.getMessage() for r in caplog.records if r.name.startswith("lightning_transfer")]
-    changed = "whose gradient norms changed by less than"
+    changed = "gradient norms changed by less than"
     assert lines == [
-        f"epoch 2, step 4: froze depth 0, {changed} 35 %; 65 of 85 parameters (76.47 %) train",
-        f"epoch 3, step 8: froze depth 1, {changed} 10 %; 45 of 85 parameters (52.94 %) train",
-        f"epoch 3, step 10: froze depth 2, {changed} 30 %; 25 of 85 parameters (29.41 %) train",
+        f"epoch 2, step 4: froze depth 0, {changed} 35 %; 65 of 85 parameters (76.47 %) trainable",
+        f"epoch 3, step 8: froze depth 1, {changed} 10 %; 45 of 85 parameters (52.94 %) trainable",
+        f"epoch 3, step 10: froze depth 2, {changed} 30 %; 25 of 85 parameters (29.41 %) trainable",
     ]
 
 
-def test_a_run_that_ends_before_the_first_test_is_told(caplog):
+def test_a_run_shorter_than_two_intervals_is_warned_about(caplog):
     fit(Scripted(), scripted(every="1 epoch", start=4))
     [line] = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
-    assert line.startswith("the first test would be at step 12, and the run ends at step 12")
+    assert "its first test would be at step 12, but the run ends at step 12" in line
+    assert line.startswith("AutoFreeze never freezes a layer")
 
 
 @pytest.mark.parametrize(
@@ -503,8 +518,8 @@ def test_a_run_that_ends_before_the_first_test_is_told(caplog):
         ({"percentile": 0}, r"percentile must be in \(0, 100\], got 0"),
         ({"percentile": 101}, r"percentile must be in \(0, 100\], got 101"),
         ({"percentile": "50"}, r"percentile must be in \(0, 100\], got '50'"),
-        ({"keep": -1}, "keep must be a whole number of layers >= 0, got -1"),
-        ({"keep": 0.5}, "keep must be a whole number of layers >= 0, got 0.5"),
+        ({"keep": -1}, "keep must be an integer >= 0, got -1"),
+        ({"keep": 0.5}, "keep must be an integer >= 0, got 0.5"),
         ({"every": 0}, "every must be > 0, got 0"),
         ({"every": "often"}, "every must be a number of optimizer steps, or .* got 'often'"),
         ({"every": "1.5 steps"}, "every must be a number of optimizer steps, .* got '1.5 steps'"),
@@ -520,31 +535,39 @@ def test_values_out_of_range_are_errors(options, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"layers": "layer"}, r"Scripted has no 'layer'; did you mean layers\?"),
-        ({"keep": 4}, "keep=4 leaves nothing to freeze of 4 layers; give at most 3"),
+        ({"layers": "layer"}, r"Scripted has no attribute 'layer'; did you mean layers\?"),
+        (
+            {"keep": 4},
+            "keep=4 leaves no layer to freeze: the module has 4 layers; keep must be at most 3",
+        ),
     ],
 )
-def test_a_module_that_does_not_fit_is_an_error_before_the_fit(options, message):
+def test_arguments_that_do_not_fit_the_module_are_an_error_before_the_fit(options, message):
     with pytest.raises(ValueError, match=message):
         scripted(**options).check(Scripted())
 
 
-def test_a_share_needs_a_run_with_an_end():
-    with pytest.raises(ValueError, match=r"every='5 %' needs to know how long the run is"):
+def test_a_percentage_of_an_endless_run_is_an_error():
+    with pytest.raises(ValueError, match=r"every='5 %' needs the length of the run"):
         fit(Scripted(), scripted(every="5 %"), epochs=-1, max_time={"seconds": 5})
 
 
-def test_a_parameter_that_no_optimizer_has_is_an_error():
+def test_a_parameter_in_no_optimizer_is_an_error():
     module = Scripted(optimizer=lambda m: torch.optim.SGD(m.head.parameters(), lr=0.1))
-    with pytest.raises(ValueError, match=r"layers.0.0.weight is to train and is in 0 optimizer"):
+    with pytest.raises(
+        ValueError,
+        match=r"layers.0.0.weight is trainable and must be in one optimizer group, got 0",
+    ):
         fit(module, scripted())
 
 
-def test_a_strategy_that_shards_is_refused():
+def test_a_sharding_strategy_is_refused():
     class Sharding(pl.strategies.ParallelStrategy):
         root_device = torch.device("cpu")
 
     trainer = make_trainer()
     trainer.strategy.__class__ = Sharding
-    with pytest.raises(ValueError, match=r"Sharding fixes what trains .* use strategy=ddp"):
+    with pytest.raises(
+        ValueError, match=r"Sharding fixes the trainable .* use trainer.strategy=ddp"
+    ):
         scripted().setup(trainer, Scripted(), "fit")

@@ -1,4 +1,4 @@
-"""AutoFreeze on two gloo ranks: they freeze together, stay equal, send no needless gradients."""
+"""AutoFreeze on two gloo ranks: equal freezing steps, equal weights, no needless traffic."""
 
 import json
 
@@ -13,12 +13,12 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
-def noted(folder, rank):
+def recorded(folder, rank):
     return json.loads((folder / f"rank{rank}.json").read_text())
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_ranks_freeze_together_and_equal_one_device(tmp_path, accumulate):
+def test_ranks_freeze_at_the_same_step_and_equal_one_device(tmp_path, accumulate):
     for name, ranks in (("one", 1), ("two", 2)):
         (tmp_path / name).mkdir()
         callback = AutoFreeze(70, every=2, start=0, layers="layers")
@@ -30,8 +30,8 @@ def test_ranks_freeze_together_and_equal_one_device(tmp_path, accumulate):
             accumulate_grad_batches=accumulate,
         )
     one, two = tmp_path / "one", tmp_path / "two"
-    trains = noted(one, 0)["trains"]
-    assert trains == noted(two, 0)["trains"] == noted(two, 1)["trains"]
+    trains = recorded(one, 0)["trains"]
+    assert trains == recorded(two, 0)["trains"] == recorded(two, 1)["trains"]
     layer, head = WIDTH * WIDTH + WIDTH, WIDTH + 1
     assert trains[0] == 3 * layer + head
     assert trains == sorted(trains, reverse=True)
@@ -45,6 +45,6 @@ def test_ranks_freeze_together_and_equal_one_device(tmp_path, accumulate):
 def test_frozen_layers_cause_no_traffic(tmp_path):
     fit(tmp_path, AutoFreeze(70, every=2, start=0, layers="layers"), ranks=2)
     for rank in range(2):
-        found = noted(tmp_path, rank)
+        found = recorded(tmp_path, rank)
         assert found["sent"] == found["trains"]
         assert len(set(found["trains"])) > 1

@@ -1,4 +1,4 @@
-"""AutoFreeze on the packaged MiniLM: what a sample of the gradients shows, and what it costs."""
+"""AutoFreeze on the packaged MiniLM: accuracy and cost of sampled gradients."""
 
 import time
 
@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from lightning_transfer.callbacks import AutoFreeze
-from lightning_transfer.callbacks.gradient_sums import changes
+from lightning_transfer.callbacks.auto_freeze import relative_changes
 from tests.callbacks.test_unfreezing_minilm import Clock, make_task
 from tests.tiny import make_trainer
 
@@ -20,7 +20,7 @@ pytestmark = [
 
 
 def texts(rows, batch_size):
-    """Batches of 32 tokens, some of which are common, as words are."""
+    """Return batches of 32 tokens with frequent and rare tokens."""
     generator = torch.Generator().manual_seed(0)
     ids = 1000 + (29000 * torch.rand(rows, 32, generator=generator) ** 4).long()
     labels = torch.randn(rows, generator=generator)
@@ -32,9 +32,9 @@ def texts(rows, batch_size):
 
 
 class Exact(pl.Callback):
-    """The norm of each layer's summed gradient over intervals of two steps, of all its values.
+    """Record the exact norm of each layer's summed gradient, in intervals of two steps.
 
-    The embeddings are left out, as they have no test of their own.
+    Without the embeddings, which AutoFreeze does not test.
     """
 
     def __init__(self):
@@ -56,33 +56,33 @@ class Exact(pl.Callback):
 
 
 class Sampled(AutoFreeze):
-    """Freezes nothing, and notes the norms."""
+    """Record the estimated norms, and freeze nothing."""
 
     def __init__(self):
         super().__init__(every=2, start=0)
         self.norms = []
 
-    def _test(self, trainer, pl_module):
-        self.norms.append(self._sums.norms(self._found.depth_of))
+    def _end_interval(self, trainer, pl_module):
+        self.norms.append(self._sums.norms(self._stack.depth_of))
         self._sums.clear()
         self._steps = 0
 
 
-def test_a_sample_shows_how_much_each_layer_of_minilm_changes():
+def test_sampled_gradients_estimate_the_change_of_each_layer():
     exact, sampled = Exact(), Sampled()
     trainer = make_trainer(max_epochs=1, limit_train_batches=9, callbacks=[sampled, exact])
     trainer.fit(make_task(), texts(144, 16))
     assert len(exact.norms) == len(sampled.norms) == 4
     for number in range(3):
-        ours = changes(*sampled.norms[number : number + 2])
-        theirs = changes(*exact.norms[number : number + 2])
+        ours = relative_changes(*sampled.norms[number : number + 2])
+        theirs = relative_changes(*exact.norms[number : number + 2])
         print({depth: (round(ours[depth], 3), round(theirs[depth], 3)) for depth in theirs})
         for depth, change in theirs.items():
             assert ours[depth] == pytest.approx(change, rel=0.2, abs=0.02), depth
 
 
 class Timed(AutoFreeze):
-    """Adds up the time that is spent here."""
+    """Measure the time spent in the callback."""
 
     spent = 0.0
 
@@ -97,7 +97,7 @@ class Timed(AutoFreeze):
         self.spent += time.perf_counter() - start
 
 
-def test_a_step_costs_under_one_percent_more():
+def test_the_callback_takes_less_than_one_percent_of_a_step():
     timed, clock = Timed(every=100, start=0), Clock()
     trainer = make_trainer(max_epochs=1, limit_train_batches=20, callbacks=[timed, clock])
     trainer.fit(make_task(), texts(640, 32))

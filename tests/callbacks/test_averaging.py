@@ -1,4 +1,4 @@
-"""Averaged weights are what is validated, kept, handed on and exported."""
+"""Averaged weights are validated, saved, transferred and exported."""
 
 import csv
 import json
@@ -32,7 +32,7 @@ averages = pytest.mark.parametrize("name", AVERAGES)
 
 
 class Steps(pl.Callback):
-    """Notes the weights after every step and those that are validated."""
+    """Record the weights after each step and in each validation."""
 
     after: ClassVar[list] = []
     validated: ClassVar[list] = []
@@ -55,7 +55,7 @@ def _reset():
     Steps.reset()
 
 
-def words(runs, name, *options, place="target"):
+def overrides(runs, name, *options, place="target"):
     return [
         *stage(
             place,
@@ -69,7 +69,7 @@ def words(runs, name, *options, place="target"):
 
 
 def average(name, states):
-    """The average of the weights after some steps, by hand and in float64."""
+    """Return the average of the weights after some steps, computed in float64."""
     found = {k: v.double() for k, v in states[0].items()}
     for count, state in enumerate(states[1:], start=1):
         share = (1 - DECAY) if name == "ema" else 1 / (count + 1)
@@ -93,8 +93,8 @@ def final(folder, name="target-seed0"):
 
 
 @averages
-def test_the_average_is_validated_and_kept(runs, tmp_path, name):
-    runs.fit(tmp_path, *words(runs, name, "keep=last"))
+def test_the_average_is_validated_and_saved(runs, tmp_path, name):
+    runs.fit(tmp_path, *overrides(runs, name, "keep=last"))
     first, last = Steps.validated[:2]
     assert_close(first, average(name, Steps.after[:4]))
     assert_close(last, average(name, Steps.after))
@@ -103,8 +103,8 @@ def test_the_average_is_validated_and_kept(runs, tmp_path, name):
 
 
 @averages
-def test_the_weights_that_validated_best_are_kept(runs, tmp_path, name):
-    runs.fit(tmp_path, *words(runs, name, "epochs=4"))
+def test_the_best_validated_weights_are_saved(runs, tmp_path, name):
+    runs.fit(tmp_path, *overrides(runs, name, "epochs=4"))
     best = json.loads((tmp_path / "stages/target-seed0/fit.json").read_text())["best"]
     kept = final(tmp_path)
     same = [all(torch.equal(kept[k], state[k]) for k in kept) for state in Steps.validated]
@@ -119,12 +119,12 @@ def test_the_weights_that_validated_best_are_kept(runs, tmp_path, name):
 
 @averages
 def test_the_average_is_exported(runs, tmp_path, name):
-    runs.fit(tmp_path, *words(runs, name))
+    runs.fit(tmp_path, *overrides(runs, name))
     kept, model = final(tmp_path), load(tmp_path).task.state_dict()
     assert all(torch.equal(model[key], kept[key]) for key in kept)
 
 
-def test_the_average_is_handed_on(runs, tmp_path):
+def test_the_average_is_transferred_to_the_next_stage(runs, tmp_path):
     ema = ["+callbacks@stages.source.callbacks=ema", "stages.source.callbacks.ema.decay=0.7"]
     runs.fit(tmp_path, *transfer(runs.news, runs.movies, baselines=False), *ema)
     kept = final(tmp_path, "source-seed0")
@@ -135,8 +135,8 @@ def test_the_average_is_handed_on(runs, tmp_path):
 
 @averages
 @pytest.mark.parametrize("stop", [("batch", 2), ("batch", 6), ("epoch", 4), ("end", 8)])
-def test_a_run_cut_off_ends_the_same(runs, tmp_path, name, stop):
-    options = [*words(runs, name), "resume_every=1"]
+def test_an_interrupted_run_equals_an_uninterrupted_one(runs, tmp_path, name, stop):
+    options = [*overrides(runs, name), "resume_every=1"]
     runs.fit(tmp_path / "whole", *options)
     Watch.stop = ("target-seed0", *stop)
     with pytest.raises(Stop):
@@ -151,8 +151,8 @@ def test_a_run_cut_off_ends_the_same(runs, tmp_path, name, stop):
 
 
 @averages
-def test_frozen_layers_are_bit_for_bit_what_they_were(runs, tmp_path, name):
-    runs.fit(tmp_path, *words(runs, name), "finetuning@stages.target.finetuning=frozen")
+def test_frozen_layers_do_not_change_at_all(runs, tmp_path, name):
+    runs.fit(tmp_path, *overrides(runs, name), "finetuning@stages.target.finetuning=frozen")
     start, kept = Watch.started[0][1], final(tmp_path)
     backbone = [key for key in kept if key.startswith("backbone.")]
     assert all(torch.equal(kept[key], start[key]) for key in backbone)
@@ -183,7 +183,7 @@ class Counts(pl.LightningDataModule):
         return make_loader("single_label")
 
 
-def test_balanced_class_weights_hold_in_validation_and_afterwards():
+def test_balanced_class_weights_apply_in_validation_and_afterwards():
     losses = {}
     for name, callbacks in (("plain", []), ("ema", [ema_averaging(0.0)])):
         task = make_task("single_label", class_weights="balanced")
@@ -200,8 +200,8 @@ def test_a_decay_out_of_range_is_refused(decay):
         ema_averaging(decay)
 
 
-def test_lightnings_own_ema_would_move_frozen_layers():
-    """Why there is a function of ours; should this fail, Lightning's own will do."""
+def test_lightnings_ema_changes_frozen_layers():
+    """The reason for ema_averaging. If this fails, use Lightning's EMAWeightAveraging instead."""
     moved = {}
     for name, callback in (
         ("ours", ema_averaging(0.999)),
@@ -217,8 +217,8 @@ def test_lightnings_own_ema_would_move_frozen_layers():
 
 
 @pytest.mark.filterwarnings("ignore:SWA is currently only supported every epoch")
-def test_lightnings_own_swa_keeps_weights_that_are_not_averaged(tmp_path):
-    """Why swa.yaml takes another callback: the ratios go, and so does what was averaged."""
+def test_lightnings_swa_saves_weights_that_are_not_averaged(tmp_path):
+    """The reason for another callback in swa.yaml: learning-rate ratios and averages are lost."""
     rates, task = [], make_task()
 
     class Rates(pl.Callback):
@@ -234,5 +234,5 @@ def test_lightnings_own_swa_keeps_weights_that_are_not_averaged(tmp_path):
     assert not torch.equal(saved, task.state_dict()["head.out.weight"])
 
 
-def test_the_callback_is_lightnings():
+def test_the_callback_is_a_class_of_lightning():
     assert type(ema_averaging()) is WeightAveraging

@@ -1,4 +1,4 @@
-"""BitFit (arXiv:2106.10199) is freezing by names."""
+"""BitFit (arXiv:2106.10199) by freezing with a regex over names."""
 
 import logging
 from functools import partial
@@ -32,13 +32,13 @@ def fit(model, *callbacks, **arguments):
 @pytest.mark.parametrize(
     ("model", "precision"), [*((model, "32-true") for model in MODELS), ("bert", "bf16-mixed")]
 )
-def test_biases_and_head_train_and_no_other_bit_moves(model, precision):
+def test_only_biases_and_the_head_change(model, precision):
     task, before = fit(model, Freezing(names=BITFIT), precision=precision)
     expected = {n for n in before if n.startswith("head.") or n.endswith("bias")}
     assert {n for n, p in task.named_parameters() if p.requires_grad} == expected
     moved = {n for n, p in task.named_parameters() if not torch.equal(p, before[n])}
-    # A key's bias adds the same to all of a token's scores, so that no gradient reaches it but by
-    # rounding; AdamW leaves it where it is if that is exactly 0.
+    # The bias of the keys adds a constant to all attention scores of a query, so its gradient is 0
+    # up to rounding, and AdamW does not change it if the gradient is exactly 0.
     assert moved <= expected
     assert {n for n in expected - moved if "key" not in n and "k_lin" not in n} == set()
 
@@ -59,7 +59,7 @@ def test_layers_with_biases_are_in_train_mode(caplog):
     assert f"(?!.*bias$): {trains:,} of {total:,} parameters (" in caplog.text
 
 
-def test_what_is_frozen_below_stays_frozen():
+def test_frozen_layers_stay_frozen_with_bitfit():
     for callbacks in ((Freezing(2), Freezing(names=BITFIT)), (Freezing(names=BITFIT), Freezing(2))):
         task, before = fit("bert", *callbacks)
         for layer in task.backbone.layers[:2]:

@@ -1,3 +1,5 @@
+"""Compilation of the backbone."""
+
 import logging
 
 import pytest
@@ -11,7 +13,7 @@ from tests.tiny import HIDDEN, OwnBackbone, make_backbone, make_loader, make_tra
 
 
 @pytest.fixture(autouse=True)
-def forget():
+def reset_dynamo():
     yield
     torch._dynamo.reset()
 
@@ -27,11 +29,11 @@ def fit(*callbacks, backbone=None):
 
 
 def pretrained():
-    """Without dropout: what a compiled model draws differs."""
+    """Return a backbone without dropout: a compiled model draws other random numbers."""
     return make_backbone(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
 
 
-def seeing(graphs):
+def recording(graphs):
     def backend(graph, inputs):
         graphs.append(graph)
         return graph.forward
@@ -44,10 +46,10 @@ def failing(graph, inputs):
 
 
 @pytest.mark.parametrize("build", [OwnBackbone, pytest.param(pretrained, marks=pytest.mark.slow)])
-def test_a_compiled_backbone_learns_what_it_does_without_and_is_itself_afterwards(build):
+def test_a_compiled_backbone_trains_as_usual_and_is_restored_afterwards(build):
     graphs = []
     torch.manual_seed(1)
-    compiled = fit(Compiled(seeing(graphs)), backbone=build())
+    compiled = fit(Compiled(recording(graphs)), backbone=build())
     torch.manual_seed(1)
     plain = fit(backbone=build())
     assert graphs
@@ -58,20 +60,20 @@ def test_a_compiled_backbone_learns_what_it_does_without_and_is_itself_afterward
         torch.testing.assert_close(one[name], other[name], rtol=1e-4, atol=1e-6)
 
 
-def test_where_it_cannot_be_compiled_the_run_goes_on_and_one_line_says_so(caplog):
+def test_a_failed_compilation_is_logged_once_and_the_run_continues(caplog):
     with caplog.at_level(logging.WARNING):
         task = fit(Compiled(failing))
     [line] = [r.getMessage() for r in caplog.records if "torch.compile" in r.getMessage()]
-    assert line.startswith("torch.compile does not work here, so the run goes on without it: ")
+    assert line.startswith("torch.compile failed, so the run continues without it: ")
     assert "no compiler is found" in line
     assert "\n" not in line
     for one, other in zip(task.parameters(), fit().parameters(), strict=True):
         assert torch.equal(one, other)
 
 
-def test_errors_of_the_model_are_its_own():
+def test_errors_of_the_model_are_raised():
     backbone = OwnBackbone()
     backbone.first.register_forward_pre_hook(lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        fit(Compiled(seeing([])), backbone=backbone)
+        fit(Compiled(recording([])), backbone=backbone)
     assert backbone._compiled_call_impl is None

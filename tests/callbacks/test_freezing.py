@@ -1,3 +1,5 @@
+"""Freezing by depth, name and function."""
+
 import logging
 from functools import partial
 
@@ -36,7 +38,7 @@ def trainable(task):
 
 
 def names_of(task, depths):
-    """Names of the parameters at these depths."""
+    """Return the names of the parameters at these depths."""
     inside = {id(p) for depth in depths for p in task.backbone.layers[depth].parameters()}
     return {name for name, p in task.named_parameters() if id(p) in inside}
 
@@ -54,7 +56,7 @@ cases = pytest.mark.parametrize(("below", "frozen"), CASES.values(), ids=CASES)
 
 
 class Watch(pl.Callback):
-    """Notes the modes of every layer and of the head, in each training and validation step."""
+    """Record the modes of each layer and of the head in each training and validation step."""
 
     def __init__(self):
         self.training, self.validation = [], []
@@ -71,7 +73,7 @@ class Watch(pl.Callback):
 
 
 @cases
-def test_exactly_the_frozen_layers_take_no_gradient(below, frozen):
+def test_exactly_the_frozen_layers_have_no_gradient(below, frozen):
     task = make_task()
     Freezing(below).setup(make_trainer(), task, "fit")
     everything = {name for name, _ in task.named_parameters()}
@@ -80,7 +82,7 @@ def test_exactly_the_frozen_layers_take_no_gradient(below, frozen):
 
 
 @cases
-def test_frozen_layers_do_not_change_and_stay_in_eval_mode_through_a_whole_fit(below, frozen):
+def test_frozen_layers_do_not_change_and_stay_in_eval_mode_during_a_fit(below, frozen):
     task, watch = make_task(), Watch()
     before = {name: value.clone() for name, value in task.state_dict().items()}
     trainer = make_trainer(
@@ -91,9 +93,9 @@ def test_frozen_layers_do_not_change_and_stay_in_eval_mode_through_a_whole_fit(b
         num_sanity_val_steps=1,
     )
     trainer.fit(task, make_loader(), make_loader())
-    still = names_of(task, frozen)
+    constant = names_of(task, frozen)
     for name, parameter in task.named_parameters():
-        assert torch.equal(parameter, before[name]) == (name in still), name
+        assert torch.equal(parameter, before[name]) == (name in constant), name
     expected = [{depth not in frozen} for depth in ALL] + [{True}]
     assert watch.training == [expected] * 9
     assert len(watch.validation) >= 9
@@ -103,8 +105,8 @@ def test_frozen_layers_do_not_change_and_stay_in_eval_mode_through_a_whole_fit(b
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_what_a_frozen_stack_gives_does_not_move(name):
-    """The output of the frozen layers is the same before and after, whatever lies beside them."""
+def test_the_output_of_frozen_layers_does_not_change(name):
+    """Also with modules beside the layers, such as the relative position embeddings of DeBERTa."""
     task = make_task(name)
     batch = make_batch()
 
@@ -136,7 +138,7 @@ class StopAt(pl.Callback):
             raise Stop
 
 
-def test_frozen_layers_are_in_eval_mode_after_a_resume_in_mid_epoch(tmp_path):
+def test_frozen_layers_are_in_eval_mode_after_a_resume_within_an_epoch(tmp_path):
     stop = StopAt()
     stop.path = tmp_path / "a.ckpt"
     with pytest.raises(Stop):
@@ -148,7 +150,7 @@ def test_frozen_layers_are_in_eval_mode_after_a_resume_in_mid_epoch(tmp_path):
 
 
 class StatefulLoader:
-    """Batches of which the first two are done after a resume."""
+    """Three batches; a resumed run has already seen the first two."""
 
     def __init__(self):
         self.done = 0
@@ -167,7 +169,7 @@ class StatefulLoader:
 
 
 def test_layers_are_frozen_before_the_strategy_wraps_the_module():
-    """DDP registers what requires grad when it wraps; later is too late."""
+    """DDP registers the trainable parameters when it wraps the module."""
     seen = []
 
     class Strategy(pl.strategies.SingleDeviceStrategy):
@@ -181,25 +183,25 @@ def test_layers_are_frozen_before_the_strategy_wraps_the_module():
     assert seen == [HEAD]
 
 
-def test_a_log_line_says_how_many_parameters_train(caplog):
+def test_a_log_line_counts_the_trainable_parameters(caplog):
     caplog.set_level(logging.INFO)
     task = make_task(backbone=OwnBackbone())
     Freezing("embeddings").setup(make_trainer(), task, "fit")
     [line] = [r.getMessage() for r in caplog.records if r.name.startswith("lightning_transfer")]
-    assert line == "frozen below embeddings: 833 of 1,361 parameters (61.20 %) train"
+    assert line == "froze the embeddings: 833 of 1,361 parameters (61.20 %) trainable"
     assert sum(p.numel() for p in task.parameters()) == 1361
     assert task.backbone.table.weight.numel() == 1361 - 833
 
 
 @pytest.mark.parametrize("stage", ["validate", "test", "predict"])
-def test_nothing_is_frozen_outside_of_fit(stage):
+def test_nothing_is_frozen_outside_fit(stage):
     task = make_task()
     Freezing("all").setup(make_trainer(), task, stage)
     assert all(p.requires_grad for p in task.parameters())
 
 
 class Plain(pl.LightningModule):
-    """Any LightningModule, its backbone under a name of its own."""
+    """A LightningModule with its backbone at another attribute path."""
 
     def __init__(self):
         super().__init__()
@@ -213,7 +215,7 @@ class Plain(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def test_any_lightning_module_will_do():
+def test_any_lightning_module_can_be_frozen():
     task = Plain()
     before = {name: value.clone() for name, value in task.state_dict().items()}
     freezing = Freezing(2, backbone="encoder.text")
@@ -224,20 +226,22 @@ def test_any_lightning_module_will_do():
 
 
 @pytest.mark.parametrize("below", ["head", 1.5, True, "2"])
-def test_what_is_no_depth_is_refused(below):
-    with pytest.raises(ValueError, match=f"all, embeddings or a whole number .*, got {below!r}"):
+def test_an_invalid_depth_is_refused(below):
+    with pytest.raises(
+        ValueError, match=f"below must be all, embeddings or an integer, got {below!r}"
+    ):
         Freezing(below)
 
 
 @pytest.mark.parametrize("below", [5, -5])
-def test_a_depth_beyond_the_backbone_is_refused(below):
+def test_a_missing_depth_is_refused(below):
     with pytest.raises(ValueError, match=rf"below={below} is no depth .* 0..3; below=4 freezes"):
         Freezing(below).setup(make_trainer(), make_task(), "fit")
 
 
 def test_a_backbone_without_layers_is_refused():
     task = Plain()
-    with pytest.raises(ValueError, match=r"'out.layers': Linear has no 'layers'"):
+    with pytest.raises(ValueError, match=r"'out.layers': Linear has no attribute 'layers'"):
         Freezing(1, backbone="out").setup(make_trainer(), task, "fit")
     Freezing("all", backbone="out").setup(make_trainer(), task, "fit")
     assert trainable(task) == {n for n, _ in task.named_parameters() if n.startswith("encoder")}
@@ -249,13 +253,13 @@ def test_all_but_the_top_two_layers_are_frozen():
     assert trainable(task) == HEAD | names_of(task, [2, 3])
 
 
-def test_regexes_say_what_is_frozen():
+def test_parameters_matching_a_regex_are_frozen():
     task = make_task()
     Freezing(names=[r"embeddings", r"layer\.1\."]).setup(make_trainer(), task, "fit")
     assert trainable(task) == HEAD | names_of(task, [1, 3])
 
 
-def test_a_function_says_what_is_frozen():
+def test_parameters_chosen_by_a_function_are_frozen():
     task = make_task()
     freezing = Freezing(function=lambda name, parameter: parameter.ndim > 1)
     freezing.setup(make_trainer(), task, "fit")
@@ -265,44 +269,48 @@ def test_a_function_says_what_is_frozen():
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["embedings"], r"names: 'embedings' matches no parameter; did you mean"),
-        (["("], r"names: '\(' is no regular expression"),
+        (["embedings"], r"names: no parameter matches 'embedings'; did you mean"),
+        (["("], r"names: invalid regular expression '\('"),
     ],
 )
-def test_a_regex_that_finds_nothing_is_refused(names, message):
+def test_a_regex_without_a_match_is_refused(names, message):
     with pytest.raises(ValueError, match=message):
         Freezing(names=names).setup(make_trainer(), make_task(), "fit")
 
 
-def test_only_one_way_to_say_it_is_taken():
-    with pytest.raises(ValueError, match=r"give one of below, names and function, got below=1, "):
+def test_two_ways_of_freezing_are_refused():
+    with pytest.raises(
+        ValueError, match=r"give only one of below, names and function, got below=1, "
+    ):
         Freezing(1, names=["a"])
 
 
 class Seen(pl.Callback):
-    """Notes which modules with a dropout or a weight are in train mode in a step."""
+    """Record the mode of each module in the last step."""
 
     def on_before_zero_grad(self, trainer, pl_module, optimizer):
         self.modes = {name: module.training for name, module in pl_module.named_modules()}
 
 
-def test_biases_alone_train_with_dropout_on_and_weights_stay_as_they_are():
-    """BitFit (arXiv:2106.10199): a layer that is frozen in part trains."""
+def test_only_biases_train_and_dropout_is_active():
+    """BitFit (arXiv:2106.10199): a partly frozen layer is in train mode."""
     task, seen = make_task(), Seen()
     before = {name: value.clone() for name, value in task.state_dict().items()}
     callbacks = [Freezing(names=[r"^backbone\.(?!.*bias$)"]), seen]
     make_trainer(callbacks=callbacks, max_epochs=2).fit(task, make_loader(), make_loader())
     changed = {name for name, value in task.state_dict().items() if (value != before[name]).any()}
     biases = {n for n in before if n.startswith("backbone.") and n.endswith(".bias")}
-    keys = {n for n in biases if ".key." in n}  # attention does not depend on them: no gradient
+    keys = {
+        n for n in biases if ".key." in n
+    }  # attention does not depend on the key biases: no gradient
     assert biases - keys <= changed <= biases | HEAD
     assert seen.modes["backbone.model.encoder.layer.0.attention.output.dropout"]
     assert all(mode for name, mode in seen.modes.items() if name.startswith("backbone.model"))
 
 
-def test_what_a_fit_has_left_frozen_binds_no_later_fit():
+def test_a_later_fit_trains_parameters_frozen_by_an_earlier_one():
     task = make_task()
-    task.backbone.layers[1].requires_grad_(False)  # the user's own doing, which counts
+    task.backbone.layers[1].requires_grad_(False)  # frozen by the user, so it stays frozen
     for below, frozen in (("embeddings", [0]), (-1, [0, 2]), (0, [])):
         make_trainer(callbacks=[Freezing(below)]).fit(task, make_loader(), make_loader())
         assert trainable(task) == HEAD | names_of(task, {0, 2, 3} - {*frozen})

@@ -1,4 +1,4 @@
-"""Gradual unfreezing on one device, over any LightningModule."""
+"""Gradual unfreezing of any LightningModule on one device."""
 
 import logging
 import math
@@ -39,7 +39,7 @@ class Backbone(nn.Module):
 
 
 class Plain(pl.LightningModule):
-    """Anybody's module: its own optimizer and scheduler, its backbone in eval mode at first."""
+    """A module with its own optimizer and scheduler, and a backbone in eval mode."""
 
     def __init__(self, optimizer=None, scheduler=None, interval="step"):
         super().__init__()
@@ -74,7 +74,7 @@ def loader(rows=32, batch_size=8):
 
 
 class Watch(pl.Callback):
-    """Notes, in every step, what trains, what is in train mode, and what has changed by it."""
+    """Record trainable parameters, modules in train mode and changed tensors in each step."""
 
     def __init__(self):
         self.trains, self.training, self.changed, self.epochs = [], [], [], []
@@ -107,16 +107,16 @@ def names(module, depths, *, head=True):
 DECLARED = [[], [], [], []] + [[2]] * 4 + [[0, 1, 2]] * 4
 
 
-def test_at_every_step_the_declared_parameters_train_and_nothing_else_changes():
+def test_only_the_declared_parameters_change_in_each_step():
     module = Plain()
     watch, trainer = fit(module, GradualUnfreezing(THREE))
     for step, depths in enumerate(DECLARED):
         declared = names(module, depths)
         assert watch.trains[step] == declared, step
-        # Running statistics are buffers: frozen layers keep theirs, weight decay and all.
+        # Running statistics are buffers; they do not change in frozen layers either.
         running = {n for n in watch.before if "running_" in n or "num_batches" in n}
         moved = {n for n in running if n.startswith(tuple(LAYERS[d] for d in depths))}
-        bias_before_norm = {f"{LAYERS[d]}.0.bias" for d in depths}  # whose gradient is 0
+        bias_before_norm = {f"{LAYERS[d]}.0.bias" for d in depths}  # the gradient is 0
         assert declared | moved >= watch.changed[step], step
         assert watch.changed[step] >= (declared - bias_before_norm) | moved, step
         [optimizer] = trainer.optimizers
@@ -146,7 +146,7 @@ SCHEDULERS = {
 
 
 def two_groups(module):
-    """One group a part, with rates of their own and a class without weight decay."""
+    """Return an optimizer with a group per part, of different rates and weight decays."""
     groups = [
         {"params": list(module.backbone.parameters()), "lr": 0.01, "weight_decay": 0.0},
         {"params": list(module.head.parameters()), "lr": 0.1},
@@ -169,8 +169,8 @@ class Rates(pl.Callback):
 
 @pytest.mark.filterwarnings("ignore:Found 14 module.s. in eval mode")  # without the callback
 @pytest.mark.parametrize("scheduler", SCHEDULERS.values(), ids=SCHEDULERS)
-def test_any_scheduler_goes_on_across_an_unfreeze(scheduler):
-    """The rates, decays and members of all groups are those of a run without the callback."""
+def test_any_scheduler_continues_across_an_unfreeze(scheduler):
+    """Rates, decays and parameters of all groups equal those of a run without the callback."""
     seen = []
     for callbacks in ([], [GradualUnfreezing(THREE)]):
         rates = Rates()
@@ -182,7 +182,7 @@ def test_any_scheduler_goes_on_across_an_unfreeze(scheduler):
     assert len({step[0][0] for step in seen[0]}) > 3
 
 
-def test_a_plateau_scheduler_goes_on_across_an_unfreeze():
+def test_a_plateau_scheduler_continues_across_an_unfreeze():
     rates = Rates()
     module = Plain(
         two_groups,
@@ -198,12 +198,12 @@ def test_a_plateau_scheduler_goes_on_across_an_unfreeze():
     assert factors[::4] == pytest.approx([1, 0.5, 0.25, 0.125])
 
 
-def of_what_trains(parameters, lr):
+def of_trainable(parameters, lr):
     return torch.optim.SGD([p for p in parameters if p.requires_grad], lr=lr)
 
 
-def test_an_optimizer_of_what_requires_a_gradient_has_all_that_ever_will():
-    module = Plain(lambda m: of_what_trains(m.parameters(), 0.1))
+def test_an_optimizer_of_trainable_parameters_contains_all_parameters():
+    module = Plain(lambda m: of_trainable(m.parameters(), 0.1))
     watch, trainer = fit(module, GradualUnfreezing(THREE))
     assert sum(len(g["params"]) for g in trainer.optimizers[0].param_groups) == 14
     assert f"{LAYERS[0]}.0.weight" in watch.changed[-1]
@@ -214,11 +214,11 @@ def test_an_optimizer_of_what_requires_a_gradient_has_all_that_ever_will():
     [
         (
             lambda m: torch.optim.SGD(m.head.parameters(), lr=0.1),
-            r"backbone.layers.0.0.weight is to train and is in 0 optimizer groups instead of one",
+            r"backbone.layers.0.0.weight is trainable and must be in one optimizer group, got 0 gr",
         ),
     ],
 )
-def test_a_parameter_that_no_optimizer_has_is_an_error(optimizer, message):
+def test_a_parameter_in_no_optimizer_is_an_error(optimizer, message):
     with pytest.raises(ValueError, match=message):
         fit(Plain(optimizer), GradualUnfreezing(THREE))
 
@@ -232,18 +232,18 @@ def test_a_parameter_in_two_optimizers_is_an_error():
         def configure_optimizers(self):
             return [torch.optim.SGD(self.parameters(), lr=0.1) for _ in range(2)]
 
-    with pytest.raises(ValueError, match="is in 2 optimizer groups instead of one"):
+    with pytest.raises(ValueError, match="must be in one optimizer group, got 2 groups"):
         fit(Two(), GradualUnfreezing(THREE))
 
 
 @pytest.mark.filterwarnings("ignore:Found 3 module.s. in eval mode")  # the teacher
-def test_what_the_user_froze_stays_frozen_and_keeps_its_mode():
+def test_modules_frozen_by_the_user_stay_frozen_and_keep_their_mode():
     module = Plain()
     module.teacher = nn.Sequential(nn.Linear(2, 2), nn.Dropout()).eval().requires_grad_(False)
     module.backbone.layers[2][0].requires_grad_(False)
     watch, _ = fit(module, GradualUnfreezing("head > all"), epochs=2)
-    kept = {"backbone.layers.2.0.weight", "backbone.layers.2.0.bias"}
-    assert watch.trains[-1] == names(module, [0, 1, 2]) - kept
+    frozen = {"backbone.layers.2.0.weight", "backbone.layers.2.0.bias"}
+    assert watch.trains[-1] == names(module, [0, 1, 2]) - frozen
     assert not any(name.startswith("teacher") for name in watch.training[-1])
     assert module.backbone.layers[2][0].weight.requires_grad is False
 
@@ -253,12 +253,12 @@ class Fails(pl.Callback):
         raise RuntimeError("power cut")
 
 
-def test_what_a_fit_has_left_frozen_binds_no_later_fit():
+def test_a_later_fit_trains_layers_frozen_by_an_earlier_one():
     module = Plain()
     with pytest.raises(RuntimeError, match="power cut"):
         fit(module, GradualUnfreezing([{"from_depth": 3}]), callbacks=[Fails()])
     assert {n for n, p in module.named_parameters() if p.requires_grad} == names(module, [])
-    module.make_optimizer = lambda m: of_what_trains(m.parameters(), 0.1)
+    module.make_optimizer = lambda m: of_trainable(m.parameters(), 0.1)
     fit(module, GradualUnfreezing([{"from_depth": 2}]), epochs=1)
     assert {n for n, p in module.named_parameters() if p.requires_grad} == names(module, [2])
     watch, _ = fit(module, GradualUnfreezing(THREE))
@@ -274,7 +274,7 @@ def test_what_a_fit_has_left_frozen_binds_no_later_fit():
     ],
     ids=["ModuleList", "Sequential", "regexes"],
 )
-def test_layers_are_found_by_path_or_by_names(layers):
+def test_layers_are_found_by_path_and_by_regexes(layers):
     module = Plain()
     if layers == "backbone.net":
         module.backbone.net = nn.Sequential(*module.backbone.layers)
@@ -286,13 +286,13 @@ def test_layers_are_found_by_path_or_by_names(layers):
     }
 
 
-def test_refreezing_chain_thaw():
+def test_chain_thaw_refreezes_layers():
     module = Plain()
     watch, _ = fit(module, GradualUnfreezing("chain-thaw"), epochs=5)
     trains = watch.trains[::4]
     expected = [([], True), ([0], False), ([1], False), ([2], False), ([0, 1, 2], True)]
     assert trains == [names(module, depths, head=head) for depths, head in expected]
-    for step in range(4, 8):  # the head had momentum, and is refrozen
+    for step in range(4, 8):  # the refrozen head has momentum
         assert not any(name.startswith("head") for name in watch.changed[step])
 
 
@@ -305,7 +305,7 @@ def test_refreezing_chain_thaw():
         ({"at_epoch": 1}, 4),
     ],
 )
-def test_a_phase_begins_where_it_says(start, step):
+def test_a_phase_starts_at_its_step(start, step):
     module = Plain()
     watch, _ = fit(module, GradualUnfreezing([{"from_depth": "head"}, {"from_depth": 1, **start}]))
     assert [len(trains) > 2 for trains in watch.trains] == [False] * step + [True] * (12 - step)
@@ -318,7 +318,7 @@ def test_steps_are_optimizer_steps_under_gradient_accumulation():
     assert [len(trains) > 2 for trains in watch.trains] == [False] * 6 + [True] * 6
 
 
-def test_a_phase_begins_when_a_metric_stops_improving():
+def test_a_phase_starts_at_the_plateau_of_a_metric():
     values = iter([1.0, 0.5, 0.6, 0.4, 0.45, 0.41, 0.3, 0.2])
 
     class Scripted(Plain):
@@ -333,59 +333,61 @@ def test_a_phase_begins_when_a_metric_stops_improving():
         {"from_depth": 0, "at_plateau": {"monitor": "val/loss", "patience": 1}},
     ]
     watch, _ = fit(Scripted(), GradualUnfreezing(phases), epochs=8)
-    # 0.6 does not improve on 0.5; in the second phase 0.45 and 0.41 do not on 0.4.
+    # In the first phase 0.6 is no improvement on 0.5; in the second, 0.45 and 0.41 are none on 0.4.
     assert [len(trains) for trains in watch.trains[::4]] == [2, 2, 2, 6, 6, 6, 14, 14]
 
 
-def test_a_plateau_of_a_metric_that_nobody_logs_is_an_error():
+def test_a_plateau_of_an_unknown_metric_is_an_error():
     phases = [{"from_depth": 3}, {"from_depth": 0, "at_plateau": {"monitor": "val/f1"}}]
-    with pytest.raises(ValueError, match="'val/f1' is not among the metrics logged: val/loss"):
+    with pytest.raises(ValueError, match="unknown metric 'val/f1'; logged metrics: val/loss"):
         fit(Plain(), GradualUnfreezing(phases))
 
 
-def test_a_fraction_needs_a_run_with_an_end():
+def test_a_fraction_of_an_endless_run_is_an_error():
     callback = GradualUnfreezing("head > all")
-    with pytest.raises(ValueError, match=r"at_fraction=0.5 needs to know how long the run is"):
+    with pytest.raises(ValueError, match=r"at_fraction=0.5 needs the length of the run"):
         fit(Plain(), callback, epochs=-1, max_time={"seconds": 5})
 
 
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
-        ("backbone.layer", r"Backbone has no 'layer'; did you mean layers\?"),
+        ("backbone.layer", r"Backbone has no attribute 'layer'; did you mean layers\?"),
         ("head", "must lead to an ordered list of modules, got Linear"),
-        ([r"layers\.0", "nothing"], "'nothing' matches no parameter"),
+        ([r"layers\.0", "nothing"], "no parameter matches 'nothing'"),
         ([r"layers", r"layers\.1"], r"layers.1.0.weight matches 'layers' and 'layers\\\\.1'"),
         ([], "layers is an empty list"),
     ],
 )
-def test_layers_that_are_not_there_are_an_error(layers, message):
+def test_missing_layers_are_an_error(layers, message):
     with pytest.raises(ValueError, match=message):
         fit(Plain(), GradualUnfreezing(THREE, layers=layers))
 
 
-def test_each_change_is_one_line(caplog):
+def test_each_change_is_one_log_line(caplog):
     caplog.set_level(logging.INFO)
     fit(Plain(two_groups), GradualUnfreezing(THREE))
     lines = [r.getMessage() for r in caplog.records if r.name.startswith("lightning_transfer")]
     rates = "learning rates 1.00e-02 (group 0), 1.00e-01 (group 1)"
     assert lines == [
-        "epoch 1, step 0: phase 1 of 3 trains all outside the layers, 5 of 89 parameters (5.62 %); "
-        "learning rates 1.00e-01 (group 1)",
-        "epoch 2, step 4: phase 2 of 3 trains depth 2 and all outside the layers, 33 of 89 "
+        "epoch 1, step 0: phase 1 of 3 trains parameters outside the layers, 5 of 89 "
+        "parameters (5.62 %); learning rates 1.00e-01 (group 1)",
+        "epoch 2, step 4: phase 2 of 3 trains depth 2 and parameters outside the layers, 33 of 89 "
         f"parameters (37.08 %); {rates}",
-        "epoch 3, step 8: phase 3 of 3 trains depths 0-2 and all outside the layers, 89 of 89 "
-        f"parameters (100.00 %); {rates}",
+        "epoch 3, step 8: phase 3 of 3 trains depths 0-2 and parameters outside the layers, 89 of "
+        f"89 parameters (100.00 %); {rates}",
     ]
 
 
-def test_phases_that_never_begin_are_told(caplog):
+def test_phases_after_the_end_of_the_run_are_warned_about(caplog):
     fit(Plain(), GradualUnfreezing(THREE), epochs=2)
     [line] = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
-    assert line.startswith("phase 3 of 3 would begin at_epoch=2, and the run ends before")
+    assert line.startswith(
+        "phase 3 of 3 never starts: its start is at_epoch=2, and the run ends before"
+    )
 
 
-def test_a_callback_that_is_used_again_starts_again():
+def test_a_callback_used_in_a_second_fit_starts_again():
     callback = GradualUnfreezing(THREE)
     first, _ = fit(Plain(), callback)
     second, _ = fit(Plain(), callback)
@@ -393,7 +395,7 @@ def test_a_callback_that_is_used_again_starts_again():
     assert len(first.trains[0]) == 2
 
 
-def test_freezing_and_unfreezing_go_together():
+def test_freezing_and_unfreezing_are_combined():
     module = Plain()
     freezing = Freezing(names=[r"layers\.0"])
     watch, _ = fit(module, GradualUnfreezing("head > all"), epochs=2, callbacks=[freezing])
@@ -428,11 +430,10 @@ OTHERS = pytest.mark.filterwarnings("ignore:.*callbacks used to create the check
 
 
 @OTHERS
-def test_resumed_past_the_unfreeze_epoch_nothing_is_frozen_again(tmp_path):
-    """BackboneFinetuning freezes for ever after such a resume (pytorch-lightning #21901)."""
+def test_a_run_resumed_after_the_unfreeze_epoch_stays_unfrozen(tmp_path):
+    """BackboneFinetuning freezes forever after such a resume (pytorch-lightning #21901)."""
     saving = ModelCheckpoint(tmp_path, save_top_k=-1, filename="{epoch}")
-    kept = {"enable_checkpointing": True}
-    fit(Plain(), GradualUnfreezing(THREE), callbacks=[saving], **kept)
+    fit(Plain(), GradualUnfreezing(THREE), callbacks=[saving], enable_checkpointing=True)
     for epoch in range(3):
         module, watch = Plain(), Watch()
         trainer = make_trainer(max_epochs=4, callbacks=[GradualUnfreezing(THREE), watch])
@@ -442,7 +443,7 @@ def test_resumed_past_the_unfreeze_epoch_nothing_is_frozen_again(tmp_path):
 
 
 @OTHERS
-def test_a_checkpoint_of_another_schedule_is_told_and_the_run_goes_by_the_new_one(tmp_path, caplog):
+def test_a_checkpoint_with_other_phases_is_warned_about_and_the_new_phases_apply(tmp_path, caplog):
     saving = ModelCheckpoint(tmp_path, filename="a")
     fit(Plain(), GradualUnfreezing(THREE), epochs=1, callbacks=[saving], enable_checkpointing=True)
     watch, callback = Watch(), GradualUnfreezing([{"from_depth": 1}])
@@ -450,27 +451,29 @@ def test_a_checkpoint_of_another_schedule_is_told_and_the_run_goes_by_the_new_on
     module = Plain()
     trainer.fit(module, loader(), loader(), ckpt_path=tmp_path / "a.ckpt")
     assert watch.trains == [names(module, [1, 2])] * 4
-    assert "made under another schedule of unfreezing" in caplog.text
+    assert "the checkpoint has other phases of unfreezing" in caplog.text
 
 
-def test_phase_objects_will_do():
+def test_phases_are_given_as_objects():
     module = Plain()
     watch, _ = fit(module, GradualUnfreezing([Phase("head"), Phase(2, at_epoch=1)]), epochs=2)
     assert watch.trains[::4] == [names(module, []), names(module, [2])]
 
 
-def test_a_strategy_that_shards_is_refused():
+def test_a_sharding_strategy_is_refused():
     class Sharding(pl.strategies.ParallelStrategy):
         root_device = torch.device("cpu")
 
     trainer = make_trainer()
     trainer.strategy.__class__ = Sharding
-    with pytest.raises(ValueError, match=r"Sharding fixes what trains .* use strategy=ddp"):
+    with pytest.raises(
+        ValueError, match=r"Sharding fixes the trainable .* use trainer.strategy=ddp"
+    ):
         GradualUnfreezing(THREE).setup(trainer, Plain(), "fit")
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
-def test_other_precisions(precision):
+def test_layers_unfreeze_in_other_precisions(precision):
     module = Plain()
     watch, _ = fit(module, GradualUnfreezing(THREE), precision=precision)
     assert watch.trains == [names(module, depths) for depths in DECLARED]
@@ -486,7 +489,7 @@ class Data(pl.LightningDataModule):
 
 
 @pytest.mark.filterwarnings("ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning")
-def test_it_works_from_a_config_of_lightning_cli(tmp_path, monkeypatch):
+def test_the_callback_works_in_a_config_of_lightning_cli(tmp_path, monkeypatch):
     config = tmp_path / "config.yaml"
     config.write_text(
         """
@@ -516,18 +519,18 @@ trainer:
     assert watch.trains == [names(cli.model, depths) for depths in DECLARED]
 
 
-def test_it_comes_only_when_asked():
+def test_a_trainer_has_no_callback_of_this_package_by_default():
     trainer = make_trainer()
     assert not [c for c in trainer.callbacks if type(c).__module__.startswith("lightning_transfer")]
 
 
-def a_group_a_depth(module):
+def one_group_per_depth(module):
     parts = [*module.backbone.layers, module.head]
     return torch.optim.SGD([{"params": list(p.parameters()), "lr": 0.1} for p in parts])
 
 
 class Applied(pl.Callback):
-    """Notes the learning rate that each group's update really has, and the one that is shown."""
+    """Record the learning rate of each update, and the rate in the optimizer group."""
 
     def __init__(self):
         self.applied, self.shown = [], []
@@ -549,11 +552,11 @@ class Applied(pl.Callback):
         return [part[0].weight for part in module.backbone.layers] + [module.head.weight]
 
 
-def test_newly_unfrozen_layers_warm_up_again_if_asked():
+def test_newly_unfrozen_layers_warm_up_with_rewarm():
     seen = Applied()
     phases = [{"from_depth": 3}, {"from_depth": 2, "at_step": 2}, {"from_depth": 0, "at_step": 7}]
     module = Plain(
-        a_group_a_depth, lambda o: torch.optim.lr_scheduler.LambdaLR(o, lambda s: 0.9**s)
+        one_group_per_depth, lambda o: torch.optim.lr_scheduler.LambdaLR(o, lambda s: 0.9**s)
     )
     fit(module, GradualUnfreezing(phases, rewarm=3), callbacks=[seen])
     ramp = [0.25, 0.5, 0.75] + [1.0] * 9
@@ -562,35 +565,35 @@ def test_newly_unfrozen_layers_warm_up_again_if_asked():
         top = 0 if step < 2 else rate * ramp[step - 2]
         low = 0 if step < 7 else rate * ramp[step - 7]
         assert seen.applied[step] == pytest.approx([low, low, top, rate], rel=1e-3), step
-        assert seen.shown[step] == pytest.approx([0.9 * rate] * 4)  # the scheduler has stepped
+        assert seen.shown[step] == pytest.approx([0.9 * rate] * 4)  # after the scheduler's step
 
 
 @OTHERS
-def test_rewarming_goes_on_after_a_resume(tmp_path):
+def test_a_warm_up_continues_after_a_resume(tmp_path):
     phases = [{"from_depth": 3}, {"from_depth": 0, "at_step": 3}]
     saving = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=4, save_top_k=-1)
     whole, resumed = Applied(), Applied()
-    kept = {"enable_checkpointing": True, "epochs": 2}
+    options = {"enable_checkpointing": True, "epochs": 2}
     callback = GradualUnfreezing(phases, rewarm=4)
-    fit(Plain(a_group_a_depth), callback, callbacks=[saving, whole], **kept)
+    fit(Plain(one_group_per_depth), callback, callbacks=[saving, whole], **options)
     callbacks = [GradualUnfreezing(phases, rewarm=4), resumed, ModelCheckpoint(tmp_path)]
     trainer = make_trainer(max_epochs=2, callbacks=callbacks, enable_checkpointing=True)
     path = tmp_path / "step=4.ckpt"
-    trainer.fit(Plain(a_group_a_depth), loader(), loader(), ckpt_path=path)
+    trainer.fit(Plain(one_group_per_depth), loader(), loader(), ckpt_path=path)
     for ours, theirs in zip(resumed.applied, whole.applied[4:], strict=True):
         assert ours[0] / ours[-1] == pytest.approx(theirs[0] / theirs[-1], rel=1e-3)
     assert resumed.applied[0][0] / resumed.applied[0][-1] == pytest.approx(0.4, rel=1e-3)
 
 
-def test_a_callback_that_is_used_again_forgets_earlier_warm_ups():
-    """The head is frozen and warms up again, which the next fit's first steps must not."""
+def test_a_second_fit_does_not_continue_earlier_warm_ups():
+    """The head is refrozen and warms up again, but must not do so at the start of the next fit."""
     phases = [
         {"from_depth": 3},
         {"from_depth": 0, "outside": False, "at_step": 4},
         {"from_depth": 0, "at_step": 8},
     ]
     callback, seen = GradualUnfreezing(phases, rewarm=3), [Applied(), Applied()]
-    module = Plain(a_group_a_depth)
+    module = Plain(one_group_per_depth)
     for applied in seen:
         fit(module, callback, callbacks=[applied])
     ramp = [0.1] * 4 + [0] * 4 + [0.025, 0.05, 0.075, 0.1]
@@ -598,16 +601,18 @@ def test_a_callback_that_is_used_again_forgets_earlier_warm_ups():
         assert [step[-1] for step in applied.applied] == pytest.approx(ramp, rel=1e-3)
 
 
-def test_a_frozen_module_of_the_users_keeps_its_train_mode():
+def test_a_module_frozen_by_the_user_keeps_its_train_mode():
     module = Plain()
     module.teacher = nn.Sequential(nn.Linear(2, 2), nn.Dropout()).requires_grad_(False)
     watch, _ = fit(module, GradualUnfreezing(THREE))
     assert all({"teacher", "teacher.0", "teacher.1"} <= modes for modes in watch.training)
 
 
-def test_rewarming_needs_a_group_for_each_depth():
+def test_rewarm_needs_a_group_for_each_depth():
     callback = GradualUnfreezing(THREE, rewarm=2)
-    with pytest.raises(ValueError, match=r"rewarm=2 needs .* phase 3 unfreezes a part of group 0"):
+    with pytest.raises(
+        ValueError, match=r"rewarm=2 needs .* phase 3 unfreezes only a part of group 0"
+    ):
         fit(Plain(two_groups), callback)
     with pytest.raises(ValueError, match="steps must be >= 0, got -1"):
         GradualUnfreezing(THREE, rewarm=-1)

@@ -1,3 +1,5 @@
+"""Mixout: mixed weights, modes, frozen layers and resume."""
+
 import copy
 
 import pytest
@@ -20,7 +22,7 @@ def make_task(backbone=None):
 
 
 @pytest.mark.parametrize("unit", ["neuron", "weight"])
-def test_mixed_weights_are_the_papers(unit):
+def test_mixed_weights_follow_the_formula_of_the_paper(unit):
     generator = torch.Generator().manual_seed(0)
     weight, source = (torch.randn(5, 400, generator=generator) for _ in range(2))
     p = 0.7
@@ -31,8 +33,8 @@ def test_mixed_weights_are_the_papers(unit):
     is_kept, is_replaced = torch.isclose(mixed, kept), torch.isclose(mixed, replaced)
     assert torch.all(is_kept | is_replaced)
     assert is_replaced.float().mean().item() == pytest.approx(p, abs=0.06)
-    a_column_is_one = torch.all(is_replaced.all(dim=0) | is_kept.all(dim=0)).item()
-    assert a_column_is_one == (unit == "neuron")
+    columns_are_equal = torch.all(is_replaced.all(dim=0) | is_kept.all(dim=0)).item()
+    assert columns_are_equal == (unit == "neuron")
 
 
 @pytest.mark.parametrize("unit", ["neuron", "weight"])
@@ -44,7 +46,7 @@ def test_the_mean_of_mixed_weights_is_the_weight(unit):
     assert torch.allclose(mean, weight, atol=0.05)
 
 
-def test_the_gradient_flows_to_the_weights_that_were_kept():
+def test_only_weights_not_replaced_have_a_gradient():
     weight, source = nn.Parameter(torch.randn(3, 50)), torch.randn(3, 50)
     mixed = Mixout(0.75).mix(weight, source)
     mixed.sum().backward()
@@ -53,7 +55,7 @@ def test_the_gradient_flows_to_the_weights_that_were_kept():
 
 
 class Look(Mixout):
-    """Mixout that notes the output of a layer in training, with mixed and with plain weights."""
+    """Mixout that records if the output of a layer differs from that with plain weights."""
 
     def on_train_start(self, trainer, pl_module):
         super().on_train_start(trainer, pl_module)
@@ -73,7 +75,7 @@ class Look(Mixout):
         self.plain.append(self._differ())
 
 
-def test_weights_are_mixed_in_training_only():
+def test_weights_are_mixed_only_during_training():
     task, mixout = make_task(), Look(0.7)
     names = list(task.state_dict())
     make_trainer(callbacks=[mixout]).fit(task, make_loader(), make_loader())
@@ -85,7 +87,7 @@ def test_weights_are_mixed_in_training_only():
         assert torch.equal(task.eval()(make_batch()), copy.deepcopy(task)(make_batch()))
 
 
-def test_without_a_share_training_is_plain_fine_tuning():
+def test_with_p_zero_training_is_plain_fine_tuning():
     ends = []
     for callbacks in ([], [Mixout(0.0)], [Mixout(0.7)]):
         task = make_task()
@@ -95,7 +97,7 @@ def test_without_a_share_training_is_plain_fine_tuning():
     assert not torch.equal(ends[0], ends[2])
 
 
-def test_frozen_layers_are_left_alone_and_not_copied():
+def test_frozen_layers_are_neither_mixed_nor_copied():
     task, mixout = make_task(make_backbone()), Mixout(0.7)
     before = {name: value.clone() for name, value in task.backbone.state_dict().items()}
     make_trainer(callbacks=[Freezing(3), mixout]).fit(task, make_loader(), make_loader())
@@ -105,7 +107,7 @@ def test_frozen_layers_are_left_alone_and_not_copied():
     assert all(torch.equal(kept[name], before[f"{name}.weight"]) for name in kept)
 
 
-def test_layers_are_plain_again_after_a_failure():
+def test_layers_are_restored_after_a_failure():
     class Fail(Mixout):
         def on_train_batch_end(self, *_):
             raise Stop
@@ -119,9 +121,9 @@ def test_layers_are_plain_again_after_a_failure():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"p": 1.0}, r"probability in \[0, 1\), got 1.0"),
-        ({"p": -0.1}, r"probability in \[0, 1\), got -0.1"),
-        ({"unit": "layer"}, "neuron or weight, got 'layer'"),
+        ({"p": 1.0}, r"p must be in \[0, 1\), got 1.0"),
+        ({"p": -0.1}, r"p must be in \[0, 1\), got -0.1"),
+        ({"unit": "layer"}, "one of neuron, weight, got 'layer'"),
     ],
 )
 def test_arguments_out_of_range_are_refused(arguments, message):
@@ -129,18 +131,18 @@ def test_arguments_out_of_range_are_refused(arguments, message):
         Mixout(**arguments)
 
 
-def test_a_part_without_linear_layers_is_refused():
-    with pytest.raises(ValueError, match=r"backbone.table has none; leave the callback out"):
+def test_a_module_without_linear_layers_is_refused():
+    with pytest.raises(ValueError, match=r"backbone.table has none; remove the callback"):
         Mixout(backbone="backbone.table").setup(make_trainer(), make_task(), "fit")
 
 
-def test_a_run_cut_off_in_mid_epoch_ends_the_same(runs, tmp_path):
-    words = [
+def test_a_run_interrupted_within_an_epoch_equals_an_uninterrupted_one(runs, tmp_path):
+    overrides = [
         *stage("target", runs.movies),
         "+callbacks@stages.target.callbacks=mixout",
         "resume_every=1",
     ]
-    whole, cut = runs.whole_and_cut(tmp_path, *words, stop=("batch", 6))
+    whole, cut = runs.fit_whole_and_resumed(tmp_path, *overrides, stop=("batch", 6))
     assert all(torch.equal(cut[name], value) for name, value in whole.items())
-    models = [(tmp_path / n / "model/model.safetensors").read_bytes() for n in ("cut", "whole")]
+    models = [(tmp_path / n / "model/model.safetensors").read_bytes() for n in ("resumed", "whole")]
     assert models[0] == models[1]

@@ -1,4 +1,4 @@
-"""Phases and shorthands of a schedule of unfreezing."""
+"""Phases and shorthands of an unfreezing schedule."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from lightning_transfer.callbacks.phases import Phase, Plateau, parse_phases
 
 
 def spans(given, layers=4):
-    """Depths that train and beginning of each phase."""
+    """Return the trainable depths and the start of each phase."""
     return [(list(p.depths(layers)), p.start) for p in parse_phases(given, layers)]
 
 
@@ -24,11 +24,11 @@ def spans(given, layers=4):
         ({"from_depth": 2, "to_depth": 2}, []),
     ],
 )
-def test_depths_that_train(phase, depths):
+def test_trainable_depths(phase, depths):
     assert list(Phase.parse(phase).depths(4)) == depths
 
 
-def test_one_layer_an_epoch_begins_with_the_head_and_goes_down():
+def test_one_layer_an_epoch_starts_with_the_head_and_the_top_layer():
     assert spans("one layer an epoch") == [
         ([], ("at_epoch", 0)),
         ([3], ("at_epoch", 1)),
@@ -47,7 +47,7 @@ def test_one_layer_an_epoch_begins_with_the_head_and_goes_down():
         ("one layer every 40%", [("at_fraction", n / 10) for n in (0, 4, 8)]),
     ],
 )
-def test_a_layer_every_so_often(text, starts):
+def test_one_layer_every_few_epochs_steps_or_percent(text, starts):
     found = spans(text)
     assert [start for _, start in found] == starts
     assert [len(depths) for depths, _ in found] == list(range(len(starts)))
@@ -56,7 +56,7 @@ def test_a_layer_every_so_often(text, starts):
 @pytest.mark.parametrize(
     "text", ["head > top 2 > all", "head → top 2 → all", "head -> top 2 -> all", "head, top 2,all"]
 )
-def test_blocks_share_the_run_evenly(text):
+def test_blocks_divide_the_run_evenly(text):
     found = spans(text)
     assert [depths for depths, _ in found] == [[], [2, 3], [0, 1, 2, 3]]
     assert [start[1] for _, start in found] == pytest.approx([0, 1 / 3, 2 / 3])
@@ -73,53 +73,59 @@ def test_chain_thaw_trains_each_layer_alone_and_then_all():
     ("phases", "message"),
     [
         ([], "phases is empty"),
-        ([{"at_epoch": 0}], r"a phase needs from_depth, got \{'at_epoch': 0\}"),
-        ([{"from_depth": 0, "at_epoc": 1}], r"a phase has no 'at_epoc'; did you mean at_epoch or"),
-        (["all"], r"a phase is a mapping such as \{from_depth: 4\}, got 'all'"),
-        ([{"from_depth": "top"}], "from_depth must be a whole number or head, got 'top'"),
-        ([{"from_depth": 1.5}], "from_depth must be a whole number or head, got 1.5"),
-        ([{"from_depth": True}], "from_depth must be a whole number or head, got True"),
-        ([{"from_depth": 0, "to_depth": "x"}], "to_depth must be a whole number or None, got 'x'"),
-        ([{"from_depth": 5}], r"from_depth=5 is none of this stack: it has 4 layers.*0\.\.3"),
-        ([{"from_depth": -5}], "from_depth=-5 is none of this stack"),
-        ([{"from_depth": 0, "to_depth": 9}], "to_depth=9 is none of this stack"),
-        ([{"from_depth": 0, "at_epoch": -1}], "at_epoch must be a whole number >= 0, got -1"),
-        ([{"from_depth": 0, "at_step": 1.5}], "at_step must be a whole number >= 0, got 1.5"),
+        ([{"at_epoch": 0}], r"a phase must have from_depth, got \{'at_epoch': 0\}"),
+        (
+            [{"from_depth": 0, "at_epoc": 1}],
+            r"unknown phase key 'at_epoc'; did you mean at_epoch or",
+        ),
+        (["all"], r"a phase must be a mapping such as \{from_depth: 4\}, got 'all'"),
+        ([{"from_depth": "top"}], "from_depth must be an integer or head, got 'top'"),
+        ([{"from_depth": 1.5}], "from_depth must be an integer or head, got 1.5"),
+        ([{"from_depth": True}], "from_depth must be an integer or head, got True"),
+        ([{"from_depth": 0, "to_depth": "x"}], "to_depth must be an integer or None, got 'x'"),
+        ([{"from_depth": 5}], r"from_depth=5 does not exist: the stack has 4 layers.*0\.\.3"),
+        ([{"from_depth": -5}], "from_depth=-5 does not exist"),
+        ([{"from_depth": 0, "to_depth": 9}], "to_depth=9 does not exist"),
+        ([{"from_depth": 0, "at_epoch": -1}], "at_epoch must be an integer >= 0, got -1"),
+        ([{"from_depth": 0, "at_step": 1.5}], "at_step must be an integer >= 0, got 1.5"),
         ([{"from_depth": 0, "at_fraction": 1.0}], r"at_fraction must be in \[0, 1\), got 1.0"),
         (
             [{"from_depth": 0, "at_epoch": 1, "at_step": 1}],
-            "a phase begins once, got at_epoch and at_step",
+            "a phase must have one start, got at_epoch and at_step",
         ),
-        ([{"from_depth": 0, "at_epoch": 1}], "the first phase begins with the run, got at_epoch=1"),
+        (
+            [{"from_depth": 0, "at_epoch": 1}],
+            "the first phase must start with the run, got at_epoch=1",
+        ),
         (
             [{"from_depth": 0, "at_plateau": {"monitor": "a"}}],
-            "the first phase begins with the run, got at_plateau",
+            "the first phase must start with the run, got at_plateau",
         ),
         (
             [{"from_depth": 4}, {"from_depth": 1, "at_step": 9}, {"from_depth": 0, "at_step": 9}],
-            "at_step=9 comes behind at_step=9; sort them",
+            "got at_step=9 after at_step=9; sort the phases",
         ),
         (
             [{"from_depth": 4}, {"from_depth": 0, "at_plateau": {"metric": "a"}}],
             "at_plateau: .*unexpected keyword argument 'metric'",
         ),
-        ("one layer a day", "phases='one layer a day' is not understood at 'one layer a day'"),
-        ("head > top 0", "phases='head > top 0' is not understood at 'top 0'"),
-        ("one layer every 1.5 epochs", "one layer every 1.5 epochs: give a whole number"),
-        ("head > top 9", "from_depth=-9 is none of this stack"),
+        ("one layer a day", "phases='one layer a day': unknown phase 'one layer a day'"),
+        ("head > top 0", "phases='head > top 0': unknown phase 'top 0'"),
+        ("one layer every 1.5 epochs", "one layer every 1.5 epochs' must have an integer"),
+        ("head > top 9", "from_depth=-9 does not exist"),
     ],
 )
-def test_what_is_no_schedule_is_refused(phases, message):
+def test_invalid_schedules_are_refused(phases, message):
     with pytest.raises(ValueError, match=message):
         [p.depths(4) for p in parse_phases(phases, 4)]
 
 
-def test_a_first_phase_may_say_that_it_begins_with_the_run():
+def test_the_first_phase_may_have_an_explicit_start():
     starts = [{"at_epoch": 0}, {"at_step": 0}, {"at_fraction": 0.0}, {}]
     assert all(parse_phases([{"from_depth": 0, **start}], 2) for start in starts)
 
 
-def test_phases_may_begin_in_different_ways():
+def test_phases_may_have_different_kinds_of_start():
     phases = [
         Phase("head"),
         {"from_depth": 2, "at_epoch": 1},
@@ -146,18 +152,18 @@ def test_phases_may_begin_in_different_ways():
         ("max", float("nan"), None, False),
     ],
 )
-def test_what_counts_as_an_improvement(mode, value, best, improves):
+def test_an_improvement_exceeds_min_delta(mode, value, best, improves):
     assert Plateau("val/loss", mode, min_delta=0.1).improves(value, best) == improves
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"mode": "up"}, "at_plateau.mode must be min or max, got 'up'"),
-        ({"patience": -1}, "at_plateau.patience must be a whole number >= 0 .*, got -1 and 0.0"),
-        ({"min_delta": -0.5}, "min_delta >= 0, got 0 and -0.5"),
+        ({"mode": "up"}, "at_plateau.mode must be one of min, max, got 'up'"),
+        ({"patience": -1}, "at_plateau.patience must be an integer >= 0.*, got -1 and 0.0"),
+        ({"min_delta": -0.5}, "min_delta a number >= 0, got 0 and -0.5"),
     ],
 )
-def test_a_plateau_checks_its_values(arguments, message):
+def test_plateau_arguments_out_of_range_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         Plateau("val/loss", **arguments)

@@ -1,3 +1,5 @@
+"""Progress bar and progress lines of a stage."""
+
 import logging
 import re
 from types import SimpleNamespace
@@ -26,7 +28,7 @@ def bar_in(trainer):
     return bar
 
 
-def test_bar_says_which_stage_runs_and_which_epoch():
+def test_the_bar_shows_stage_and_epoch():
     bar = bar_in(SimpleNamespace(max_epochs=3))
     assert bar._get_train_description(0) == f"{TITLE} · epoch 1/3"
     assert bar.validation_description == f"{TITLE} · validation"
@@ -37,14 +39,14 @@ def test_bar_says_which_stage_runs_and_which_epoch():
         )
 
 
-def test_bar_shows_the_loss_and_the_monitored_metric_alone():
+def test_the_bar_shows_only_the_loss_and_the_monitored_metric():
     metrics = {"train/loss": 0.5, "val/loss": 0.4, "val/pearson": 0.25, "val/r2": 0.1}
     trainer = SimpleNamespace(callback_metrics={k: torch.tensor(v) for k, v in metrics.items()})
     shown = bar_in(trainer).get_metrics(trainer, make_task())
     assert shown == {"train/loss": 0.5, "val/pearson": 0.25}
 
 
-def test_bar_runs_through_fit_and_test(capfd):
+def test_the_bar_works_in_fit_and_test(capfd):
     task = make_task()
     trainer = make_trainer(enable_progress_bar=True, callbacks=[StageProgressBar(TITLE)])
     trainer.fit(task, make_loader(), make_loader())
@@ -62,7 +64,7 @@ def lines(caplog, *, monitor=None, **arguments):
     return [r.getMessage() for r in caplog.records if r.name.startswith("lightning_transfer")]
 
 
-def test_each_epoch_is_one_line_with_loss_metric_and_seconds(caplog):
+def test_each_epoch_is_one_line_with_losses_metric_and_seconds(caplog):
     first, second = lines(caplog, max_epochs=2)
     number = r"-?\d+\.\d{3}"
     pattern = (
@@ -76,19 +78,17 @@ def test_each_epoch_is_one_line_with_loss_metric_and_seconds(caplog):
     ("monitor", "shown"),
     [("val/loss", ["train/loss", "val/loss"]), ("val/r2", ["train/loss", "val/loss", "val/r2"])],
 )
-def test_a_line_names_each_metric_once_and_the_one_that_the_stage_is_watched_by(
-    caplog, monitor, shown
-):
+def test_a_line_shows_losses_and_the_monitored_metric_once(caplog, monitor, shown):
     [line] = lines(caplog, monitor=monitor)
     assert re.findall(r"\w+/\w+(?= )", line.partition("epoch 1/1")[2]) == shown
 
 
-def test_an_endless_run_counts_its_epochs_all_the_same(caplog):
+def test_an_endless_run_counts_its_epochs(caplog):
     [only] = lines(caplog, max_epochs=-1, max_steps=3)
     assert only.startswith(f"{TITLE} · epoch 1 · train/loss")
 
 
-def test_without_any_metric_the_line_has_no_gap(caplog):
+def test_a_line_without_metrics_has_no_gap(caplog):
     caplog.set_level(logging.INFO)
     trainer = SimpleNamespace(
         is_global_zero=True, callback_metrics={}, max_epochs=2, current_epoch=0
@@ -99,7 +99,7 @@ def test_without_any_metric_the_line_has_no_gap(caplog):
     assert re.fullmatch(rf"{TITLE} · epoch 1/2 · \d\.\d s", caplog.messages[-1])
 
 
-def test_one_rank_speaks_for_all(caplog):
+def test_only_rank_zero_logs(caplog):
     caplog.set_level(logging.INFO)
     trainer = SimpleNamespace(is_global_zero=False)
     StageProgress(TITLE).on_train_epoch_end(trainer, make_task())

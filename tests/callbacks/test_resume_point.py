@@ -1,4 +1,4 @@
-"""Interrupted anywhere and resumed equals never interrupted, bit for bit."""
+"""A run interrupted at any step and resumed equals an uninterrupted one exactly."""
 
 from functools import partial
 
@@ -27,7 +27,7 @@ class Stop(Exception):
 
 
 class StopAt(pl.Callback):
-    """Dies after a number of optimizer steps, like a machine that is switched off."""
+    """Raise after a number of optimizer steps, in a given hook."""
 
     def __init__(self, step, hook):
         self.step = step
@@ -48,7 +48,6 @@ class StopAt(pl.Callback):
 
 
 def run(folder, reviews, *, stop=None, resume=False, callbacks=(), backbone=None):
-
     pl.seed_everything(3, workers=True, verbose=False)
     data = Files(
         str(reviews),
@@ -123,7 +122,7 @@ STOPS = [
 
 
 @pytest.mark.parametrize(("hook", "step"), STOPS)
-def test_resumed_run_equals_the_uninterrupted_one(tmp_path, reviews, uninterrupted, hook, step):
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, reviews, uninterrupted, hook, step):
     with pytest.raises(Stop):
         run(tmp_path, reviews, stop=(step, hook))
     assert_same_run(uninterrupted, run(tmp_path, reviews, resume=True))
@@ -157,7 +156,7 @@ UNFREEZING = {
 }
 
 
-SLOW = ("plateaus", "chain-thaw")  # a run for each of the steps, once more
+SLOW = ("plateaus", "chain-thaw")  # each adds two runs per step
 
 
 @pytest.fixture(
@@ -165,15 +164,17 @@ SLOW = ("plateaus", "chain-thaw")  # a run for each of the steps, once more
     params=[pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in UNFREEZING],
 )
 def unfreezing(request, tmp_path_factory, reviews):
-    """Phases of a schedule, and the uninterrupted run under it."""
+    """Return the phases of a schedule, and the uninterrupted run with it."""
     phases = UNFREEZING[request.param]
     folder = tmp_path_factory.mktemp(request.param)
     return phases, run(folder, reviews, callbacks=[GradualUnfreezing(phases)])
 
 
 @pytest.mark.parametrize(("hook", "step"), STOPS)
-def test_resumed_at_any_step_of_an_unfreezing_schedule(tmp_path, reviews, unfreezing, hook, step):
-    """Steps before, at and after each phase's beginning, in mid-epoch and at its end."""
+def test_a_run_resumed_at_any_step_of_an_unfreezing_schedule_is_exact(
+    tmp_path, reviews, unfreezing, hook, step
+):
+    """Steps before, at and after the start of each phase, within and at the end of an epoch."""
     phases, uninterrupted = unfreezing
     callbacks = [GradualUnfreezing(phases)]
     with pytest.raises(Stop):
@@ -190,7 +191,7 @@ def test_resumed_at_any_step_of_an_unfreezing_schedule(tmp_path, reviews, unfree
 
 @pytest.mark.slow
 @pytest.mark.network
-def test_the_packaged_model_is_resumed_around_a_phase_too(tmp_path, reviews):
+def test_minilm_resumed_at_the_start_of_a_phase_is_exact(tmp_path, reviews):
     def part(name, **more):
         callbacks = [GradualUnfreezing(UNFREEZING["steps"])]
         (tmp_path / name).mkdir(exist_ok=True)
@@ -199,5 +200,5 @@ def test_the_packaged_model_is_resumed_around_a_phase_too(tmp_path, reviews):
 
     uninterrupted = part("whole")
     with pytest.raises(Stop):
-        part("cut", stop=(4, "batch"))  # the point of step 3 is there, where the phase begins
+        part("cut", stop=(4, "batch"))  # resumes from step 3, where a phase starts
     assert_same_run(uninterrupted, part("cut", resume=True))

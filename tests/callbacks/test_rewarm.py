@@ -1,3 +1,5 @@
+"""Learning-rate warm-up of newly unfrozen parameters."""
+
 from functools import partial
 
 import lightning.pytorch as pl
@@ -28,9 +30,9 @@ def halving(step):
 
 
 def train(make, scheduler, *, rewarm=None, scales=None, closure=True, steps=6):
-    """Weights after each step of an old and a new parameter, and the rates seen on the way.
+    """Return the weights of an old and a new parameter after each step, and the rates before it.
 
-    With ``scales`` the new group's rate is scaled by hand instead.
+    With ``scales``, the rate of the new group is scaled explicitly instead.
     """
     old, new = (nn.Parameter(torch.full((3,), value)) for value in (1.0, 2.0))
     groups = [{"params": [old], "name": "old"}, {"params": [new], "name": "new"}]
@@ -45,7 +47,7 @@ def train(make, scheduler, *, rewarm=None, scales=None, closure=True, steps=6):
 
         def loss_of(rates=rates):
             optimizer.zero_grad()
-            if rewarm:  # as a logger or a hook of the training step would
+            if rewarm:  # as in a training step that logs the rate
                 assert all(g["lr"] is r for g, r in zip(optimizer.param_groups, rates, strict=True))
             loss = (old**2).sum() + (new**3).sum()
             loss.backward()
@@ -76,7 +78,7 @@ def train(make, scheduler, *, rewarm=None, scales=None, closure=True, steps=6):
     [partial(LambdaLR, lr_lambda=halving), partial(ReduceLROnPlateau, patience=1, threshold=10)],
     ids=["lambda", "plateau"],
 )
-def test_the_update_takes_the_scaled_rate_and_nothing_else_sees_it(make, scheduler, closure):
+def test_only_the_update_has_the_scaled_rate(make, scheduler, closure):
     expected, plain = train(make, scheduler, scales=FACTORS)
     weights, seen = train(make, scheduler, rewarm=Rewarm(3), closure=closure)
     assert torch.equal(weights, expected)
@@ -87,7 +89,7 @@ def test_the_update_takes_the_scaled_rate_and_nothing_else_sees_it(make, schedul
 @pytest.mark.parametrize(
     ("steps", "factors"), [(0, [1.0, 1.0]), (1, [0.5, 1.0, 1.0]), (4, [0.2, 0.4, 0.6, 0.8, 1.0])]
 )
-def test_the_factor_grows_linearly_to_one(steps, factors):
+def test_the_factor_rises_linearly_to_one(steps, factors):
     assert [Rewarm(steps).factor(7 + i, 7) for i in range(len(factors))] == factors
 
 
@@ -101,7 +103,7 @@ def two_in_a_group():
     return pair, torch.optim.SGD([{"params": pair, "name": "backbone"}], lr=1.0)
 
 
-MIXED = r"group 'backbone' holds .* different times \(factors \[0.25, 1.0\]\).*ParameterGroups"
+MIXED = r"group 'backbone' has .* different times \(factors \[0.25, 1.0\]\).*ParameterGroups"
 
 
 def test_a_group_of_old_and_new_parameters_is_refused():
@@ -113,7 +115,7 @@ def test_a_group_of_old_and_new_parameters_is_refused():
         rewarm.start([new], 5)
 
 
-def test_it_is_refused_too_when_the_optimizer_comes_later():
+def test_such_a_group_is_refused_in_attach_too():
     (_, new), optimizer = two_in_a_group()
     new.requires_grad_(True)
     rewarm = Rewarm(3)
@@ -122,7 +124,7 @@ def test_it_is_refused_too_when_the_optimizer_comes_later():
         rewarm.attach([optimizer], now=lambda: 5)
 
 
-def test_frozen_parameters_beside_new_ones_do_not_matter():
+def test_frozen_parameters_in_the_group_do_not_matter():
     (first, frozen), optimizer = two_in_a_group()
     rewarm = Rewarm(3)
     rewarm.attach([optimizer], now=lambda: 0)
@@ -133,7 +135,7 @@ def test_frozen_parameters_beside_new_ones_do_not_matter():
     assert frozen.item() == 1.0
 
 
-def test_warm_ups_that_are_over_can_share_a_group():
+def test_parameters_after_their_warm_up_can_share_a_group():
     pair, optimizer = two_in_a_group()
     pair[1].requires_grad_(True)
     rewarm = Rewarm(3)
@@ -146,7 +148,7 @@ def test_warm_ups_that_are_over_can_share_a_group():
     assert [parameter.item() for parameter in pair] == [0.0, 0.0]  # a whole step at rate 1
 
 
-def test_a_closure_that_fails_leaves_the_rate_alone():
+def test_a_failing_closure_does_not_change_the_rate():
     parameter = nn.Parameter(torch.ones(1))
     optimizer = torch.optim.SGD([parameter], lr=1.0)
     rewarm = Rewarm(3)
@@ -162,7 +164,7 @@ def test_a_closure_that_fails_leaves_the_rate_alone():
 
 
 class Twice(torch.optim.SGD):
-    """Runs the closure twice before its update."""
+    """An optimizer that runs the closure twice before its update."""
 
     @torch.no_grad()
     def step(self, closure):
@@ -173,7 +175,7 @@ class Twice(torch.optim.SGD):
                 parameter -= group["lr"] * parameter.grad
 
 
-def test_a_closure_that_runs_twice_is_scaled_once():
+def test_the_rate_is_scaled_once_if_the_closure_runs_twice():
     parameter = nn.Parameter(torch.ones(1))
     optimizer = Twice([parameter], lr=1.0)
     rewarm = Rewarm(3)
@@ -205,7 +207,7 @@ def test_detached_optimizers_step_as_before():
 
 
 class Owner(pl.Callback):
-    """Unfreezes a depth at an optimizer step, as the callback that will own the mechanism."""
+    """Unfreeze a depth at an optimizer step, as GradualUnfreezing does."""
 
     def __init__(self, at, steps):
         self.at, self.rewarm, self.rates, self.moves = at, Rewarm(steps), [], []

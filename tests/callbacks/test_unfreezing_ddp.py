@@ -1,4 +1,7 @@
-"""Unfreezing on two gloo ranks: what the peers get wrong silently (pytorch-lightning #20340)."""
+"""Gradual unfreezing on two gloo ranks.
+
+Lightning's own callback lets the ranks diverge without an error (pytorch-lightning #20340).
+"""
 
 import json
 
@@ -29,7 +32,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 
 class Plain(pl.LightningModule):
-    """A module without dropout, whose ranks see different rows."""
+    """A module without dropout, with different rows on each rank."""
 
     def __init__(self, optimizer=torch.optim.SGD, ranks=1):
         super().__init__()
@@ -71,7 +74,7 @@ class Plain(pl.LightningModule):
 
 
 class Counting(DDPStrategy):
-    """Counts the gradient values that are sent in each backward pass."""
+    """Count the gradient values sent in each backward pass."""
 
     strategy_name = "counting"
 
@@ -88,7 +91,7 @@ class Counting(DDPStrategy):
 
 
 class Note(pl.Callback):
-    """Writes down each rank's weights after each epoch, and what was sent in each step."""
+    """Save the weights of each rank after each epoch, and the traffic of each step."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -141,7 +144,7 @@ def test_ranks_stay_equal_and_equal_one_device(tmp_path, schedule, optimizer):
     for epoch in range(5):
         ranks = [weights(two, epoch, rank) for rank in range(2)]
         assert largest_difference(*ranks) == 0
-        # Adam's steps follow the sign of gradients that are nothing but rounding.
+        # Not exact: Adam normalises gradients, even those that are only rounding errors.
         assert largest_difference(weights(one, epoch, 0), ranks[0]) < 1e-5
     moved = largest_difference(weights(two, 0, 0), weights(two, 4, 0))
     assert moved > 0.01
@@ -157,7 +160,7 @@ def test_frozen_parameters_cause_no_traffic(tmp_path):
         assert found["sent"] == expected
 
 
-def test_gradient_accumulation(tmp_path):
+def test_ranks_stay_equal_under_gradient_accumulation(tmp_path):
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
     phases = [{"from_depth": 3}, {"from_depth": 1, "at_step": 3}]
@@ -170,18 +173,19 @@ def test_gradient_accumulation(tmp_path):
 
 
 class Peer(BackboneFinetuning):
-    """The same in Lightning's own callback: what this package is measured against."""
+    """The same schedule with Lightning's own callback."""
 
     def __init__(self):
         super().__init__(unfreeze_backbone_at_epoch=1, lambda_func=lambda epoch: 1.0)
 
 
-def of_what_trains(parameters, lr):
-    """The optimizer that the peer asks for."""
+def of_trainable(parameters, lr):
+    """Return an optimizer of the trainable parameters, as BackboneFinetuning requires."""
     return torch.optim.SGD([p for p in parameters if p.requires_grad], lr=lr)
 
 
-def test_the_peer_parts_the_ranks_so_that_these_tests_can_fail(tmp_path):
-    fit(tmp_path, Peer(), ranks=2, optimizer=of_what_trains)
+def test_ranks_diverge_with_lightnings_callback(tmp_path):
+    """These tests can fail: they detect the divergence."""
+    fit(tmp_path, Peer(), ranks=2, optimizer=of_trainable)
     assert largest_difference(weights(tmp_path, 0, 0), weights(tmp_path, 0, 1)) == 0
     assert largest_difference(weights(tmp_path, 4, 0), weights(tmp_path, 4, 1)) > 1e-4

@@ -1,4 +1,4 @@
-"""Gradual unfreezing of the packaged MiniLM: what is claimed of it, and what it costs."""
+"""Gradual unfreezing of the packaged MiniLM: trained layers and cost."""
 
 import time
 
@@ -58,7 +58,7 @@ class Watch(pl.Callback):
         self.changed.append({n for n, v in self.before.items() if not torch.equal(v, named[n])})
 
 
-def test_declared_layers_train_and_frozen_tensors_stay_bit_identical():
+def test_declared_layers_train_and_frozen_tensors_do_not_change():
     watch = Watch()
     task = fit(GradualUnfreezing(PHASES), watch)
     for step, depths in enumerate(DECLARED):
@@ -68,11 +68,11 @@ def test_declared_layers_train_and_frozen_tensors_stay_bit_identical():
         }
         assert watch.trains[step] == declared
         assert watch.changed[step] <= declared
-        assert len(watch.changed[step]) > 0.8 * len(declared)  # keys' biases have no gradient
+        assert len(watch.changed[step]) > 0.8 * len(declared)  # key biases have no gradient
 
 
 class Timed(GradualUnfreezing):
-    """Adds up the time that is spent here before each step."""
+    """Measure the time spent in the callback before each step."""
 
     spent = 0.0
 
@@ -90,8 +90,8 @@ class Clock(pl.Callback):
         self.taken = getattr(self, "taken", 0.0) + time.perf_counter() - self.start
 
 
-def test_a_step_in_which_nothing_changes_costs_under_one_percent_more():
-    """The head alone trains, which is the shortest step there is."""
+def test_the_callback_takes_less_than_one_percent_of_a_step():
+    """Only the head trains: the shortest possible step."""
     timed, clock = Timed([{"from_depth": "head"}, {"from_depth": 0, "at_fraction": 0.99}]), Clock()
     trainer = make_trainer(max_epochs=1, limit_train_batches=30, callbacks=[timed, clock])
     trainer.fit(make_task(), make_loader(rows=960, batch_size=32), make_loader(rows=4))

@@ -1,3 +1,5 @@
+"""Content of checkpoints, atomic writing, and safe reading."""
+
 import collections
 import errno
 import pickle
@@ -33,7 +35,7 @@ RATING = Labels("regression")
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, reviews):
-    """Folder of a whole run: its resume point and the weights of its best epoch."""
+    """Folder with the resume point and the best weights of a run, and the trained task."""
     folder = tmp_path_factory.mktemp("run")
     data = Files(
         str(reviews),
@@ -72,6 +74,7 @@ def trained(tmp_path_factory, reviews):
 
 
 def walk(value, where=""):
+    """Yield the path and the value of every element of nested containers."""
     yield where, value
     if isinstance(value, dict):
         for key, part in value.items():
@@ -89,30 +92,30 @@ PLAIN = (
 
 
 @pytest.mark.parametrize("name", ["last.ckpt", "best.ckpt"])
-def test_a_checkpoint_holds_plain_values_and_tensors_alone(trained, name):
+def test_a_checkpoint_contains_only_plain_values_and_tensors(trained, name):
     checkpoint = torch.load(trained[0] / name, weights_only=True)
     other = [(where, type(v)) for where, v in walk(checkpoint) if type(v) not in PLAIN]
     assert other == []
 
 
 @pytest.mark.parametrize("name", ["last.ckpt", "best.ckpt"])
-def test_a_checkpoint_names_no_class_but_torchs_own(trained, name):
+def test_a_checkpoint_names_only_classes_of_torch(trained, name):
     with zipfile.ZipFile(trained[0] / name) as archive:
         [pickled] = [n for n in archive.namelist() if n.endswith("data.pkl")]
         operations = list(pickletools.genops(archive.read(pickled)))
     named = {argument for code, argument, _ in operations if code.name == "GLOBAL"}
     assert "STACK_GLOBAL" not in {code.name for code, _, _ in operations}
     assert {name.split(".")[0].split()[0] for name in named} <= {"torch", "collections"}
-    words = {str(argument) for _, argument, _ in operations if isinstance(argument, str)}
-    assert not [word for word in words if "hydra" in word or "omegaconf" in word]
+    strings = {str(argument) for _, argument, _ in operations if isinstance(argument, str)}
+    assert not [text for text in strings if "hydra" in text or "omegaconf" in text]
 
 
-def test_a_checkpoint_describes_the_task_whole(trained):
-    described = read_checkpoint(trained[0] / "best.ckpt")[KEY]
-    assert described.pop("tokenizer").keys() >= {"tokenizer.json", "tokenizer_config.json"}
-    config = described.pop("backbone")
+def test_a_checkpoint_contains_the_whole_description_of_the_task(trained):
+    description = read_checkpoint(trained[0] / "best.ckpt")[KEY]
+    assert description.pop("tokenizer").keys() >= {"tokenizer.json", "tokenizer_config.json"}
+    config = description.pop("backbone")
     assert (config["model_type"], config["hidden_size"]) == ("bert", HIDDEN)
-    assert described == {
+    assert description == {
         "format": FORMAT,
         "task": "SequenceRegression",
         "task_args": {},
@@ -143,24 +146,24 @@ def test_a_checkpoint_describes_the_task_whole(trained):
 
 def test_only_a_plain_backbone_is_described_by_its_config():
     class Changed(Backbone):
-        """Computes something else."""
+        """Subclass with another function."""
 
     for backbone in (Changed(make_backbone().model), OwnBackbone()):
         task = SequenceRegression(backbone, OwnHead(HIDDEN, 1), labels=RATING)
-        described = describe_task(task, tokenizer=None, tokens=None)
-        assert described["backbone"] is None
-        assert described["head"] == {"class": "tests.tiny.OwnHead", "args": {}}
-        assert described["tokenizer"] is None
-        assert described["tokens"] is None
+        description = describe_task(task, tokenizer=None, tokens=None)
+        assert description["backbone"] is None
+        assert description["head"] == {"class": "tests.tiny.OwnHead", "args": {}}
+        assert description["tokenizer"] is None
+        assert description["tokens"] is None
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_config_becomes_plain_values(name):
+def test_a_config_is_converted_to_plain_values(name):
     config = config_to_dict(make_backbone(name).config)
     assert [(w, type(v)) for w, v in walk(config) if type(v) not in PLAIN] == []
 
 
-def test_a_tokenizer_travels_as_its_files(tmp_path):
+def test_a_tokenizer_is_restored_from_its_files(tmp_path):
     tokenizer = make_tokenizer()
     write_tokenizer(tokenizer_files(tokenizer), tmp_path)
     read = type(tokenizer).from_pretrained(tmp_path)
@@ -170,7 +173,7 @@ def test_a_tokenizer_travels_as_its_files(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["../evil", "/tmp/evil", "a/b", "..", ".", ""])
-def test_a_tokenizer_file_never_leaves_its_folder(tmp_path, name):
+def test_a_tokenizer_file_with_a_path_is_refused(tmp_path, name):
     inner = tmp_path / "inner"
     inner.mkdir()
     with pytest.raises(ValueError, match="tokenizer file with a path"):
@@ -178,7 +181,7 @@ def test_a_tokenizer_file_never_leaves_its_folder(tmp_path, name):
     assert [path.name for path in tmp_path.rglob("*")] == ["inner"]
 
 
-def test_writer_makes_the_folder_and_leaves_no_temp_file(tmp_path):
+def test_save_checkpoint_creates_the_folder_and_leaves_no_temporary_file(tmp_path):
     path = tmp_path / "new" / "a.ckpt"
     for number in range(2):
         AtomicCheckpointIO().save_checkpoint({"number": number}, path)
@@ -186,7 +189,7 @@ def test_writer_makes_the_folder_and_leaves_no_temp_file(tmp_path):
     assert [file.name for file in path.parent.iterdir()] == ["a.ckpt"]
 
 
-def test_a_failed_write_leaves_the_old_checkpoint(tmp_path):
+def test_a_failed_write_keeps_the_old_checkpoint(tmp_path):
     path = tmp_path / "a.ckpt"
     AtomicCheckpointIO().save_checkpoint({"number": 0}, path)
     with pytest.raises((pickle.PicklingError, AttributeError)):
@@ -200,26 +203,26 @@ def test_storage_options_are_refused(tmp_path):
         AtomicCheckpointIO().save_checkpoint({}, tmp_path / "a.ckpt", storage_options={"a": 1})
 
 
-def test_a_checkpoint_that_is_not_there_is_named(tmp_path):
+def test_a_missing_checkpoint_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no checkpoint at .*gone.ckpt; pass a run folder"):
         read_checkpoint(tmp_path / "gone.ckpt")
 
 
-def refuse(path):
+def assert_refused(path):
     with pytest.raises(ValueError, match=rf"{path.name} is not a checkpoint.* by this package"):
         read_checkpoint(path)
 
 
-def test_a_truncated_checkpoint_is_refused_wherever_it_was_cut(trained, tmp_path):
+def test_a_checkpoint_truncated_at_any_point_is_refused(trained, tmp_path):
     whole = (trained[0] / "best.ckpt").read_bytes()
     path = tmp_path / "cut.ckpt"
     for share in (0, 1 / len(whole), 0.01, 0.1, 0.5, 0.9, 0.999, (len(whole) - 1) / len(whole)):
         path.write_bytes(whole[: int(share * len(whole))])
-        refuse(path)
+        assert_refused(path)
 
 
 def test_a_damaged_checkpoint_is_refused_or_read(trained, tmp_path):
-    """What hits a number goes unseen; what hits the structure is a clear error and no other."""
+    """Damage to a weight is not detected; damage to the structure is a ``ValueError``."""
     whole = (trained[0] / "best.ckpt").read_bytes()
     path = tmp_path / "damaged.ckpt"
     rng = random.Random(0)
@@ -242,32 +245,32 @@ def test_a_damaged_checkpoint_is_refused_or_read(trained, tmp_path):
     [b"", b"text, not a checkpoint\n", b"\x80\x04N.", b"PK\x03\x04", b"(", bytes(5000)],
 )
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol 4")
-def test_a_file_of_something_else_is_refused(tmp_path, content):
+def test_another_file_is_refused(tmp_path, content):
     path = tmp_path / "other.ckpt"
     path.write_bytes(content)
-    refuse(path)
+    assert_refused(path)
 
 
-def test_a_disk_that_fails_is_not_blamed_on_the_checkpoint(tmp_path, monkeypatch):
+def test_a_disk_error_is_not_reported_as_a_damaged_checkpoint(tmp_path, monkeypatch):
     def fail(*_, **__):
         raise OSError(errno.EIO, "input/output error")
 
-    (tmp_path / "a.ckpt").write_bytes(b"whatever")
+    (tmp_path / "a.ckpt").write_bytes(b"content")
     monkeypatch.setattr(torch, "load", fail)
     with pytest.raises(OSError, match="input/output error"):
         read_checkpoint(tmp_path / "a.ckpt")
 
 
 @pytest.mark.parametrize("found", [torch.ones(2), [1, 2], "text"])
-def test_a_file_of_torch_that_is_no_checkpoint_is_refused(tmp_path, found):
+def test_a_torch_file_of_another_type_is_refused(tmp_path, found):
     torch.save(found, tmp_path / "a.ckpt")
-    with pytest.raises(ValueError, match=f"not a checkpoint: it holds a {type(found).__name__}"):
+    with pytest.raises(ValueError, match=f"not a checkpoint: it contains a {type(found).__name__}"):
         read_checkpoint(tmp_path / "a.ckpt")
 
 
 @pytest.fixture
 def trap(tmp_path, monkeypatch):
-    """A module that leaves a mark when it is imported, and the mark."""
+    """Return the file that a module creates when it is imported."""
     (tmp_path / "trapped.py").write_text(
         f"open({str(tmp_path / 'mark')!r}, 'w').close()\nclass Trap: pass\n"
     )
@@ -275,16 +278,16 @@ def trap(tmp_path, monkeypatch):
     return tmp_path / "mark"
 
 
-def test_a_checkpoint_that_holds_a_foreign_object_is_refused_unimported(tmp_path, trap):
+def test_a_checkpoint_with_a_foreign_object_is_refused_without_an_import(tmp_path, trap):
     path = tmp_path / "a.ckpt"
-    # GLOBAL 'trapped Trap', called without arguments
+    # Pickle of GLOBAL 'trapped Trap', called without arguments, in a zip archive and alone.
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a/data.pkl", b"\x80\x02ctrapped\nTrap\n)R.")
         archive.writestr("a/version", "3\n")
-    refuse(path)
+    assert_refused(path)
     path.write_bytes(b"\x80\x02ctrapped\nTrap\n)R.")
-    refuse(path)
-    with pytest.raises(ValueError, match="not a checkpoint"):  # whatever a caller says
+    assert_refused(path)
+    with pytest.raises(ValueError, match="not a checkpoint"):  # weights_only is ignored
         AtomicCheckpointIO().load_checkpoint(path, weights_only=False)
     assert not trap.exists()
 
@@ -298,7 +301,7 @@ def test_a_linear_head_is_described_by_its_arguments():
     }
 
 
-def test_no_advice_to_run_what_a_foreign_file_holds(tmp_path):
+def test_the_message_does_not_advise_to_run_a_foreign_file(tmp_path):
     path = tmp_path / "notes.ckpt"
     path.write_text("no checkpoint at all")
     with pytest.raises(ValueError, match="is not a checkpoint that can be read safely") as caught:

@@ -1,3 +1,5 @@
+"""Model folders: loading with transformers, and replacement as a whole."""
+
 import json
 import logging
 
@@ -47,7 +49,7 @@ def logits_of(task):
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
-def test_plain_transformers_gives_the_same_logits_and_label_names(name, tokenizer, tmp_path):
+def test_transformers_gives_the_same_logits_and_label_names(name, tokenizer, tmp_path):
     task = make_task(name)
     assert export(task, tokenizer, tmp_path / "model") is True
     model, report = AutoModelForSequenceClassification.from_pretrained(
@@ -58,7 +60,7 @@ def test_plain_transformers_gives_the_same_logits_and_label_names(name, tokenize
     with torch.no_grad():
         found = model.eval()(input_ids=IDS, attention_mask=MASK).logits
     assert (found - expected).abs().max() < 1e-5
-    assert expected.std(0).min() > 1e-4  # texts are told apart
+    assert expected.std(0).min() > 1e-4  # the texts have different logits
     assert model.config.id2label == dict(enumerate(SINGLE.names))
     assert model.config.label2id == {name: i for i, name in enumerate(SINGLE.names)}
     assert torch.equal(logits_of(load(tmp_path / "model").task), expected)
@@ -72,7 +74,7 @@ def test_plain_transformers_gives_the_same_logits_and_label_names(name, tokenize
         (Labels("regression", ("low", "high"), (0,)), ("value",), "regression"),
     ],
 )
-def test_the_kind_of_labels_is_in_the_config(labels, names, problem, tokenizer, tmp_path):
+def test_the_config_contains_the_kind_of_labels(labels, names, problem, tokenizer, tmp_path):
     task = make_task(labels=labels)
     export(task, tokenizer, tmp_path / "model")
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model").eval()
@@ -84,20 +86,20 @@ def test_the_kind_of_labels_is_in_the_config(labels, names, problem, tokenizer, 
 
 
 @pytest.mark.parametrize(
-    ("name", "takes"), [("bert", True), ("roberta", True), ("distilbert", False)]
+    ("name", "has_segments"), [("bert", True), ("roberta", True), ("distilbert", False)]
 )
-def test_the_tokenizer_gives_what_the_model_takes(name, takes, tmp_path):
+def test_the_tokenizer_returns_only_inputs_of_the_model(name, has_segments, tmp_path):
     names = ["input_ids", "token_type_ids", "attention_mask"]
     tokenizer = make_tokenizer(model_input_names=names)
     export(make_task(name), tokenizer, tmp_path / "model")
     inputs = AutoTokenizer.from_pretrained(tmp_path / "model")("good film", return_tensors="pt")
-    assert ("token_type_ids" in inputs) is takes
+    assert ("token_type_ids" in inputs) is has_segments
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model")
     assert model(**inputs).logits.shape == (1, 3)
     assert tokenizer.model_input_names == names
 
 
-def test_the_tokenizer_lies_beside_the_weights(tokenizer, tmp_path):
+def test_the_tokenizer_is_saved_with_the_weights(tokenizer, tmp_path):
     export(make_task(), tokenizer, tmp_path / "model")
     read = AutoTokenizer.from_pretrained(tmp_path / "model")
     text = "a good film, very dull plot"
@@ -113,34 +115,38 @@ OTHERS = {
     "another pooling": (
         "bert",
         lambda: MLPHead(HIDDEN, 3, pooling="mean"),
-        "transformers' 'bert' head pools cls with tanh, this one mean with tanh",
+        "the 'bert' head of transformers has cls pooling and tanh, "
+        "this one has mean pooling and tanh",
     ),
     "another activation": (
         "distilbert",
         lambda: MLPHead(HIDDEN, 3),
-        "transformers' 'distilbert' head pools cls with relu, this one cls with tanh",
+        "the 'distilbert' head of transformers has cls pooling and relu, "
+        "this one has cls pooling and tanh",
     ),
     "another model": (
         "modernbert",
         lambda: MLPHead(HIDDEN, 3),
-        "model type 'modernbert' has no known form for labels of 'single_label'",
+        "no layout for model type 'modernbert' and 'single_label' labels",
     ),
     "DeBERTa with another pooler": (
         "deberta-v2",
         lambda: MLPHead(HIDDEN, 3, activation="gelu"),
-        "the model's config asks for a pooler with tanh",
+        "the model's config has a pooler with tanh",
     ),
 }
 
 
 @pytest.mark.parametrize("case", OTHERS)
-def test_what_transformers_lacks_is_kept_apart_and_opens_here(case, tokenizer, tmp_path, caplog):
+def test_a_model_without_a_class_in_transformers_is_stored_in_two_files(
+    case, tokenizer, tmp_path, caplog
+):
     name, make_head, reason = OTHERS[case]
     changes = {"pooler_hidden_act": "tanh"} if name == "deberta-v2" else {}
     task = make_task(name, head=make_head(), **changes)
     caplog.set_level(logging.INFO)
     assert export(task, tokenizer, tmp_path / "model") is False
-    assert f"holds backbone and head apart: {reason}" in caplog.text
+    assert f"contains backbone and head in separate files: {reason}" in caplog.text
     model = AutoModel.from_pretrained(tmp_path / "model").eval()
     with torch.no_grad():
         expected = task.backbone(IDS, MASK)
@@ -148,38 +154,40 @@ def test_what_transformers_lacks_is_kept_apart_and_opens_here(case, tokenizer, t
     assert torch.equal(logits_of(load(tmp_path / "model").task), logits_of(task))
 
 
-def test_a_head_of_the_users_own_is_kept_apart_too(tokenizer, tmp_path):
+def test_a_custom_head_is_stored_in_a_separate_file(tokenizer, tmp_path):
     task = make_task(head=OwnHead(HIDDEN, 3))
     assert export(task, tokenizer, tmp_path / "model") is False
     loaded = load(tmp_path / "model", head=OwnHead)
     assert torch.equal(logits_of(loaded.task), logits_of(task))
 
 
-def test_a_backbone_of_the_users_own_has_no_model_folder(tokenizer, tmp_path):
+def test_a_custom_backbone_has_no_model_folder(tokenizer, tmp_path):
     class Changed(Backbone):
-        """Computes something else."""
+        """Subclass with another function."""
 
     for backbone, name in ((OwnBackbone(), "OwnBackbone"), (Changed(make_backbone().model), "Ch")):
         task = SequenceClassification(backbone, MLPHead(HIDDEN, 3), labels=SINGLE)
-        with pytest.raises(ValueError, match=f"{name}.* is not a Hugging Face model; keep the che"):
+        with pytest.raises(
+            ValueError, match=f"{name}.* is not a Hugging Face model, so it has no model"
+        ):
             export(task, tokenizer, tmp_path / "model")
         assert find_hf_layout(backbone, task.head, task.labels)[0] is None
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_description_says_where_the_weights_come_from(tokenizer, tmp_path):
+def test_the_description_contains_position_and_tokenization(tokenizer, tmp_path):
     tokens = Tokens(max_length=9, truncation="head+tail")
     position = {"stage": "target", "seed": 1}
     export(make_task(), tokenizer, tmp_path / "model", tokens=tokens, position=position)
-    described = json.loads((tmp_path / "model" / DESCRIPTION).read_text())
-    assert described["position"] == position
-    assert described["native"] is True
+    description = json.loads((tmp_path / "model" / DESCRIPTION).read_text())
+    assert description["position"] == position
+    assert description["native"] is True
     loaded = load(tmp_path / "model")
     assert loaded.tokens == tokens
     assert loaded.position == position
 
 
-def test_an_older_folder_is_replaced_whole(tokenizer, tmp_path):
+def test_an_older_folder_is_replaced_completely(tokenizer, tmp_path):
     folder = tmp_path / "model"
     export(make_task(head=LinearHead(HIDDEN, 3)), tokenizer, folder)
     (folder / "left-over.txt").write_text("old")
@@ -191,11 +199,11 @@ def test_an_older_folder_is_replaced_whole(tokenizer, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-def test_a_folder_that_would_give_other_logits_is_never_written(tokenizer, tmp_path):
+def test_a_folder_with_other_logits_is_not_written(tokenizer, tmp_path):
     export(make_task(), tokenizer, tmp_path / "model")
     before = (tmp_path / "model" / "model.safetensors").read_bytes()
     task = make_task()
-    task.head.act = nn.ReLU()  # not what the head says of itself
+    task.head.act = nn.ReLU()  # differs from the head's arguments
     nn.init.normal_(task.head.out.weight)
     with pytest.raises(RuntimeError, match=r"other logits than the trained one \(off by \d"):
         export(task, tokenizer, tmp_path / "model")
@@ -203,7 +211,7 @@ def test_a_folder_that_would_give_other_logits_is_never_written(tokenizer, tmp_p
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-def test_an_export_changes_neither_modes_nor_weights_nor_config(tokenizer, tmp_path):
+def test_an_export_does_not_change_modes_or_config(tokenizer, tmp_path):
     task = make_task().train()
     task.backbone.layers[0].eval()
     modes = [module.training for module in task.modules()]
@@ -213,7 +221,7 @@ def test_an_export_changes_neither_modes_nor_weights_nor_config(tokenizer, tmp_p
     assert task.backbone.config.to_dict() == config
 
 
-def test_weights_in_16_bits_are_exported_as_they_are(tokenizer, tmp_path):
+def test_weights_in_16_bits_are_exported_without_change(tokenizer, tmp_path):
     task = make_task(dtype="bfloat16")
     assert export(task, tokenizer, tmp_path / "model") is True
     loaded = load(tmp_path / "model").task
@@ -221,7 +229,7 @@ def test_weights_in_16_bits_are_exported_as_they_are(tokenizer, tmp_path):
         assert torch.equal(one.float(), other)
 
 
-def test_weights_are_safetensors_alone(tokenizer, tmp_path):
+def test_weights_are_stored_as_safetensors_only(tokenizer, tmp_path):
     export(make_task(), tokenizer, tmp_path / "model")
     names = {path.name for path in (tmp_path / "model").iterdir()}
     assert names == {

@@ -1,3 +1,5 @@
+"""Parsing, composing, checking and running of command lines, with small configs."""
+
 import json
 import logging
 import os
@@ -61,7 +63,7 @@ hydra:
 
 
 class Calls(list):
-    """What the fake command saw, and what it does."""
+    """Fake command: records its calls and runs ``act``."""
 
     def __init__(self):
         super().__init__()
@@ -78,7 +80,7 @@ class Calls(list):
 
 @pytest.fixture
 def calls(tmp_path, monkeypatch):
-    """Run in an empty folder, with small configs, and commands that only record."""
+    """Run in an empty folder with small configs and commands that only record their calls."""
     for name, text in CONF.items():
         file = tmp_path / "conf" / f"{name}.yaml"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -107,7 +109,7 @@ def calls(tmp_path, monkeypatch):
 
 @pytest.fixture
 def real(calls, monkeypatch):
-    """The same with the configs that are shipped."""
+    """As ``calls``, with the shipped configs."""
     monkeypatch.setattr(command_line, "_CONF", "pkg://lightning_transfer.conf")
     return calls
 
@@ -116,12 +118,12 @@ def files():
     return sorted(str(path) for path in Path().rglob("*"))
 
 
-# What the line does
+# Command lines that run or show something
 
 
-@pytest.mark.parametrize("words", [[], ["--help"], ["-h"]])
-def test_help_lists_the_commands(words, capsys):
-    assert main(words) == 0
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+def test_help_lists_the_commands(arguments, capsys):
+    assert main(arguments) == 0
     shown = capsys.readouterr().out
     assert "usage: python -m lightning_transfer COMMAND" in shown
     for command in command_line.COMMANDS:
@@ -151,7 +153,7 @@ def test_help_shows_options_of_the_users_folder(tmp_path, monkeypatch, capsys):
     assert re.search(r"\n  own +\[mine\] My own backbone\n", capsys.readouterr().out)
 
 
-def test_job_gets_the_composed_config_and_the_whole_command_line(calls):
+def test_job_gets_the_composed_config_and_the_command_line_as_typed(calls):
     assert main(["fit", "+experiment=mine", "-v", "trainer.devices=2"]) == 0
     (call,) = calls
     assert call.config.trainer.devices == 2
@@ -160,7 +162,7 @@ def test_job_gets_the_composed_config_and_the_whole_command_line(calls):
     assert call.folder == os.path.abspath("out/mine")
 
 
-def test_words_of_the_process_are_used_without_arguments(calls, monkeypatch):
+def test_main_reads_the_arguments_of_the_process_by_default(calls, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["lightning-transfer", "fit", "seed=3"])
     assert main() == 0
     assert calls[0].config.seed == 3
@@ -168,7 +170,7 @@ def test_words_of_the_process_are_used_without_arguments(calls, monkeypatch):
 
 
 def test_relaunched_rank_runs_in_the_same_folder(calls):
-    """What Lightning appends to the command line of a rank that it starts."""
+    """Lightning appends these overrides to the command line of each rank that it starts."""
     assert main(["fit", "seed=1"]) == 0
     added = ['hydra.run.dir="out/fit"', "hydra.job.name=train_ddp_process_1"]
     assert main([*calls[0].argv, *added, "hydra.output_subdir=null"]) == 0
@@ -176,8 +178,8 @@ def test_relaunched_rank_runs_in_the_same_folder(calls):
     assert calls[1].config == calls[0].config
 
 
-def test_each_job_of_a_sweep_has_a_command_line_of_its_own(calls):
-    """So that the ranks that Lightning starts run this job and not the sweep again."""
+def test_ranks_of_a_sweep_job_run_this_job_alone(calls):
+    """Lightning starts them with ``sys.argv``, which must not contain the whole sweep."""
     calls.act = lambda config: os.environ.update(LOCAL_RANK="0")
     assert main(["fit", "trainer.devices=2", "-m", "data@stages.target.data=movies,news"]) == 0
     assert [call.config.stages.target.data.batch_size for call in calls] == [2, 3]
@@ -191,15 +193,15 @@ def test_each_job_of_a_sweep_has_a_command_line_of_its_own(calls):
     assert len(calls) == 4
 
 
-def test_value_of_the_command_reaches_the_sweeper(monkeypatch):
+def test_pickled_job_returns_the_value_of_the_command(monkeypatch):
     fake = types.ModuleType("fake_commands")
     fake.score = lambda config: config / 2  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "fake_commands", fake)
     job = command_line.Job("fake_commands:score", CommandLine("fit"), ("fit",), verbose=False)
-    assert pickle.loads(pickle.dumps(job))(3) == 1.5  # launchers send it to other processes
+    assert pickle.loads(pickle.dumps(job))(3) == 1.5  # launchers send jobs to other processes
 
 
-def test_modules_beside_the_user_are_imported(calls, monkeypatch):
+def test_modules_in_the_working_directory_can_be_imported(calls, monkeypatch):
     Path("users_own.py").write_text("value = 3\n")
     monkeypatch.setattr(sys, "path", [p for p in sys.path if p not in ("", os.getcwd())])
     calls.act = lambda config: __import__("users_own").value / 1
@@ -207,7 +209,7 @@ def test_modules_beside_the_user_are_imported(calls, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("words", "shown"),
+    ("arguments", "shown"),
     [
         (["--cfg", "job"], "max_epochs: 1"),
         (["-c", "job", "-p", "trainer"], "# @package trainer\nmax_epochs: 1\ndevices: 1\n"),
@@ -220,8 +222,8 @@ def test_modules_beside_the_user_are_imported(calls, monkeypatch):
         (["-sc", "install=bash"], "hydra_bash_completion lightning-transfer"),
     ],
 )
-def test_hydras_flags_show_instead_of_running(calls, words, shown, capsys):
-    assert main(["fit", *words]) == 0
+def test_flags_that_show_something_run_no_job(calls, arguments, shown, capsys):
+    assert main(["fit", *arguments]) == 0
     assert shown in capsys.readouterr().out
     assert not calls
     assert files() == []
@@ -232,15 +234,14 @@ def test_hydras_help_needs_no_command(calls, capsys):
     assert "hydra/launcher" in capsys.readouterr().out
 
 
-def test_users_folder_adds_options(calls, tmp_path):
+def test_config_dir_adds_options(calls, tmp_path):
     (tmp_path / "mine" / "data").mkdir(parents=True)
     (tmp_path / "mine" / "data" / "own.yaml").write_text("batch_size: 9\n")
-    words = ["data@stages.target.data=own", "--config-dir", "../mine"]
-    assert main(["fit", *words]) == 0
+    assert main(["fit", "data@stages.target.data=own", "--config-dir", "../mine"]) == 0
     assert calls[0].config.stages.target.data.batch_size == 9
 
 
-def test_users_primary_config_is_found_from_the_working_directory(calls, tmp_path):
+def test_config_path_is_relative_to_the_working_directory(calls, tmp_path):
     (tmp_path / "cwd" / "own").mkdir()
     (tmp_path / "cwd" / "own" / "main.yaml").write_text(
         f"hydra:\n  searchpath: ['{tmp_path / 'conf'}']\ndefaults: [backbone: tiny, _self_]\nx: 1\n"
@@ -292,64 +293,85 @@ def test_tab_completion(calls, typed, expected, monkeypatch, capsys):
     assert expected in capsys.readouterr().out
 
 
-# What is wrong with the line: exit code 2, the closest names, nothing touched
+# Wrong command lines: exit code 2, the closest names, and no file is changed
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         (["fitt"], "unknown command 'fitt'; did you mean fit?"),
         (["fit", "--mutlirun"], "unknown flag '--mutlirun'; did you mean --multirun"),
-        (["fit", "max_epoch=3"], "'max_epoch' in 'max_epoch=3'; did you mean trainer.max_epochs?"),
-        (["fit", "stages.target.data.batchsize=3"], "did you mean stages.target.data.batch_size?"),
+        (
+            ["fit", "max_epoch=3"],
+            "'max_epoch' in 'max_epoch=3'; did you mean trainer.max_epochs=3?",
+        ),
+        (
+            ["fit", "stages.target.data.batchsize=3"],
+            "did you mean stages.target.data.batch_size=3?",
+        ),
         (["fit", "batchsize=3", "epoch=3"], "unknown key 'batchsize'"),
-        (["fit", "~trainer.devicez"], "did you mean trainer.devices?"),
-        (["fit", "trainer.precision=16"], "A new key is added by +trainer.precision=16"),
+        (["fit", "~trainer.devicez"], "did you mean ~trainer.devices?"),
+        (["fit", "trainer.precision=16"], "To add a new key, use +trainer.precision=16"),
         (
             ["fit", "data@stages.target.data=moviez"],
-            "no option 'moviez' in group 'data' (data@stages.target.data=moviez); did you mean "
-            "movies? Options: movies, news",
+            "unknown option 'moviez' of group 'data' in 'data@stages.target.data=moviez'; did you "
+            "mean data@stages.target.data=movies? Options: movies, news",
         ),
-        (["fit", "seed=1", "backbone=hubb"], "did you mean hub? Options: hub, tiny"),
-        (["fit", "-m", "data@stages.target.data=movies,newz"], "no option 'newz' in group 'data'"),
+        (["fit", "seed=1", "backbone=hubb"], "did you mean backbone=hub? Options: hub, tiny"),
+        (
+            ["fit", "-m", "data@stages.target.data=movies,newz"],
+            "unknown option 'newz' of group 'data'",
+        ),
         (["fit", "-m", "epoch=1,2"], "'epoch' in 'epoch=1'; did you mean stages.target.epochs"),
-        (["fit", "-m", "backbone=glob(x*)"], "backbone=glob(x*) matches nothing"),
-        (["fit", "experiment=mine"], "use +experiment=mine (options: mine)"),
-        (["fit", "+experiment=mien"], "no option 'mien' in group 'experiment' (+experiment=mien)"),
+        (["fit", "-m", "backbone=glob(x*)"], "backbone=glob(x*) matches no option"),
+        (
+            ["fit", "experiment=mine"],
+            "'experiment' is not in this config; add it with +experiment=mine. Options: mine",
+        ),
+        (
+            ["fit", "+experiment=mien"],
+            "unknown option 'mien' of group 'experiment' in '+experiment=mien'; did you mean "
+            "+experiment=mine?",
+        ),
         (
             ["fit", "trainer={}"],
-            "trainer={} takes nothing away, since mappings are merged; write '~trainer.max_epochs'",
+            "trainer={} removes nothing because Hydra merges mappings; use '~trainer.max_epochs'",
         ),
         (
             ["fit", "+experimant=mine"],
-            "'experimant' in '+experimant=mine'; did you mean +experiment",
+            "'experimant' in '+experimant=mine'; did you mean +experiment=mine?",
         ),
-        (["fit", "expriment=mine"], "did you mean +experiment?"),
-        (["fit", "data=news"], "no 'data' in this config; did you mean data@stages.target.data="),
+        (["fit", "expriment=mine"], "did you mean +experiment=mine?"),
+        (["fit", "data=news"], "'data' in 'data=news'; did you mean data@stages.target.data=news?"),
         (["fit", "data@stages.targt.data=news"], "did you mean data@stages.target.data=news?"),
-        (["fit", "dat@stages.target.data=news"], "did you mean data@stages.target.data?"),
-        (["fit", "mine"], "'mine' is neither a flag nor key=value"),
+        (["fit", "dat@stages.target.data=news"], "did you mean data@stages.target.data=news?"),
+        (["fit", "mine"], "'mine' is neither a flag nor an override key=value"),
         (["fit", "seed=1,2"], "Ambiguous value for argument 'seed=1,2'"),
-        (["fit", "name=[a"], "cannot read 'name=[a'; put quotes around the value: 'name=\"[a\"'"),
+        (["fit", "name=[a"], "cannot parse 'name=[a'; quote the value: 'name=\"[a\"'"),
         (["fit", "+seed=1"], "An item is already at 'seed'"),
         (["fit", "seed.x=1"], "seed.x=1"),
         (["fit", "name=${nosuch}"], "nosuch"),
         (["fit", "-c", "job", "-p", "trainr"], "unknown key 'trainr'; did you mean trainer?"),
-        (["fit", "-c", "job", "max_epoch=3"], "did you mean trainer.max_epochs?"),
-        (["fit", "--info", "config", "max_epoch=3"], "did you mean trainer.max_epochs?"),
-        (["fit", "-c", "job", "+experimant=mine"], "did you mean +experiment?"),
+        (["fit", "-c", "job", "max_epoch=3"], "did you mean trainer.max_epochs=3?"),
+        (["fit", "--info", "config", "max_epoch=3"], "did you mean trainer.max_epochs=3?"),
+        (["fit", "-c", "job", "+experimant=mine"], "did you mean +experiment=mine?"),
         (["fit", "-m", "-c", "job"], "Only one of --run, --multirun, --cfg"),
         (["fit", "--resolve"], "--resolve flag can only be used"),
-        (["fit", "--config-dir", "nosuch"], "--config-dir nosuch: no such folder"),
+        (
+            ["fit", "--config-dir", "nosuch"],
+            "--config-dir must be an existing folder, got 'nosuch'",
+        ),
         (["fit", "--config-path", "nosuch"], "nosuch"),
-        (["fit", "-cn", "fitt"], "config 'fitt'; did you mean fit? There are fit, predict"),
-        (["predict"], "predict needs ckpt=…  a run folder or a checkpoint file"),
-        (["fit", "backbone=hub"], "fit needs backbone.name=…  a hub id"),
-        (["fit", "+hydra.callbacks.x._target_=os.system"], "callbacks.x: os.system is not annot"),
+        (["fit", "-cn", "fitt"], "config 'fitt'; did you mean fit? Configs: fit, predict"),
+        (["predict"], "predict requires ckpt=… (a run folder or a checkpoint file)"),
+        (["fit", "backbone=hub"], "fit requires backbone.name=… (a hub id)"),
+        (["fit", "+hydra.callbacks.x._target_=os.system"], "callbacks.x: os.system has no return"),
     ],
 )
-def test_wrong_line_names_what_is_close_and_touches_nothing(calls, words, message, capsys):
-    assert main(words) == 2
+def test_wrong_command_line_suggests_a_correction_and_changes_no_file(
+    calls, arguments, message, capsys
+):
+    assert main(arguments) == 2
     shown = capsys.readouterr()
     assert shown.err.startswith("error: ")
     assert message in shown.err
@@ -359,7 +381,7 @@ def test_wrong_line_names_what_is_close_and_touches_nothing(calls, words, messag
     assert files() == []
 
 
-def test_mistake_in_the_users_own_config_names_the_file(calls, tmp_path, capsys):
+def test_error_in_the_users_config_names_the_override_that_selects_it(calls, tmp_path, capsys):
     (tmp_path / "conf" / "experiment" / "broken.yaml").write_text(
         "# @package _global_\ndefaults:\n  - override /data@stages.target.data: nosuch\n"
     )
@@ -371,7 +393,7 @@ def test_mistake_in_the_users_own_config_names_the_file(calls, tmp_path, capsys)
     assert files() == []
 
 
-def test_folder_that_holds_a_run_is_left_as_it_is(calls, capsys, monkeypatch):
+def test_run_folder_of_another_run_is_not_changed(calls, capsys, monkeypatch):
     composed = {}
 
     def act(config):
@@ -386,7 +408,7 @@ def test_folder_that_holds_a_run_is_left_as_it_is(calls, capsys, monkeypatch):
         return before == {name: Path(name).read_bytes() for name in before}
 
     assert main(["fit", "seed=2"]) == 2
-    assert "out/fit holds a run already; go on with it by resume=true" in capsys.readouterr().err
+    assert "out/fit already contains a run; add resume=true" in capsys.readouterr().err
     assert main(["fit", "seed=2", "resume=true"]) == 2
     assert "seed: 1 in the folder, 2 now" in capsys.readouterr().err
     assert untouched()
@@ -402,36 +424,36 @@ def test_folder_that_holds_a_run_is_left_as_it_is(calls, capsys, monkeypatch):
     assert main(["fit", "seed=1", "resume=true"]) == 0
 
 
-def test_missing_value_may_come_from_the_sweep(calls):
+def test_required_value_may_come_from_the_sweep(calls):
     assert main(["predict", "-m", "ckpt=a,b"]) == 0
     assert [call.config.ckpt for call in calls] == ["a", "b"]
 
 
-def test_verbose_shows_where_a_wrong_line_was_found(calls, capsys):
+def test_verbose_shows_the_traceback_of_a_wrong_command_line(calls, capsys):
     assert main(["fit", "-v", "max_epoch=3"]) == 2
     shown = capsys.readouterr().err
     assert "ConfigCompositionException" in shown
-    assert "did you mean trainer.max_epochs?" in shown
+    assert "did you mean trainer.max_epochs=3?" in shown
 
 
-def test_shipped_configs_know_the_close_names(real, capsys):
+def test_errors_with_the_shipped_configs_suggest_a_correction(real, capsys):
     assert main(["fit", "max_epoch=3"]) == 2
-    assert "did you mean trainer.max_epochs?" in capsys.readouterr().err
+    assert "did you mean trainer.max_epochs=3?" in capsys.readouterr().err
     assert main(["fit", "stages.target.data.batchsize=3"]) == 2
-    assert "did you mean stages.target.data.batch_size?" in capsys.readouterr().err
+    assert "did you mean stages.target.data.batch_size=3?" in capsys.readouterr().err
     assert main(["predict"]) == 2
-    assert "predict needs ckpt=…" in capsys.readouterr().err
+    assert "predict requires ckpt=…" in capsys.readouterr().err
     assert files() == []
 
 
 @pytest.mark.parametrize("command", ["fit", "fetch", "list", "predict", "test", "validate"])
 def test_shipped_commands_run(real, command):
-    words = ["ckpt=x"] if command in ("predict", "test", "validate") else []
-    assert main([command, *words]) == 0
+    overrides = ["ckpt=x"] if command in ("predict", "test", "validate") else []
+    assert main([command, *overrides]) == 0
     assert len(real) == 1
 
 
-# What fails in a job
+# Errors in a job
 
 
 def raising(error):
@@ -441,7 +463,7 @@ def raising(error):
     return act
 
 
-def test_users_mistake_in_a_job_is_one_line(calls, capsys):
+def test_users_mistake_in_a_job_is_printed_in_one_line(calls, capsys):
     calls.act = raising(ValueError("train_size must be >= 1, got 0"))
     assert main(["fit"]) == 1
     assert capsys.readouterr().err == (
@@ -465,7 +487,7 @@ def test_verbose_logs_for_debugging(calls, capsys):
     assert "a detail" in capsys.readouterr().out
 
 
-def test_bug_in_a_job_shows_its_traceback(calls, capsys):
+def test_bug_in_a_job_is_printed_with_its_traceback(calls, capsys):
     calls.act = raising(KeyError("x"))
     assert main(["fit"]) == 1
     shown = capsys.readouterr().err
@@ -494,13 +516,13 @@ def test_usage_error_of_a_job_is_exit_code_2(calls):
     assert main(["fit"]) == 2
 
 
-def test_ctrl_c_is_one_line(calls, capsys):
+def test_ctrl_c_prints_one_line(calls, capsys):
     calls.act = raising(KeyboardInterrupt())
     assert main(["fit"]) == 130
     assert capsys.readouterr().err == "interrupted\n"
 
 
-def test_ctrl_c_that_lightning_turned_into_an_exit(calls, capsys):
+def test_ctrl_c_turned_into_an_exit_by_lightning_is_exit_code_130(calls, capsys):
     def act(config):
         try:
             raise KeyboardInterrupt
@@ -513,35 +535,35 @@ def test_ctrl_c_that_lightning_turned_into_an_exit(calls, capsys):
 
 
 @pytest.mark.parametrize(("given", "code"), [(None, 0), (3, 3), ("stopped", 1)])
-def test_exit_of_a_job_is_the_exit_code(calls, given, code, capsys):
+def test_exit_code_of_a_job_is_returned(calls, given, code, capsys):
     calls.act = lambda config: sys.exit(given)
     assert main(["fit"]) == code
     assert capsys.readouterr().err == ("stopped\n" if given == "stopped" else "")
 
 
-# As a process of its own
+# In a separate process
 
 
-def run(*words, **options):
-    return subprocess.run(words, capture_output=True, text=True, timeout=60, **options)
+def run(*command, **options):
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, **options)
 
 
 SCRIPT = Path(sys.executable).parent / "lightning-transfer"
 HEAVY = "hydra omegaconf torch lightning transformers datasets rich numpy pandas".split()
 
 
-def modules_after(*words):
+def modules_after(*arguments):
     code = (
         "import json, sys; from lightning_transfer.cli import main; code = main(sys.argv[1:]);"
         "print(json.dumps([code, sorted({m.partition('.')[0] for m in sys.modules})]))"
     )
-    done = run(sys.executable, "-c", code, *words)
+    done = run(sys.executable, "-c", code, *arguments)
     code, modules = json.loads(done.stdout.splitlines()[-1])
     assert code == 0, done.stderr
     return set(modules)
 
 
-def test_help_imports_nothing_heavy():
+def test_help_imports_no_heavy_library():
     assert not modules_after("--help") & set(HEAVY)
     assert not modules_after("fit", "--help") & set(HEAVY)
 
@@ -551,14 +573,14 @@ def test_showing_the_config_imports_neither_torch_nor_lightning():
 
 
 @pytest.mark.parametrize(
-    "words",
+    "arguments",
     [("--help",), ("--version",), ("fit", "--cfg", "job"), ("fit", "max_epoch=3"), ("fitt",)],
 )
-def test_both_entry_points_behave_alike(words, tmp_path):
+def test_script_and_module_print_the_same(arguments, tmp_path):
     if not SCRIPT.exists():
         pytest.skip("the package is not installed")
-    module = run(sys.executable, "-m", "lightning_transfer", *words, cwd=tmp_path)
-    script = run(str(SCRIPT), *words, cwd=tmp_path)
+    module = run(sys.executable, "-m", "lightning_transfer", *arguments, cwd=tmp_path)
+    script = run(str(SCRIPT), *arguments, cwd=tmp_path)
     assert module.returncode == script.returncode
     assert module.stdout.replace("python -m lightning_transfer", "P").replace(
         "lightning-transfer", "P"
@@ -569,7 +591,7 @@ def test_both_entry_points_behave_alike(words, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_reader_that_goes_away_is_no_error(tmp_path):
+def test_closed_pipe_is_no_error(tmp_path):
     command = f"{sys.executable} -m lightning_transfer fit --cfg job | head -n 1"
     done = run("bash", "-c", command, cwd=tmp_path)
     assert done.stderr == ""

@@ -1,3 +1,5 @@
+"""Log handler for a terminal with a progress bar."""
+
 import io
 import logging
 import sys
@@ -14,7 +16,7 @@ def logger():
     return logger
 
 
-def test_a_line_goes_to_what_stderr_is_when_it_comes(logger, monkeypatch):
+def test_each_record_is_written_to_the_current_stderr(logger, monkeypatch):
     logger.addHandler(ConsoleHandler())
     first, second = io.StringIO(), io.StringIO()
     for stream, text in ((first, "one"), (second, "two")):
@@ -32,7 +34,7 @@ def test_a_line_goes_to_what_stderr_is_when_it_comes(logger, monkeypatch):
         ({"NODE_RANK": "1", "LOCAL_RANK": "0"}, "beware\n"),
     ],
 )
-def test_other_ranks_warn_only(logger, monkeypatch, environment, expected):
+def test_other_ranks_write_warnings_only(logger, monkeypatch, environment, expected):
     for name in ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():

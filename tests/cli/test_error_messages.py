@@ -1,15 +1,17 @@
+"""Errors printed for users and for developers."""
+
 import pytest
 from hydra.errors import ConfigCompositionException, InstantiationException
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lightning_transfer.cli.error_messages import report, tidy
+from lightning_transfer.cli.error_messages import clean_message, report
 from lightning_transfer.utils.errors import UsageError
 
 
 def chained(cause: Exception) -> Exception:
-    """Return ``cause`` as Hydra wraps it, twice."""
+    """Return ``cause`` in two of Hydra's wrappers, as raised for nested configs."""
     try:
         try:
             raise InstantiationException("Error in call\nfull_key: stages.target.head") from cause
@@ -30,37 +32,37 @@ def chained(cause: Exception) -> Exception:
         (chained(KeyError("x")), "KeyError: 'x' (at stages.target.head)"),
     ],
 )
-def test_users_mistakes_are_a_line_and_a_hint(error, line, capsys):
+def test_users_mistake_is_printed_in_one_line_with_a_hint(error, line, capsys):
     assert report(error, verbose=False) == 1
     assert capsys.readouterr().err == f"error: {line}\n       (-v shows the traceback)\n"
 
 
-def test_wrong_command_line_needs_no_traceback(capsys):
+def test_wrong_command_line_is_printed_without_a_hint(capsys):
     assert report(UsageError("unknown command 'x'."), verbose=False) == 2
     assert capsys.readouterr().err == "error: unknown command 'x'.\n"
 
 
-def test_verbose_shows_the_traceback_too(capsys):
+def test_verbose_prints_the_traceback_too(capsys):
     assert report(ValueError("bad"), verbose=True) == 1
     assert capsys.readouterr().err == "ValueError: bad\nerror: bad\n"
 
 
 @pytest.mark.parametrize("error", [KeyError("x"), AssertionError("x"), RuntimeError("shapes")])
-def test_our_bugs_show_their_traceback(error, capsys):
+def test_bug_is_printed_with_its_traceback(error, capsys):
     assert report(error, verbose=False, where="job 3 (a=1): ") == 1
     lines = capsys.readouterr().err.splitlines()
     assert lines[0].startswith(type(error).__name__)
     assert lines[-1] == f"error: job 3 (a=1): {type(error).__name__}"
 
 
-def test_messages_lose_their_trimmings():
+def test_hints_of_hydra_and_omegaconf_are_removed_from_messages():
     config = OmegaConf.create({"a": {"b": "???", "c": "${nosuch}"}})
     with pytest.raises(OmegaConfBaseException) as missing:
         _ = config.a.b
-    assert tidy(missing.value) == "Missing mandatory value: a.b"
+    assert clean_message(missing.value) == "Missing mandatory value: a.b"
     with pytest.raises(OmegaConfBaseException) as unknown:
         _ = config.a.c
-    assert tidy(unknown.value) == "Interpolation key 'nosuch' not found (at a.c)"
+    assert clean_message(unknown.value) == "Interpolation key 'nosuch' not found (at a.c)"
     error = ConfigCompositionException("Could not find 'x'\n\nConfig search path:\n\tprovider=main")
-    assert tidy(error) == "Could not find 'x'"
-    assert tidy(ValueError()) == "ValueError"
+    assert clean_message(error) == "Could not find 'x'"
+    assert clean_message(ValueError()) == "ValueError"

@@ -1,17 +1,25 @@
+"""Help texts read from the comments of the configs."""
+
 import io
 from pathlib import Path
 
 import pytest
 
 from lightning_transfer.cli import help_text
-from lightning_transfer.cli.help_text import about, command_help, describe, render, source_folders
+from lightning_transfer.cli.help_text import (
+    command_help,
+    describe_options,
+    key_comment,
+    print_options,
+    source_folders,
+)
 
 LONG = "word " * 40
 
 
 @pytest.fixture
 def conf(tmp_path):
-    """Two config folders: what a package ships, and a user's own."""
+    """Two config folders: that of a package and a user's own."""
     files = {
         "conf/fit.yaml": (
             "# Train\n# python -m x fit\ndefaults:\n  - backbone: tiny\n"
@@ -44,7 +52,7 @@ class Terminal(io.StringIO):
 
 
 def test_option_is_described_by_its_first_comment(conf):
-    assert describe(conf[:1], ["data"]) == {
+    assert describe_options(conf[:1], ["data"]) == {
         "data": [
             ("bare", ""),
             ("group/nested", "Deeper"),
@@ -54,31 +62,33 @@ def test_option_is_described_by_its_first_comment(conf):
     }
 
 
-def test_options_of_a_later_folder_say_where_they_come_from(conf, monkeypatch):
+def test_description_of_an_option_in_a_later_folder_begins_with_the_folder(conf, monkeypatch):
     monkeypatch.chdir(conf[1].parent)
-    options = dict(describe(conf, ["data"])["data"])
+    options = dict(describe_options(conf, ["data"])["data"])
     assert options["mine"] == "[mine] My own"
     assert options["movies"] == "Movie reviews"
-    assert describe(conf, ["head"]) == {"head": [("big", "[mine] Big head")]}
+    assert describe_options(conf, ["head"]) == {"head": [("big", "[mine] Big head")]}
 
 
-def test_groups_go_by_readers_words_too(conf):
-    assert list(describe(conf, ["domains", "backbone"])) == ["data", "backbone"]
+def test_groups_may_be_named_by_their_titles(conf):
+    assert list(describe_options(conf, ["domains", "backbone"])) == ["data", "backbone"]
 
 
-def test_unknown_group_names_the_close_ones(conf):
-    message = r"no config group 'dta'; did you mean data\? Groups: backbone, data, experiment, head"
+def test_error_for_an_unknown_group_has_the_closest_names(conf):
+    message = (
+        r"unknown config group 'dta'; did you mean data\? Groups: backbone, data, experiment, head"
+    )
     with pytest.raises(ValueError, match=message):
-        describe(conf, ["dta"])
+        describe_options(conf, ["dta"])
 
 
-def test_shipped_groups_are_all_described():
-    described = describe([help_text.conf_folder()])
+def test_all_shipped_options_have_a_description():
+    described = describe_options([help_text.conf_folder()])
     assert list(described) == ["experiment", "data", "task", "head", "backbone", "finetuning"]
     assert all(comment for options in described.values() for _, comment in options)
 
 
-def test_search_path_becomes_folders():
+def test_folders_of_a_search_path():
     sources = [
         "pkg://hydra.conf",
         "pkg://lightning_transfer.conf",
@@ -91,16 +101,17 @@ def test_search_path_becomes_folders():
     assert source_folders([*sources[:2], *sources[3:]]) == [folder, Path("/home/me/conf")]
 
 
-def test_search_path_that_is_not_installed_is_an_error():
+def test_source_that_is_not_installed_is_an_error():
     with pytest.raises(
-        ModuleNotFoundError, match=r"no configs at pkg://lightning_transfer\.nosuch"
+        ModuleNotFoundError,
+        match=r"no configs at pkg://lightning_transfer\.nosuch; reinstall the package",
     ):
         source_folders(["pkg://lightning_transfer.nosuch"])
 
 
-def test_piped_listing_is_plain_and_whole(conf):
+def test_options_are_printed_complete_into_a_pipe(conf):
     file = io.StringIO()
-    render(describe(conf[:1], ["experiment", "data"]), file)
+    print_options(describe_options(conf[:1], ["experiment", "data"]), file)
     lines = file.getvalue().splitlines()
     assert lines[0] == "experiments  +experiment=…"
     assert lines[1] == "  one  The one"
@@ -111,15 +122,15 @@ def test_piped_listing_is_plain_and_whole(conf):
     assert "\x1b" not in file.getvalue()
 
 
-def test_listing_on_a_terminal_has_one_line_an_option_within_its_width(conf, monkeypatch):
+def test_options_are_cut_at_the_width_of_a_terminal(conf, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("NO_COLOR", "1")
     file = Terminal()
-    render(describe(conf[:1], ["data"]), file)
+    print_options(describe_options(conf[:1], ["data"]), file)
     lines = file.getvalue().splitlines()
     assert len(lines) == 5
-    assert max(map(len, lines)) <= 90  # 80, and what switches bold on and off
+    assert max(map(len, lines)) <= 90  # 80 columns and the escape codes of bold text
     assert any(line.rstrip().endswith("…") for line in lines[1:])
     assert "[36m" not in file.getvalue()  # no colour
 
@@ -134,11 +145,11 @@ def test_listing_on_a_terminal_has_one_line_an_option_within_its_width(conf, mon
         ("nosuch", {"backbone": "tiny", "logger": None}, ""),
     ],
 )
-def test_comment_of_a_key_is_found_where_the_key_comes_from(conf, key, choices, comment):
-    assert about(key, command="fit", choices=choices, folders=conf) == comment
+def test_comment_of_a_key_is_read_from_the_config_that_defines_it(conf, key, choices, comment):
+    assert key_comment(key, command="fit", choices=choices, folders=conf) == comment
 
 
-def test_help_of_a_command_shows_keys_and_groups_where_they_are_placed(conf):
+def test_help_of_a_command_shows_keys_and_groups_with_their_addresses(conf):
     text = command_help("fit", conf)
     lines = text.splitlines()
     assert lines[:3] == ["Train", "", "  python -m x fit"]
@@ -151,7 +162,7 @@ def test_help_of_a_command_shows_keys_and_groups_where_they_are_placed(conf):
     assert "defaults" not in text
 
 
-def test_help_wraps_long_comments_beside_their_option(conf, monkeypatch):
+def test_long_comments_are_wrapped_in_their_column(conf, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     lines = command_help("fit", conf).splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("  long"))
@@ -159,23 +170,23 @@ def test_help_wraps_long_comments_beside_their_option(conf, monkeypatch):
     assert lines[start + 1].startswith(" " * 16 + "word")
 
 
-def test_help_of_every_command_fits_its_config():
+def test_help_of_each_command_has_all_keys_of_its_config():
     folder = help_text.conf_folder()
     for file in folder.glob("*.yaml"):
-        keys = [key for key, _, _ in help_text.keys(file)]
+        keys = [key for key, _, _ in help_text.read_keys(file)]
         text = command_help(file.stem, [folder])
         assert keys
         assert all(f"  {key}=" in text for key in keys if f"\n{key}:\n" not in file.read_text())
 
 
-def test_callbacks_are_listed_with_the_way_to_add_them(capsys):
-    help_text.render(help_text.describe([help_text.conf_folder()], ["callbacks"]))
+def test_callbacks_are_listed_with_the_override_that_adds_them(capsys):
+    help_text.print_options(help_text.describe_options([help_text.conf_folder()], ["callbacks"]))
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "callbacks  +callbacks@stages.target.callbacks=…"
     assert [line.split()[0] for line in lines[1:3]] == ["compile", "ema"]
 
 
-def test_a_group_of_the_run_that_a_stage_may_have_too_is_shown_as_the_runs():
+def test_backbone_is_listed_with_the_address_of_the_run():
     lines = command_help("fit", [help_text.conf_folder()]).splitlines()
     assert "backbone=" in lines
     assert not [line for line in lines if line.startswith("backbone@")]

@@ -1,3 +1,5 @@
+"""Process state of a command, and its restoration."""
+
 import io
 import os
 import subprocess
@@ -8,24 +10,24 @@ import pytest
 
 from lightning_transfer.cli import process as process_module
 from lightning_transfer.cli.process import (
-    WithoutHydra,
-    as_this_program,
-    full_errors,
+    HydraErrorFilter,
+    argv_and_path,
+    hydra_full_error,
     hydra_process,
     is_main_process,
-    process,
-    ranks_of_one_job,
+    isolated_job,
+    package_as_main,
 )
 
 
-def test_words_path_and_stream_are_put_back(monkeypatch, tmp_path):
+def test_argv_path_and_stderr_are_restored(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["program", "a"])
     monkeypatch.setattr(sys, "path", ["/somewhere"])
     error = sys.stderr
 
     def fail():
-        with process(["fit", "b=1"]):
+        with argv_and_path(["fit", "b=1"]):
             assert sys.argv == ["program", "fit", "b=1"]
             assert sys.path == [str(tmp_path), "/somewhere"]
             sys.stderr = io.StringIO()
@@ -38,16 +40,16 @@ def test_words_path_and_stream_are_put_back(monkeypatch, tmp_path):
     assert sys.stderr is error
 
 
-def test_working_directory_is_on_the_path_once(monkeypatch, tmp_path):
+def test_working_directory_is_not_added_twice(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     for path in (["", "x"], [str(tmp_path), "x"]):
         monkeypatch.setattr(sys, "path", path)
-        with process([]):
+        with argv_and_path([]):
             assert sys.path == path
 
 
 @pytest.mark.parametrize("before", [None, "0"])
-def test_hydra_raises_inside_only(monkeypatch, before):
+def test_full_errors_of_hydra_end_with_the_block(monkeypatch, before):
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
     if before:
         monkeypatch.setenv("HYDRA_FULL_ERROR", before)
@@ -56,21 +58,21 @@ def test_hydra_raises_inside_only(monkeypatch, before):
     assert os.environ.get("HYDRA_FULL_ERROR") == before
 
 
-def test_ranks_of_a_job_do_not_reach_the_next(monkeypatch):
+def test_ranks_of_a_job_do_not_reach_the_next_job(monkeypatch):
     monkeypatch.setenv("MASTER_PORT", "1")
     monkeypatch.delenv("LOCAL_RANK", raising=False)
-    with ranks_of_one_job():
+    with isolated_job():
         os.environ.update(MASTER_PORT="2", LOCAL_RANK="0")
     assert os.environ["MASTER_PORT"] == "1"
     assert "LOCAL_RANK" not in os.environ
 
 
-def test_nothing_of_a_jobs_environment_reaches_the_next(monkeypatch):
+def test_environment_of_a_job_does_not_reach_the_next_job(monkeypatch):
     monkeypatch.setenv("KEPT", "1")
     before = dict(os.environ)
 
     def job():
-        with ranks_of_one_job():
+        with isolated_job():
             del os.environ["KEPT"]
             os.environ.update(PL_GLOBAL_SEED="3", MASTER_ADDR="here")
             raise KeyError
@@ -80,13 +82,13 @@ def test_nothing_of_a_jobs_environment_reaches_the_next(monkeypatch):
     assert os.environ == before
 
 
-def test_a_rank_that_failed_or_hangs_ends_with_its_job_and_kills_nothing_else(monkeypatch):
-    """Lightning's observer would kill this very process, some seconds after a rank has failed."""
+def test_failed_or_hanging_rank_ends_with_its_job_and_kills_no_other_process(monkeypatch):
+    """Lightning's observer would kill the main process some seconds after a rank has failed."""
     launcher = pytest.importorskip("lightning.fabric.strategies.launchers.subprocess_script")
-    monkeypatch.setattr(process_module, "PATIENCE", 0.5)
+    monkeypatch.setattr(process_module, "RANK_TIMEOUT", 0.5)
     sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
-    main = subprocess.Popen(sleep)  # stands for this process
-    with ranks_of_one_job():
+    main = subprocess.Popen(sleep)  # in the role of this process
+    with isolated_job():
         ranks = [
             subprocess.Popen(command)
             for command in ([sys.executable, "-c", "raise SystemExit(1)"], sleep)
@@ -103,28 +105,28 @@ def test_a_rank_that_failed_or_hangs_ends_with_its_job_and_kills_nothing_else(mo
     main.wait()
 
 
-@pytest.mark.parametrize("wanted", [True, False])
-def test_a_job_does_not_inherit_what_hydra_was_told(monkeypatch, wanted):
+@pytest.mark.parametrize("verbose", [True, False])
+def test_job_does_not_inherit_hydras_setting(monkeypatch, verbose):
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
     with hydra_process([]):
-        with full_errors(wanted):
-            assert os.environ.get("HYDRA_FULL_ERROR") == ("1" if wanted else None)
+        with hydra_full_error(verbose):
+            assert os.environ.get("HYDRA_FULL_ERROR") == ("1" if verbose else None)
         assert os.environ["HYDRA_FULL_ERROR"] == "1"
     assert "HYDRA_FULL_ERROR" not in os.environ
 
 
-def test_a_worker_process_starts_ranks_of_this_program():
+def test_worker_process_starts_ranks_of_this_package():
     before = sys.modules["__main__"]
-    with as_this_program():
+    with package_as_main():
         import __main__
 
         assert __main__.__spec__.name == "lightning_transfer.__main__"
     assert sys.modules["__main__"] is before
 
 
-def test_only_hydras_own_line_is_left_out():
+def test_only_hydras_line_is_filtered():
     below = io.StringIO()
-    stream = WithoutHydra(below)
+    stream = HydraErrorFilter(below)
     stream.write("Error executing job with overrides: ['a=1']\n")
     print("error: mine", file=stream, flush=True)
     assert below.getvalue() == "error: mine\n"

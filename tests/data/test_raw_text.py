@@ -39,7 +39,7 @@ def raw(tokenizer, *, count=30, **arguments):
 
 @pytest.mark.parametrize("packing", ["packed", "cut"])
 @pytest.mark.parametrize("length", [5, 16, 31, 500])
-def test_blocks_hold_every_token_once_and_in_order(tokenizer, packing, length):
+def test_blocks_contain_every_token_once_and_in_order(tokenizer, packing, length):
     tokens = table(tokenizer, Listed(*stories(5), "film", *stories(2, seed=4)))
     documents = np.array([3, 0, 5, 6])
     frame = Frame.of(tokenizer, parts=1)
@@ -57,22 +57,22 @@ def test_blocks_hold_every_token_once_and_in_order(tokenizer, packing, length):
     assert content.tolist() == np.concatenate(expected).tolist()
 
 
-def test_special_tokens_of_packed_rows_are_never_to_be_guessed(tokenizer):
+def test_special_tokens_of_packed_rows_are_never_masked(tokenizer):
     tokens = table(tokenizer, Listed(*stories(5)))
     frame = Frame.of(tokenizer, parts=1)
     blocks = Blocks(tokens, np.arange(5), frame=frame, length=500, separator=SEP)
     row = blocks.row(0, random())
-    assert (row["input_ids"] == SEP).sum() == 5  # one behind each document
+    assert (row["input_ids"] == SEP).sum() == 5  # one after each document
     assert np.isin(row["input_ids"], [CLS, SEP]).tolist() == row["special"].tolist()
 
 
-def test_blocks_have_room_for_text(tokenizer):
+def test_blocks_without_space_for_text_are_an_error(tokenizer):
     tokens = table(tokenizer, Listed(*stories(2)))
-    with pytest.raises(ValueError, match=r"blocks.length=2 leaves no room .* adds 2 special"):
+    with pytest.raises(ValueError, match=r"blocks.length must be >= 3, got 2: .* adds 2 special"):
         Blocks(tokens, np.arange(2), frame=Frame.of(tokenizer, parts=1), length=2)
 
 
-def test_the_frame_is_what_the_tokenizer_puts_around(tokenizer):
+def test_the_frame_has_the_special_tokens_of_the_tokenizer(tokenizer):
     tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
     one, other = (np.array(tokenizer(t, add_special_tokens=False)["input_ids"]) for t in WORDS[:2])
     row = Frame.of(tokenizer, parts=2).row(one, other)
@@ -83,7 +83,7 @@ def test_the_frame_is_what_the_tokenizer_puts_around(tokenizer):
 
 
 def find(part, tokens, documents):
-    """Documents that hold a sequence, and where."""
+    """Yield the documents with a sequence of tokens, and its position."""
     for document in documents:
         ids = tokens.ids(document)
         for start in range(len(ids) - len(part) + 1):
@@ -92,7 +92,7 @@ def find(part, tokens, documents):
 
 
 @pytest.mark.parametrize("length", [24, 60])
-def test_pairs_are_cut_from_real_documents_and_half_of_them_from_two(tokenizer, length):
+def test_half_of_the_sentence_pairs_are_from_two_documents(tokenizer, length):
     tokens = table(tokenizer, Listed(*stories(12)), sentences=True)
     frame, documents = Frame.of(tokenizer, parts=2), np.arange(12)
     pairs = SentencePairs(tokens, documents, frame=frame, length=length)
@@ -107,14 +107,14 @@ def test_pairs_are_cut_from_real_documents_and_half_of_them_from_two(tokenizer, 
         where = set(find(np.concatenate([first, second]), tokens, documents))
         kinds.append(int(row["pair"]))
         if row["pair"] == 0:
-            assert where  # one right behind the other
+            assert where  # the second part follows the first
         else:
             assert not where
             assert list(find(second, tokens, documents))
     assert 0.4 < np.mean(kinds) < 0.6
 
 
-def test_second_parts_tell_nothing_by_their_lengths(tokenizer):
+def test_lengths_do_not_reveal_the_relation_of_a_pair(tokenizer):
     tokens = table(tokenizer, Listed(*stories(40, length=12)), sentences=True)
     frame = Frame.of(tokenizer, parts=2)
     pairs = SentencePairs(tokens, np.arange(40), frame=frame, length=40)
@@ -131,17 +131,15 @@ def test_pairs_need_two_documents(tokenizer):
         SentencePairs(tokens, np.array([1]), frame=frame, length=24)
 
 
-NOTHING = "\u200b \u200b\n\u200b"  # a text, and no token
+NO_TOKENS = "\u200b \u200b\n\u200b"  # a text without tokens
 
 
 @pytest.mark.parametrize("packing", ["packed", "cut", "pairs"])
 @pytest.mark.parametrize("batch", [1, 512])
-def test_documents_without_a_token_are_as_if_they_were_not_there(
-    tokenizer, packing, batch, monkeypatch
-):
+def test_documents_without_tokens_do_not_change_the_rows(tokenizer, packing, batch, monkeypatch):
     monkeypatch.setattr("lightning_transfer.data.tokenization.document_tokens._DOCUMENTS", batch)
     texts = stories(8)
-    empty = [NOTHING + "\u200b" * number for number in range(4)]
+    empty = [NO_TOKENS + "\u200b" * number for number in range(4)]
     assert not tokenizer(empty[0], add_special_tokens=False)["input_ids"]
     found = []
     for source, documents in (
@@ -162,18 +160,18 @@ def test_documents_without_a_token_are_as_if_they_were_not_there(
 
 
 @pytest.mark.parametrize("packing", ["packed", "cut", "pairs"])
-def test_text_without_a_token_is_told(tokenizer, packing):
+def test_text_without_tokens_is_an_error(tokenizer, packing):
     data = RawText(
-        Listed(*(NOTHING + "\u200b" * number for number in range(9))),
+        Listed(*(NO_TOKENS + "\u200b" * number for number in range(9))),
         splits=Splits(val=3, test=3),
         blocks=BlockSpec(20, packing),
     )
     data.tokenizer = tokenizer
-    with pytest.raises(ValueError, match="listed: no train rows; give more text"):
+    with pytest.raises(ValueError, match="listed: no train rows; add more text"):
         data.setup("fit")
 
 
-def test_masks_are_berts_shares(tokenizer):
+def test_tokens_are_masked_in_the_proportions_of_bert(tokenizer):
     masker = Masker(Masking(), tokenizer)
     ids = np.array([CLS, *([9, 10, 11, 12] * 50), SEP])
     special = np.array([True, *[False] * 200, True])
@@ -192,13 +190,13 @@ def test_masks_are_berts_shares(tokenizer):
             (seen[chosen] == ids[chosen]).sum(),
         ]
         assert seen[chosen & (seen != MASK)].min() >= 5  # no special token by chance
-    # One random token in as many as there are plain ones is the token itself.
+    # A random token may be the original one, but rarely enough for the tolerance.
     assert counts / counts.sum() == pytest.approx([0.8, 0.1, 0.1], abs=0.02)
 
 
-def test_whole_words_are_masked_whole(tokenizer):
+def test_whole_words_are_masked_completely(tokenizer):
     masker = Masker(Masking(whole_words=True, masked=1.0, random=0.0), tokenizer)
-    masker._continues = np.arange(40) >= 20  # as ##-pieces
+    masker._continues = np.arange(40) >= 20  # ids of sub-words, such as ##ing
     ids = np.array([CLS, *([6, 21, 22, 7, 8, 23] * 6), SEP])
     words = np.array([-1, *np.cumsum([1, 0, 0, 1, 1, 0] * 6), -1])
     generator = random()
@@ -209,7 +207,7 @@ def test_whole_words_are_masked_whole(tokenizer):
         assert 5 <= (targets != -100).sum() <= 5 + 2
 
 
-def test_every_row_has_a_target(tokenizer):
+def test_every_row_has_a_masked_token(tokenizer):
     _, targets = Masker(Masking(), tokenizer)(
         np.array([CLS, 7, SEP]), np.array([True, False, True]), random()
     )
@@ -224,12 +222,12 @@ def test_every_row_has_a_target(tokenizer):
         ({"masked": 0.9, "random": 0.2}, "masked=0.9 and masking.random=0.2 add up to more than 1"),
     ],
 )
-def test_shares_are_checked(arguments, message):
+def test_bad_masking_fractions_are_an_error(arguments, message):
     with pytest.raises(ValueError, match=message):
         Masking(**arguments)
 
 
-def test_a_tokenizer_without_a_mask_is_told(tokenizer):
+def test_a_tokenizer_without_a_mask_token_is_an_error(tokenizer):
     tokenizer.mask_token = None
     with pytest.raises(ValueError, match="has no mask token: masked language modelling needs"):
         Masker(Masking(), tokenizer)
@@ -248,7 +246,7 @@ def equal(one, other):
     return all(torch.equal(one[name], other[name]) for name in one) and set(one) == set(other)
 
 
-def test_training_masks_change_with_epoch_and_seed_and_with_nothing_else(tokenizer):
+def test_training_masks_depend_only_on_epoch_and_seed(tokenizer):
     first, second = epochs(raw(tokenizer))
     again, _ = epochs(raw(tokenizer))
     assert all(equal(*pair) for pair in zip(first, again, strict=True))
@@ -260,7 +258,7 @@ def test_training_masks_change_with_epoch_and_seed_and_with_nothing_else(tokeniz
     other = raw(tokenizer)
     other.seed = 1
     assert not all(equal(*pair) for pair in zip(first, epochs(other, 1)[0], strict=True))
-    larger = epochs(raw(tokenizer, batch_size=8), 1)[0]  # masks belong to rows, not to batches
+    larger = epochs(raw(tokenizer, batch_size=8), 1)[0]  # masks do not depend on the batch
     for batch in larger:
         for index, labels in zip(batch["index"], batch["labels"], strict=True):
             own = by_row[0][int(index)]
@@ -269,7 +267,7 @@ def test_training_masks_change_with_epoch_and_seed_and_with_nothing_else(tokeniz
 
 
 @pytest.mark.parametrize("packing", ["packed", "pairs"])
-def test_a_resumed_epoch_goes_on_with_the_same_batches(tokenizer, packing):
+def test_a_resumed_epoch_continues_with_the_same_batches(tokenizer, packing):
     data = raw(tokenizer, blocks=BlockSpec(24, packing))
     loader = data.train_dataloader()
     loader.set_epoch(1)
@@ -294,7 +292,7 @@ def test_evaluation_masks_never_change(tokenizer):
     assert all(equal(*pair) for pair in zip(first, list(loader), strict=True))
 
 
-def test_batches_hold_what_the_task_needs(tokenizer):
+def test_batches_have_the_inputs_and_targets_of_the_task(tokenizer):
     tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
     data = raw(tokenizer, blocks=BlockSpec(24, "pairs"))
     data.setup("fit")
@@ -312,7 +310,7 @@ def test_batches_hold_what_the_task_needs(tokenizer):
         assert len(batch["pair_labels"]) == len(batch["index"]) == shape[0]
 
 
-def test_the_unigram_loss_is_that_of_the_training_text(tokenizer):
+def test_the_unigram_loss_is_computed_from_the_training_text(tokenizer):
     data = raw(tokenizer)
     data.setup("fit")
     counts = np.ones(len(tokenizer))
@@ -344,7 +342,7 @@ def test_two_ranks_share_the_rows_and_their_masks(tokenizer):
     assert set(seen) == set(whole)
 
 
-def test_a_part_of_the_documents_can_be_asked_for(tokenizer):
+def test_train_size_selects_documents(tokenizer):
     data = raw(tokenizer, train_size=5)
     texts = list(data.training_texts())
     assert len(texts) == 5
@@ -354,8 +352,10 @@ def test_a_part_of_the_documents_can_be_asked_for(tokenizer):
         raw(tokenizer, train_size=90).setup("fit")
 
 
-@pytest.mark.parametrize(("size", "said"), [(5, ["13", "13"]), (11, ["30"]), (None, ["30"])])
-def test_a_small_draw_tokenizes_only_itself_a_large_one_all_once(tokenizer, caplog, size, said):
+@pytest.mark.parametrize(("size", "counts"), [(5, ["13", "13"]), (11, ["30"]), (None, ["30"])])
+def test_a_small_subset_is_tokenized_alone_and_a_large_one_with_all_documents(
+    tokenizer, caplog, size, counts
+):
     caplog.set_level("INFO")
     data = raw(tokenizer, train_size=size)
     data.prepare_data()
@@ -368,12 +368,12 @@ def test_a_small_draw_tokenizes_only_itself_a_large_one_all_once(tokenizer, capl
         assert sorted(token for token in found if token not in (CLS, SEP)) == sorted(ids)
         assert np.isfinite(data.unigram).all()
         assert len(data.rows("validation"))
-    told = [record.getMessage() for record in caplog.records if "tokenizing" in record.getMessage()]
-    assert told == [f"listed: tokenizing {count} documents" for count in said]
+    logged = [message for message in caplog.messages if "tokenizing" in message]
+    assert logged == [f"listed: tokenizing {count} documents" for count in counts]
 
 
-def test_what_cannot_be_trained_on_is_told(tokenizer):
-    with pytest.raises(ValueError, match="listed: no validation documents; give more text"):
+def test_missing_rows_or_tokenizer_are_an_error(tokenizer):
+    with pytest.raises(ValueError, match="listed: no validation documents; add more text"):
         raw(tokenizer, splits=Splits(val=0, test=1)).setup("validate")
     with pytest.raises(ValueError, match="listed has no documents"):
         RawText(Listed()).setup("fit")

@@ -49,7 +49,7 @@ def rows_of(data):
 
 
 class Tags(TaggedText):
-    """Sentences of the tests' words: moods are entities, and two of a kind are one."""
+    """Random sentences with words of mood as entities; adjacent ones of a type are one."""
 
     def load_rows(self):
         draw = np.random.default_rng(0)
@@ -63,7 +63,7 @@ class Tags(TaggedText):
         return {"text": text, "label": label}
 
 
-def test_a_conll_file_is_read_sentence_by_sentence(tmp_path):
+def test_a_conll_file_is_read_as_sentences_with_tags(tmp_path):
     data = conll(tmp_path)
     assert rows_of(data) == {
         "Ada Lovelace wrote": ["B-PER", "I-PER", "O"],
@@ -77,47 +77,47 @@ def test_a_conll_file_is_read_sentence_by_sentence(tmp_path):
     assert data.where == "news.conll"
 
 
-def test_columns_are_chosen_by_number(tmp_path):
+def test_columns_are_selected_by_number(tmp_path):
     data = conll(tmp_path, columns=Columns(text="0", label="1"), label=TagSpec(scheme="plain"))
     assert rows_of(data)["In Paris"] == ["IN", "NNP"]
 
 
 @pytest.mark.parametrize("text", [NEWS, NEWS.removeprefix("-DOCSTART- -X- O\n\n")])
-def test_a_byte_order_mark_is_no_part_of_a_conll_file(tmp_path, text):
+def test_a_byte_order_mark_is_removed(tmp_path, text):
     data = conll(tmp_path, "\ufeff" + text)
     assert list(rows_of(data)) == ["Ada Lovelace wrote", "In Paris", "It rained"]
 
 
-def test_tabs_comments_and_windows_line_ends(tmp_path):
+def test_tabs_comments_and_windows_line_ends_are_read(tmp_path):
     text = "# id = 1\r\n#tag\tO\r\nnew york\tB-LOC\r\n\r\n# sent_id 2\r\nfun\tO\r\n"
     assert rows_of(conll(tmp_path, text)) == {"#tag new york": ["O", "B-LOC"], "fun": ["O"]}
 
 
-def test_a_byte_order_mark_and_lines_of_spaces_are_no_words(tmp_path):
+def test_a_byte_order_mark_and_lines_of_white_space_are_not_words(tmp_path):
     text = b"\xef\xbb\xbfnew B-LOC\r\nyork  I-LOC \r\n \t\r\nfun O\r\n\xc2\xa0\r\nit O"
     data = conll(tmp_path, text)
     assert rows_of(data) == {"new york": ["B-LOC", "I-LOC"], "fun": ["O"], "it": ["O"]}
 
 
-def test_a_mark_and_a_document_in_one_line_are_no_word(tmp_path):
+def test_a_document_start_after_a_byte_order_mark_is_not_a_word(tmp_path):
     text = b"\xef\xbb\xbf-DOCSTART- -X- O\nAda NNP B-PER\n-DOCSTART-\nIt PRP O\n-DOCSTART-x NN O\n"
     assert rows_of(conll(tmp_path, text)) == {"Ada": ["B-PER"], "It -DOCSTART-x": ["O", "O"]}
 
 
 @pytest.mark.parametrize(
-    ("odd", "by", "message"),
+    ("line", "separator", "message"),
     [
-        ("in\tO", " ", r"line 2 has 1 column\(s\) between spaces, the file 2"),
-        ("in O", "\t", r"line 2 has 1 column\(s\) between tabs, the file 2"),
+        ("in\tO", " ", r"line 2 has 1 column\(s\) separated by spaces, most lines have 2"),
+        ("in O", "\t", r"line 2 has 1 column\(s\) separated by tabs, most lines have 2"),
         ("#", " ", r"line 2 has 1 column\(s\)"),
         ("#in", "\t", r"line 2 has 1 column\(s\)"),
         ("#\tNN\tO", "\t", r"line 2 has 3 column\(s\)"),
         ("#end of document", " ", r"line 2 has 3 column\(s\)"),
     ],
 )
-def test_a_line_of_another_form_is_a_fault_and_changes_no_other(tmp_path, odd, by, message):
+def test_a_line_with_other_columns_makes_only_its_sentence_bad(tmp_path, line, separator, message):
     good = "Ada|B-PER\n{}\nin|O\n\nIt|O\nrained|O\n\nEve|B-PER\n"
-    text = good.replace("|", by).format(odd)
+    text = good.replace("|", separator).format(line)
     with pytest.raises(ValueError, match=f"news.conll, line 1, {message}"):
         conll(tmp_path, text).setup("fit")
     data = conll(tmp_path, text, on_bad_row="skip")
@@ -128,7 +128,7 @@ WORD_OR_NOT = [
     ("# id\nAda B-PER\n\nIt O\n", "Ada|It"),  # as many columns as the others
     ("# id\n# text\nAda B-PER\n\n# id\nIt O\n", "Ada|It"),
     ("#begin document (1)\n#\nAda B-PER\n\nIt O\n\n#end of it all\n", "Ada|It"),
-    ("# O\n1 B-N\n\nIt O\n", "# 1|It"),  # a tag that others have
+    ("# O\n1 B-N\n\nIt O\n", "# 1|It"),  # a tag of other lines too
     ("#fun O\nAda B-PER\n\nIt O\n", "#fun Ada|It"),
     ("Ada B-PER\n# I-PER\n# a note here\n1 I-PER\nis O\n\n# O\n", "Ada # 1 is|#"),
     ("# x y\nAda\tB-PER\n# a note\nis\tO\n#\tO\n\n#\tO\n", "Ada is #|#"),
@@ -137,41 +137,43 @@ WORD_OR_NOT = [
 
 
 @pytest.mark.parametrize(("text", "sentences"), WORD_OR_NOT)
-def test_a_hash_is_a_word_where_its_line_is_one(tmp_path, text, sentences):
+def test_a_line_with_a_hash_is_a_comment_or_a_word(tmp_path, text, sentences):
     assert "|".join(rows_of(conll(tmp_path, text))) == sentences
 
 
-def test_a_hash_with_a_tag_of_its_own_is_a_word_as_others_show(tmp_path):
+def test_a_hash_with_its_own_tag_is_a_word_if_another_line_has_this_tag(tmp_path):
     text = "a DT\n# #\n200 CD\n\n# #\n5 CD\n"
     assert rows_of(conll(tmp_path, text)) == {"a # 200": ["DT", "#", "CD"], "# 5": ["#", "CD"]}
 
 
-@pytest.mark.parametrize("odd", ["O-", "B", "-X-", "b-per", "E-PER", "PER"])
-def test_an_odd_tag_is_named_and_the_others_are_still_checked(tmp_path, odd, caplog):
+@pytest.mark.parametrize("unknown", ["O-", "B", "-X-", "b-per", "E-PER", "PER"])
+def test_an_unknown_tag_makes_only_its_sentence_bad(tmp_path, unknown, caplog):
     good = "Ada B-PER\nLovelace I-PER\n\nIt O\n\nEve B-PER\n"
-    text = f"{good}\nfun O\nold {odd}\n\nbad O\nman I-PER\n"
-    told = rf"line 9, word 2, 'old': '{odd}' is no tag of bio, which has O, B-… and I-…; set label"
-    with pytest.raises(ValueError, match=rf"news.conll, {told}.* \(bio, iob1, iobes, or plain"):
+    text = f"{good}\nfun O\nold {unknown}\n\nbad O\nman I-PER\n"
+    fault = (
+        rf"line 9, word 2, 'old': '{unknown}' is not a bio tag, allowed: O, B-… and I-…; set data"
+    )
+    with pytest.raises(ValueError, match=rf"news.conll, {fault}.* to bio, iob1, iobes, or plain"):
         conll(tmp_path, text).setup("fit")
     data = conll(tmp_path, text, on_bad_row="skip")
     assert list(rows_of(data)) == ["Ada Lovelace", "It", "Eve"]
     assert "skipped 2 bad rows of 5" in caplog.text
-    mended = conll(tmp_path, text.rpartition("\nbad")[0], label=TagSpec(values={odd: "O"}))
-    assert rows_of(mended)["fun old"] == ["O", "O"]
+    corrected = conll(tmp_path, text.rpartition("\nbad")[0], label=TagSpec(values={unknown: "O"}))
+    assert rows_of(corrected)["fun old"] == ["O", "O"]
 
 
-def test_plain_tags_are_said_to_be_and_one_of_an_entity_among_them_is_told(tmp_path, caplog):
+def test_detected_plain_tags_are_logged_and_an_entity_tag_among_them_is_an_error(tmp_path, caplog):
     text = "It PRP\nrained VBD\n\nAda B-PER\n"
-    with pytest.raises(ValueError, match="line 4, word 1, 'Ada': 'B-PER' is the tag of an entity"):
+    with pytest.raises(ValueError, match="line 4, word 1, 'Ada': 'B-PER' is an entity tag"):
         conll(tmp_path, text).setup("fit")
     with caplog.at_level(logging.INFO):
         conll(tmp_path, "It PRP\nrained VBD\n").setup("fit")
-    assert "the tags are read as plain, and learned as they are" in caplog.text
+    assert "detected tag scheme plain, tags are used unchanged" in caplog.text
     data = conll(tmp_path, text, label=TagSpec(scheme="plain"))
     assert rows_of(data)["Ada"] == ["B-PER"]
 
 
-def test_contractions_of_conllu_are_no_words(tmp_path):
+def test_contractions_of_conllu_are_not_words(tmp_path):
     blank = "\t_" * 6
     words = [("1-2", "dámelo", "_"), ("1", "da", "VERB"), ("2", "me", "PRON"), ("2.1", "x", "X")]
     lines = [f"{number}\t{word}\t_\t{tag}{blank}" for number, word, tag in words]
@@ -179,7 +181,7 @@ def test_contractions_of_conllu_are_no_words(tmp_path):
     assert rows_of(data) == {"da me": ["VERB", "PRON"]}
 
 
-def test_documents_stay_in_one_split_if_asked(tmp_path):
+def test_documents_as_groups_stay_in_one_split(tmp_path):
     sentences = "".join(f"w{i} O\nx{i} B-A\n\n" for i in range(4))
     text = "".join(f"-DOCSTART- O\n\n{sentences.replace('w', f'd{d}')}" for d in range(6))
     columns = Columns(text="0", label="-1", group="document")
@@ -190,7 +192,7 @@ def test_documents_stay_in_one_split_if_asked(tmp_path):
     assert not documents[0] & documents[1]
 
 
-def test_a_folder_holds_the_splits(tmp_path):
+def test_files_of_a_folder_are_the_splits(tmp_path):
     for name, words in (("train", "a b c"), ("dev", "d"), ("test", "e f")):
         lines = "\n\n".join(f"{word} {'B-X' if word in 'ad' else 'O'}" for word in words.split())
         (tmp_path / f"{name}.conll").write_text(lines)
@@ -200,40 +202,43 @@ def test_a_folder_holds_the_splits(tmp_path):
 
 
 @pytest.mark.parametrize("scheme", [None, "iob1"])
-def test_other_schemes_are_learned_as_bio_and_said(tmp_path, caplog, scheme):
+def test_other_schemes_are_converted_to_bio_and_detected_ones_are_logged(tmp_path, caplog, scheme):
     text = "Ada I-PER\nLovelace I-PER\nin O\nParis I-LOC\n"
     with caplog.at_level(logging.INFO):
         data = conll(tmp_path, text, label=TagSpec(scheme=scheme))
         assert list(rows_of(data).values()) == [["B-PER", "I-PER", "O", "B-LOC"]]
-    said = [line for line in caplog.messages if "read as iob1, and learned as bio" in line]
-    assert len(said) == (scheme is None)
+    logged = [line for line in caplog.messages if "iob1, tags are converted to bio" in line]
+    assert len(logged) == (scheme is None)
 
 
 BAD = [
-    ("Ada B-PER\nwrote\n\nIt O\n", r"line 1, line 2 has 1 column\(s\) between spaces, the file 2"),
+    ("Ada B-PER\nwrote\n\nIt O\n", r"line 1, line 2 has 1 column\(s\) separated by spaces, most"),
     (
         "Ada B-PER\n# a comment of more words\nLovelace I-LOC\n\nIt O\n",
-        "news.conll, line 3, word 2, 'Lovelace': 'I-LOC' cannot stand behind 'B-PER' in bio",
+        "news.conll, line 3, word 2, 'Lovelace': 'I-LOC' cannot follow 'B-PER' in bio",
     ),
-    ("Ada B-PER\nwrote E-PER\n\nIt O\n\nis O\n", r"line 2, word 2, 'wrote': 'E-PER' is no tag"),
+    (
+        "Ada B-PER\nwrote E-PER\n\nIt O\n\nis O\n",
+        r"line 2, word 2, 'wrote': 'E-PER' is not a bio tag",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("text", "message"), BAD)
-def test_a_bad_sentence_is_named_by_file_and_line(tmp_path, text, message):
+def test_a_bad_sentence_is_an_error_with_file_and_line(tmp_path, text, message):
     spec = TagSpec(scheme="bio")
     with pytest.raises(ValueError, match=message):
         conll(tmp_path, text, label=spec).setup("fit")
 
 
-def test_a_bad_sentence_is_skipped_with_one_warning_if_asked(tmp_path, caplog):
+def test_a_bad_sentence_is_skipped_with_one_warning(tmp_path, caplog):
     text = f"{BAD[1][0]}\nEve B-PER\n"
     data = conll(tmp_path, text, label=TagSpec(scheme="bio"), on_bad_row="skip")
     assert rows_of(data) == {"It": ["O"], "Eve": ["B-PER"]}
     assert "skipped 1 bad rows of 3" in caplog.text
 
 
-def test_stated_names_settle_the_order_and_unknown_tags_are_bad(tmp_path):
+def test_given_names_determine_the_order_and_other_tags_are_errors(tmp_path):
     names = ("B-PER", "I-PER", "O")
     with pytest.raises(ValueError, match=r"line 8, word 2, 'Paris': unknown tag 'B-LOC'"):
         conll(tmp_path, label=TagSpec(names)).setup("fit")
@@ -245,32 +250,41 @@ def test_stated_names_settle_the_order_and_unknown_tags_are_bad(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"columns": Columns(text="0", label="7")}, "columns.label must be the number .* got '7'"),
-        ({"columns": Columns(text="word", label="1")}, "columns.text must be the number .*'word'"),
-        ({"columns": Columns(text="0", label="1", group="x")}, "group .* is document or null"),
+        (
+            {"columns": Columns(text="0", label="7")},
+            "columns.label must be a column number .* got '7'",
+        ),
+        (
+            {"columns": Columns(text="word", label="1")},
+            "columns.text must be a column number .*'word'",
+        ),
+        (
+            {"columns": Columns(text="0", label="1", group="x")},
+            "columns.group must be document or null",
+        ),
         (
             {"columns": Columns(text="2", label="-1")},
-            "text=2 and columns.label=-1 are one column of 3",
+            "text=2 and columns.label=-1 are the same column of 3",
         ),
         (
             {"text": "Ada\nwrote\n"},
-            "text=0 and columns.label=-1 are one column of 1; set columns.l",
+            "text=0 and columns.label=-1 are the same column of 1; set data.columns.l",
         ),
-        ({"text": "\n\n"}, "news.conll holds no sentence"),
+        ({"text": "\n\n"}, "news.conll has no sentences"),
         ({"text": b"a O\n\xff B-X\n"}, "news.conll, line 2: .*UTF-8"),
-        ({"text": "a O\n\nb O\n"}, r"at least 2 tags are needed, the data hold \['O'\]"),
+        ({"text": "a O\n\nb O\n"}, r"at least 2 different tags are needed, the data have \['O'\]"),
         (
             {"label": LabelSpec("single_label")},
-            "the label of a Conll is said by a TagSpec, got LabelSpec",
+            "label of Conll must be a TagSpec, got LabelSpec",
         ),
     ],
 )
-def test_files_that_cannot_be_read_say_why(tmp_path, arguments, message):
+def test_an_unreadable_file_is_an_error(tmp_path, arguments, message):
     with pytest.raises(ValueError, match=message):
         conll(tmp_path, **arguments).setup("fit")
 
 
-def test_a_file_that_is_not_there_is_an_error(tmp_path):
+def test_a_missing_file_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no file .*none.conll"):
         Conll(str(tmp_path / "none.conll")).setup("fit")
     with pytest.raises(FileNotFoundError, match="no file given"):
@@ -278,8 +292,8 @@ def test_a_file_that_is_not_there_is_an_error(tmp_path):
 
 
 @pytest.mark.parametrize("arguments", [{"scheme": "bioes"}, {"names": ["O"]}])
-def test_bad_specs_are_refused(arguments):
-    with pytest.raises(ValueError, match=r"got 'bioes'|need more names, got \['O'\]"):
+def test_a_bad_tag_spec_is_an_error(arguments):
+    with pytest.raises(ValueError, match=r"got 'bioes'|need 2 or more names, got \['O'\]"):
         TagSpec(**arguments)
 
 
@@ -289,7 +303,7 @@ def jsonl(tmp_path, *rows, **arguments):
     return TaggedFiles(str(path), **{"splits": Splits(val=0, test=0), **arguments})
 
 
-def test_lists_in_jsonl_are_read(tmp_path):
+def test_lists_of_words_and_tags_in_jsonl_are_read(tmp_path):
     data = jsonl(
         tmp_path,
         {"id": 1, "tokens": ["Ada", "wrote"], "tags": ["B-PER", "O"]},
@@ -301,27 +315,31 @@ def test_lists_in_jsonl_are_read(tmp_path):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"tokens": ["a", "b"], "tags": ["O"]}, "tags.jsonl, line 2, 2 words have 1 tags"),
+        ({"tokens": ["a", "b"], "tags": ["O"]}, "tags.jsonl, line 2, 2 words, but 1 tags"),
         ({"tokens": "a b", "tags": ["O"]}, "column 'tokens': a list of words is needed, got 'a b'"),
         ({"tokens": [], "tags": []}, "line 2, column 'tokens': no words"),
         ({"tokens": ["a", " "], "tags": ["O", "O"]}, "column 'tokens': word 2: empty text"),
         ({"tokens": ["a"], "tags": [3]}, r"column 'tags': a list of tags is needed, got \[3\]"),
-        ({"tokens": ["a"], "tags": ["I-X"]}, "line 2, word 1, 'a': 'I-X' cannot stand at the"),
+        ({"tokens": ["a"], "tags": ["I-X"]}, "line 2, word 1, 'a': 'I-X' cannot start a sent"),
     ],
 )
-def test_a_bad_row_of_lists_is_named(tmp_path, row, message):
+def test_a_bad_row_of_lists_is_an_error_with_its_line(tmp_path, row, message):
     good = [{"tokens": ["It"], "tags": ["B-X"]}, {"tokens": ["is"], "tags": ["O"]}]
     with pytest.raises(ValueError, match=message):
         jsonl(tmp_path, good[0], row, good[1]).setup("fit")
 
 
-def test_words_and_tags_are_two_columns(tmp_path):
-    with pytest.raises(ValueError, match=r"columns.text and columns.label are both 'tokens'; name"):
+def test_words_and_tags_must_be_different_columns(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"columns.text and columns.label must be different columns, got 'tok"
+    ):
         jsonl(tmp_path, {"tokens": ["O"]}, columns=Columns(text="tokens", label="tokens"))
 
 
-def test_a_missing_column_lists_those_there(tmp_path):
-    with pytest.raises(ValueError, match=r"no column 'tags' for the label; it has ner, tokens"):
+def test_a_missing_column_is_an_error_with_the_columns_of_the_file(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"no column 'tags' for the label; .* to one of ner, tokens"
+    ):
         jsonl(tmp_path, {"tokens": ["a"], "ner": ["O"]}).setup("fit")
 
 
@@ -333,7 +351,7 @@ def tags(tokenizer):
     return data
 
 
-def test_batches_have_a_target_for_each_word_and_none_elsewhere(tags):
+def test_batches_have_one_target_per_word(tags):
     for batch in tags.test_dataloader():
         assert batch["labels"].shape == batch["input_ids"].shape
         assert batch["labels"].dtype == torch.int64
@@ -343,7 +361,7 @@ def test_batches_have_a_target_for_each_word_and_none_elsewhere(tags):
             assert labels[labels != -100].tolist() == tags.rows("test")[int(index)]["label"]
 
 
-def test_tokens_lie_in_the_cache_with_their_words(tags, tokenizer, monkeypatch):
+def test_cached_tokens_keep_their_words(tags, tokenizer, monkeypatch):
     def fail(*args, **kwargs):
         raise AssertionError("tokenized again")
 
@@ -355,7 +373,7 @@ def test_tokens_lie_in_the_cache_with_their_words(tags, tokenizer, monkeypatch):
     assert again.token_table.fingerprint == tags.token_table.fingerprint
 
 
-def test_training_goes_on_in_mid_epoch(tags, tokenizer):
+def test_training_resumes_in_the_middle_of_an_epoch(tags, tokenizer):
     loader = tags.train_dataloader()
     batches = iter(loader)
     list(islice(batches, 2))
@@ -363,23 +381,23 @@ def test_training_goes_on_in_mid_epoch(tags, tokenizer):
     resumed.tokenizer = tokenizer
     resumed.setup("fit")
     resumed.load_state_dict(tags.state_dict())
-    ahead = [batch["index"].tolist() for batch in batches]
-    assert ahead
-    assert [batch["index"].tolist() for batch in resumed.train_dataloader()] == ahead
+    remaining = [batch["index"].tolist() for batch in batches]
+    assert remaining
+    assert [batch["index"].tolist() for batch in resumed.train_dataloader()] == remaining
 
 
-def test_cut_sentences_are_counted_in_one_line(tokenizer, caplog):
+def test_the_number_of_truncated_sentences_is_logged(tokenizer, caplog):
     data = Tags(splits=Splits(val=10, test=10), tokens=Tokens(max_length=6))
     data.tokenizer = tokenizer
     with caplog.at_level(logging.INFO):
         data.setup("fit")
     long = int((np.array([len(row["text"].split()) for row in data.rows("train")]) > 4).sum())
-    assert f"cut to 6 tokens, head kept: {long} of" in caplog.text
+    assert f"truncated to 6 tokens, head kept: {long} of" in caplog.text
     for batch in data.train_dataloader():
         assert ((batch["labels"] != -100).sum(dim=1) <= 4).all()
 
 
-def test_all_tokens_of_a_word_are_learned_from_if_asked_and_evaluation_counts_words(tokenizer):
+def test_label_all_trains_on_all_tokens_and_evaluation_counts_words(tokenizer):
     class Hyphens(Tags):
         def load_rows(self):
             table = super().load_rows()

@@ -14,7 +14,7 @@ from lightning_transfer.data import Columns, LabelSpec, Splits, TextDataModule, 
 from lightning_transfer.utils import Labels
 
 MOODS = ["negative", "neutral", "positive"]
-BANDS = LabelSpec("regression", names=MOODS, cutoffs=[-0.5, 0.5])
+BINS = LabelSpec("regression", names=MOODS, cutoffs=[-0.5, 0.5])
 WORDS = "good great fine fun warm bad poor dull cold sad film movie plot actor scene".split()
 
 
@@ -27,7 +27,7 @@ def make_texts(count):
 
 
 def domain(**table):
-    """A DataModule over the given columns, and how often it read them."""
+    """Return a DataModule class with these columns. It counts how often they are loaded."""
 
     class Domain(TextDataModule):
         loads = 0
@@ -40,18 +40,18 @@ def domain(**table):
 
 
 @pytest.fixture
-def rated():
-    ratings = [(row % 9) - 4 for row in range(200)]
-    return domain(text=make_texts(200), label=ratings)
+def numbers():
+    values = [(row % 9) - 4 for row in range(200)]
+    return domain(text=make_texts(200), label=values)
 
 
 def batches_of(loader):
     return list(loader)
 
 
-def test_batches_hold_what_the_task_needs(rated, tokenizer):
+def test_batches_have_the_inputs_and_targets_of_the_task(numbers, tokenizer):
     tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
-    data = rated(label=BANDS, batch_size=8)
+    data = numbers(label=BINS, batch_size=8)
     data.tokenizer = tokenizer
     data.setup("fit")
     batches = batches_of(data.train_dataloader())
@@ -81,7 +81,7 @@ def test_batches_hold_what_the_task_needs(rated, tokenizer):
     ],
     ids=lambda value: getattr(value, "kind", None),
 )
-def test_targets_of_each_kind(tokenizer, spec, dtype, shape, first):
+def test_targets_of_each_label_kind(tokenizer, spec, dtype, shape, first):
     texts = ["good", "bad film", "sad film plot", "a very warm scene"]
     data = domain(text=texts, label=["1", "2", "3", "3"])(
         label=spec, splits=Splits(val=0, test=1.0), batch_size=4
@@ -95,8 +95,8 @@ def test_targets_of_each_kind(tokenizer, spec, dtype, shape, first):
     assert list(data.val_dataloader()) == []
 
 
-def test_evaluation_has_each_row_once_and_predict_the_test_rows(rated, tokenizer):
-    data = rated(label=BANDS, batch_size=8)
+def test_evaluation_has_each_row_once_and_prediction_has_the_test_rows(numbers, tokenizer):
+    data = numbers(label=BINS, batch_size=8)
     data.tokenizer = tokenizer
     data.setup("test")
     for loader, count in ((data.val_dataloader(), 20), (data.test_dataloader(), 40)):
@@ -106,8 +106,8 @@ def test_evaluation_has_each_row_once_and_predict_the_test_rows(rated, tokenizer
     assert sorted(index.tolist()) == list(range(40))
 
 
-def test_max_tokens_bounds_all_batches(rated, tokenizer):
-    data = rated(label=BANDS, batch_size=64, max_tokens=90)
+def test_max_tokens_limits_all_batches(numbers, tokenizer):
+    data = numbers(label=BINS, batch_size=64, max_tokens=90)
     data.tokenizer = tokenizer
     data.setup("fit")
     data.setup("test")
@@ -124,9 +124,9 @@ def test_max_tokens_bounds_all_batches(rated, tokenizer):
     assert max(batch["input_ids"].numel() for batch in data.predict_dataloader()) <= 90
 
 
-def test_rows_end_to_end_are_the_rows(rated, tokenizer):
+def test_several_rows_at_once_are_the_same_as_single_rows(numbers, tokenizer):
     tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
-    data = rated(label=BANDS)
+    data = numbers(label=BINS)
     data.tokenizer = tokenizer
     data.setup("fit")
     split = data.train_dataloader().dataset
@@ -140,9 +140,9 @@ def test_rows_end_to_end_are_the_rows(rated, tokenizer):
         assert together[name].tolist() == [row[name] for row in alone]
 
 
-def test_a_second_run_starts_without_tokenizing(rated, tokenizer, monkeypatch):
+def test_a_second_run_reads_tokens_from_the_cache(numbers, tokenizer, monkeypatch):
     def batches():
-        data = rated(label=BANDS, batch_size=8)
+        data = numbers(label=BINS, batch_size=8)
         data.tokenizer = tokenizer
         data.prepare_data()
         data.setup("fit")
@@ -158,7 +158,7 @@ def test_a_second_run_starts_without_tokenizing(rated, tokenizer, monkeypatch):
     assert batches() == first
 
 
-def test_a_plain_mapping_is_read_as_a_data_set_is():
+def test_a_mapping_of_lists_gives_the_same_rows_as_a_data_set():
     table = {"text": make_texts(30), "label": [row % 3 for row in range(30)]}
 
     class Plain(TextDataModule):
@@ -167,7 +167,7 @@ def test_a_plain_mapping_is_read_as_a_data_set_is():
 
     found = []
     for kind in (Plain, domain(**table)):
-        data = kind(label=BANDS, splits=Splits(val=5, test=5))
+        data = kind(label=BINS, splits=Splits(val=5, test=5))
         data.setup("fit")
         found.append([data.rows(split)[:] for split in ("train", "validation", "test")])
     assert sum(len(rows["text"]) for rows in found[0]) == 30
@@ -181,13 +181,13 @@ def test_columns_of_different_lengths_are_an_error():
         def load_rows(self):
             return {"text": ["a", "b"], "label": [1]}
 
-    message = "Plain: .* columns of one length, it returned 2 x text, 1 x label"
+    message = "Plain: .* columns of equal length, got 2 x text, 1 x label"
     with pytest.raises(ValueError, match=message):
-        Plain(label=BANDS).setup("fit")
+        Plain(label=BINS).setup("fit")
 
 
-def test_row_is_the_place_in_the_whole_table(rated, tokenizer):
-    data = rated(label=BANDS, batch_size=8)
+def test_row_is_the_position_in_the_table_of_all_splits(numbers, tokenizer):
+    data = numbers(label=BINS, batch_size=8)
     data.tokenizer = tokenizer
     data.setup("fit")
     loaders = (
@@ -207,8 +207,8 @@ def test_row_is_the_place_in_the_whole_table(rated, tokenizer):
             assert ids[mask == 1].tolist() == data.token_table.row(row)["input_ids"].tolist()
 
 
-def test_the_token_table_follows_the_tokenizer(rated, tokenizer):
-    data = rated(label=BANDS)
+def test_the_token_table_belongs_to_the_current_tokenizer(numbers, tokenizer):
+    data = numbers(label=BINS)
     message = r"no tokens yet: set data.tokenizer, then call setup\(\)"
     with pytest.raises(RuntimeError, match=message):
         _ = data.token_table
@@ -220,8 +220,8 @@ def test_the_token_table_follows_the_tokenizer(rated, tokenizer):
         _ = data.token_table
 
 
-def test_setup_is_done_once(rated, tokenizer, monkeypatch):
-    data = rated(label=BANDS)
+def test_repeated_setup_does_not_load_or_tokenize_again(numbers, tokenizer, monkeypatch):
+    data = numbers(label=BINS)
     data.tokenizer = tokenizer
     data.prepare_data()
     data.setup("fit")
@@ -232,14 +232,14 @@ def test_setup_is_done_once(rated, tokenizer, monkeypatch):
     data.train_dataloader()
     assert data.loads == 1
     assert data._table is table
-    again = rated(label=BANDS, splits=Splits(seed=3), train_size=10)
+    again = numbers(label=BINS, splits=Splits(seed=3), train_size=10)
     again.tokenizer = tokenizer
-    again.setup("fit")  # other splits, the same tokens: from the cache
+    again.setup("fit")  # other splits, but the same tokens, from the cache
     assert again.n_train == 10
 
 
-def test_a_new_seed_draws_other_training_rows_and_the_same_test_rows(rated):
-    data = rated(label=BANDS, train_size=30)
+def test_another_seed_draws_other_training_rows_and_keeps_the_test_rows(numbers):
+    data = numbers(label=BINS, train_size=30)
     data.setup("fit")
     train, test = data.rows("train")["text"][:], data.rows("test")["text"][:]
     data.seed = 1
@@ -250,26 +250,26 @@ def test_a_new_seed_draws_other_training_rows_and_the_same_test_rows(rated):
 
 
 @pytest.mark.parametrize(("train_size", "count"), [(30, 30), (0.5, 70), (1.0, 140), (None, 140)])
-def test_train_size_keeps_the_shares_of_the_bands(rated, train_size, count):
-    data = rated(label=BANDS, train_size=train_size)
+def test_train_size_keeps_the_proportions_of_the_bins(numbers, train_size, count):
+    data = numbers(label=BINS, train_size=train_size)
     data.setup("fit")
     assert data.n_train == count
-    whole = rated(label=BANDS)
+    whole = numbers(label=BINS)
     whole.setup("fit")
     for name, rows in whole.label_counts.items():
         assert abs(data.label_counts[name] - rows * count / 140) < 1
     assert sum(data.label_counts.values()) == count
 
 
-def test_train_size_without_bands_keeps_the_spread(rated):
-    data = rated(label=LabelSpec("regression"), train_size=20)
+def test_train_size_without_bins_keeps_the_range_of_values(numbers):
+    data = numbers(label=LabelSpec("regression"), train_size=20)
     data.setup("fit")
     assert data.label_counts == {}
     assert min(data.rows("train")["label"]) < -1
     assert max(data.rows("train")["label"]) > 1
 
 
-def test_train_size_of_several_labels(rated):
+def test_train_size_with_several_labels_per_row(numbers):
     labels = ["a|b", "a", "b", ""] * 25
     data = domain(text=make_texts(100), label=labels)(label=LabelSpec("multi_label"), train_size=40)
     data.setup("fit")
@@ -278,7 +278,7 @@ def test_train_size_of_several_labels(rated):
     assert set(data.label_counts) == {"a", "b"}
 
 
-def test_train_size_of_each_class(rated):
+def test_train_size_per_class(numbers):
     labels = ["ham"] * 80 + ["spam"] * 20
     data = domain(text=make_texts(100), label=labels)(
         label=LabelSpec("single_label"), train_size="4/class"
@@ -296,31 +296,31 @@ def test_train_size_of_each_class(rated):
         ValueError, match=r"Domain: train_size=30/class asks for more than the \d+ t"
     ):
         data.setup("fit")
-    bands = rated(label=BANDS, train_size="5/class")
-    bands.setup("fit")
-    assert set(bands.label_counts.values()) == {5}
+    binned = numbers(label=BINS, train_size="5/class")
+    binned.setup("fit")
+    assert set(binned.label_counts.values()) == {5}
 
 
 @pytest.mark.parametrize(
     ("spec", "labels", "given"),
     [
         (LabelSpec("multi_label"), ["a|b", "a"] * 20, "several a row"),
-        (LabelSpec("regression"), [1, 2] * 20, "numbers without bands"),
+        (LabelSpec("regression"), [1, 2] * 20, "numbers without bins"),
     ],
 )
-def test_as_many_of_each_class_needs_classes(spec, labels, given):
+def test_train_size_per_class_needs_classes(spec, labels, given):
     data = domain(text=make_texts(40), label=labels)(label=spec, train_size="4/class")
     with pytest.raises(ValueError, match=f"needs one class a row, and the labels .* are {given}"):
         data.setup("fit")
 
 
-def test_more_training_rows_than_there_are_is_an_error(rated):
-    data = rated(label=BANDS, train_size=141)
+def test_a_train_size_above_the_training_rows_is_an_error(numbers):
+    data = numbers(label=BINS, train_size=141)
     with pytest.raises(ValueError, match="train_size=141 asks for more than the 140 training rows"):
         data.setup("fit")
 
 
-def test_labels_are_known_before_setup_when_stated():
+def test_given_label_names_are_known_before_setup():
     table = domain(text=["a", "b"] * 3, label=["x", "y"] * 3)
     assert table(label=LabelSpec("single_label", names=["x", "y"])).labels.names == ("x", "y")
     data = table(label=LabelSpec("single_label"), splits=Splits(0, 0))
@@ -332,15 +332,15 @@ def test_labels_are_known_before_setup_when_stated():
     assert data.labels == Labels("single_label", ("x", "y"))
 
 
-def test_loaders_without_a_tokenizer_say_so(rated):
-    data = rated(label=BANDS)
+def test_loaders_without_a_tokenizer_are_an_error(numbers):
+    data = numbers(label=BINS)
     data.setup("fit")
     assert (data.n_train, data.n_val, data.n_test) == (140, 20, 40)
     with pytest.raises(RuntimeError, match=r"no tokenizer: set data.tokenizer"):
         data.train_dataloader()
 
 
-def test_the_lines_say_what_was_dropped_and_cut(tokenizer, caplog):
+def test_dropped_and_truncated_rows_are_logged_once(tokenizer, caplog):
     texts = [*make_texts(50), "Good film", "good  FILM!", "bad " * 40]
     groups = [None] * 52 + ["g"]
     data = domain(text=texts, label=[0, 1] * 26 + [1], group=groups)(
@@ -353,23 +353,26 @@ def test_the_lines_say_what_was_dropped_and_cut(tokenizer, caplog):
         data.setup("fit")
     messages = [record.message for record in caplog.records]
     assert messages == [
-        "Domain: 52 train, 0 validation, 0 test rows; dropped 1 repeated texts (1 of them with "
-        "another label) and 0 that share a text or group with another split",
+        "Domain: 52 train, 0 validation, 0 test rows; dropped 1 duplicate texts (1 with another "
+        "label) and 0 rows that share a text or group with another split",
         "tokenizing 53 texts",
-        "Domain: cut to 24 tokens, tail kept: 1 of 52 train, 0 of 0 validation, 0 of 0 test rows",
+        "Domain: truncated to 24 tokens, tail kept: 1 of 52 train, 0 of 0 validation, 0 of 0 test "
+        "rows",
     ]
 
 
-def test_rows_beyond_the_tokenizers_limit_are_warned_of(tokenizer, caplog):
+def test_rows_longer_than_the_limit_of_the_tokenizer_are_logged_as_a_warning(tokenizer, caplog):
     tokenizer.model_max_length = 8
-    data = domain(text=["bad " * 20, "good"], label=[0, 1])(label=BANDS, splits=Splits(0, 0))
+    data = domain(text=["bad " * 20, "good"], label=[0, 1])(label=BINS, splits=Splits(0, 0))
     data.tokenizer = tokenizer
     data.setup("fit")
     [warning] = [record.message for record in caplog.records if record.levelname == "WARNING"]
-    assert warning.startswith("Domain: rows of up to 22 tokens, the tokenizer states a limit of 8")
+    assert warning.startswith(
+        "Domain: the longest row has 22 tokens, the limit of the tokenizer is 8"
+    )
 
 
-def test_pairs_are_tokenized_and_split_as_pairs(tokenizer):
+def test_pairs_are_tokenized_and_compared_as_pairs(tokenizer):
     texts, pairs = ["good film"] * 3 + ["bad"], ["a", "b", "A!", "a"]
     data = domain(text=texts, label=[0, 1, 0, 1], text_pair=pairs)(
         label=LabelSpec("regression"), splits=Splits(0, 0)
@@ -381,9 +384,9 @@ def test_pairs_are_tokenized_and_split_as_pairs(tokenizer):
     assert sorted(lengths[0]) == [5, 6, 6]
 
 
-def test_each_rank_takes_its_part_of_the_global_batch(rated, tokenizer):
+def test_each_rank_gets_its_part_of_the_global_batch(numbers, tokenizer):
     def index_of(rank, world_size, batch_size):
-        data = rated(label=BANDS, batch_size=batch_size)
+        data = numbers(label=BINS, batch_size=batch_size)
         data.tokenizer = tokenizer
         data.trainer = SimpleNamespace(global_rank=rank, world_size=world_size, overfit_batches=0.0)
         data.setup("fit")
@@ -393,8 +396,8 @@ def test_each_rank_takes_its_part_of_the_global_batch(rated, tokenizer):
     assert [sorted(a + b) for a, b in zip(first, second, strict=True)] == list(map(sorted, whole))
 
 
-def test_a_batch_without_padding_is_marked(rated):
-    data = rated(label=BANDS)
+def test_a_batch_without_padding_is_marked(numbers):
+    data = numbers(label=BINS)
     full = {"attention_mask": torch.ones(2, 3), "index": torch.arange(2)}
     padded = {"attention_mask": torch.tensor([[1, 1, 1], [1, 1, 0]]), "index": torch.arange(2)}
     marked = data.on_before_batch_transfer({"source": full, "target": padded}, 0)
@@ -405,7 +408,7 @@ def test_a_batch_without_padding_is_marked(rated):
 
 
 class Bag(LightningModule):
-    """Mean of embeddings, then one number."""
+    """Bag-of-embeddings regression model. It records the tested rows."""
 
     def __init__(self):
         super().__init__()
@@ -436,8 +439,8 @@ class Bag(LightningModule):
 @pytest.mark.filterwarnings("ignore:.*is smaller than the logging interval")
 @pytest.mark.filterwarnings("ignore:.*LeafSpec")
 @pytest.mark.parametrize("overfit", [0.0, 2])
-def test_it_works_in_plain_lightning(rated, tokenizer, tmp_path, overfit):
-    data = rated(label=BANDS, train_size=64, batch_size=8)
+def test_plain_lightning_trains_tests_and_predicts(numbers, tokenizer, tmp_path, overfit):
+    data = numbers(label=BINS, train_size=64, batch_size=8)
     data.tokenizer = tokenizer
     trainer = Trainer(
         accelerator="cpu",
@@ -464,8 +467,8 @@ def test_it_works_in_plain_lightning(rated, tokenizer, tmp_path, overfit):
 @pytest.mark.filterwarnings("ignore:.*is smaller than the logging interval")
 @pytest.mark.filterwarnings("ignore:.*LeafSpec")
 @pytest.mark.filterwarnings("ignore:Total length of `list` across ranks is zero")
-def test_lightning_trains_without_a_validation_split(rated, tokenizer, tmp_path):
-    data = rated(label=BANDS, splits=Splits(val=0, test=10))
+def test_plain_lightning_trains_without_validation_rows(numbers, tokenizer, tmp_path):
+    data = numbers(label=BINS, splits=Splits(val=0, test=10))
     data.tokenizer = tokenizer
     trainer = Trainer(
         accelerator="cpu",
@@ -496,14 +499,14 @@ def bad(column, value, row=3):
 
 
 BAD_ROWS = [
-    (bad("text", ""), BANDS, "reviews.csv, line 5, column 'body': empty text"),
-    (bad("text", " \n\t"), BANDS, "reviews.csv, line 5, column 'body': empty text"),
-    (bad("text", None), BANDS, "reviews.csv, line 5, column 'body': no text"),
-    (bad("text", "\ud800"), BANDS, "reviews.csv, line 5, column 'body': half a surrogate pair"),
-    (bad("label", "good"), BANDS, "reviews.csv, line 5, column 'stars': 'good' is not a number"),
-    (bad("label", "NaN"), BANDS, "reviews.csv, line 5, column 'stars': 'NaN' is not a number"),
-    (bad("label", ""), BANDS, "reviews.csv, line 5, column 'stars': no label"),
-    (bad("label", None), BANDS, "reviews.csv, line 5, column 'stars': no label"),
+    (bad("text", ""), BINS, "reviews.csv, line 5, column 'body': empty text"),
+    (bad("text", " \n\t"), BINS, "reviews.csv, line 5, column 'body': empty text"),
+    (bad("text", None), BINS, "reviews.csv, line 5, column 'body': no text"),
+    (bad("text", "\ud800"), BINS, "reviews.csv, line 5, column 'body': unpaired surrogate"),
+    (bad("label", "good"), BINS, "reviews.csv, line 5, column 'stars': 'good' is not a number"),
+    (bad("label", "NaN"), BINS, "reviews.csv, line 5, column 'stars': 'NaN' is not a number"),
+    (bad("label", ""), BINS, "reviews.csv, line 5, column 'stars': no label"),
+    (bad("label", None), BINS, "reviews.csv, line 5, column 'stars': no label"),
     (
         bad("mood", "spma"),
         NAMES,
@@ -514,7 +517,7 @@ BAD_ROWS = [
 
 
 def with_table(table):
-    """A domain over columns that Arrow may refuse (half a surrogate pair)."""
+    """Return a DataModule class with columns that Arrow may reject, such as unpaired surrogates."""
 
     class Table(dict):
         column_names = tuple(table)
@@ -530,16 +533,17 @@ def with_table(table):
 
 
 @pytest.mark.parametrize(("table", "spec", "message"), BAD_ROWS)
-def test_a_bad_row_is_named_by_file_line_and_column(table, spec, message):
+def test_a_bad_row_is_an_error_with_file_line_and_column(table, spec, message):
     data = with_table(table)(label=spec, columns=Columns(text="body", label="stars"))
     with pytest.raises(ValueError) as error:  # noqa: PT011 (the whole message is compared)
         data.setup("fit")
     assert str(error.value).startswith(message)
-    assert str(error.value).endswith("; mend the data or set on_bad_row=skip")
+    fix = " Correct" if message.endswith("?") else "; correct"  # after a question, a new sentence
+    assert str(error.value).endswith(f"{fix} the data or set data.on_bad_row=skip")
 
 
 @pytest.mark.parametrize(("table", "spec", "message"), BAD_ROWS)
-def test_a_bad_row_is_skipped_with_one_warning_if_asked(table, spec, message, caplog):
+def test_a_bad_row_is_skipped_with_one_warning(table, spec, message, caplog):
     data = with_table(table)(
         label=spec, columns=Columns(text="body", label="stars"), on_bad_row="skip"
     )
@@ -549,37 +553,37 @@ def test_a_bad_row_is_skipped_with_one_warning_if_asked(table, spec, message, ca
     assert warning.message.startswith("Domain: skipped 1 bad rows of 20; the first: " + message)
 
 
-def test_further_bad_rows_are_counted():
+def test_the_error_counts_further_bad_rows():
     table = bad("label", "x")
     table["label"][7] = "y"
     with pytest.raises(ValueError, match=r"line 5, .*'x' is not.*\(and 1 more bad rows of 20\)"):
-        domain(**table)(label=BANDS).setup("fit")
+        domain(**table)(label=BINS).setup("fit")
 
 
 @pytest.mark.parametrize("on_bad_row", ["error", "skip"])
 @pytest.mark.parametrize(
     ("table", "spec", "message"),
     [
-        ({"text": [], "label": []}, BANDS, "Domain has no rows"),
+        ({"text": [], "label": []}, BINS, "Domain has no rows"),
         (
             {"text": ["a", "b"], "label": [math.nan, math.nan]},
-            BANDS,
+            BINS,
             "Domain: no good row of 2; the first: Domain, row 1, column 'label': no label",
         ),
         (
             {"text": ["a", "b"], "label": ["nan", "nan"]},
-            BANDS,
+            BINS,
             "Domain: no good row of 2; .* row 1, column 'label': 'nan' is not a number",
         ),
         (
             {"text": ["", " "], "label": [1, 2]},
-            BANDS,
+            BINS,
             "no good row of 2; the first: Domain, row 1, column 'text': empty text",
         ),
         (
             {"text": ["a", "b"], "label": ["spam", "spam"]},
             NAMES,
-            "column 'label': every row has the label 'spam'; at least 2 different ones",
+            "column 'label': every row has the label 'spam'; at least 2 different labels",
         ),
         (
             {"text": ["a", "b"], "label": ["spam", "spam"]},
@@ -588,38 +592,38 @@ def test_further_bad_rows_are_counted():
         ),
         (
             {"text": ["a", "b"], "label": [2.5, 2.5]},
-            BANDS,
-            "column 'label': every row has the rating 2.5",
+            BINS,
+            "column 'label': every row has the value 2.5",
         ),
         (
             {"text": ["a", "b"], "label": ["x|y", "y|x"]},
             LabelSpec("multi_label"),
             r"every row has the labels \['x', 'y'\]",
         ),
-        ({"text": ["a", "b"]}, BANDS, "must return the columns text and label, it returned text"),
+        ({"text": ["a", "b"]}, BINS, "must return the columns text and label, got text"),
         (
             {"text": ["a", "b"], "label": [1, 2], "split": ["train", "tets"]},
-            BANDS,
+            BINS,
             "split must be one of train, validation, test, got 'tets'",
         ),
     ],
 )
-def test_data_that_teach_nothing_are_an_error(table, spec, message, on_bad_row):
+def test_data_without_rows_or_with_one_label_are_an_error(table, spec, message, on_bad_row):
     if on_bad_row == "skip" and "split" in table:
-        message = "every row has the rating 1"  # one good row is left
+        message = "every row has the value 1"  # one good row is left
     with pytest.raises(ValueError, match=message):
         domain(**table)(label=spec, on_bad_row=on_bad_row).setup("fit")
 
 
-def test_numbers_are_not_text():
+def test_a_number_is_not_a_text():
     with pytest.raises(ValueError, match="row 1, column 'text': 7 is not text"):
-        domain(text=[7, 8], label=[1, 2])(label=BANDS).setup("fit")
+        domain(text=[7, 8], label=[1, 2])(label=BINS).setup("fit")
 
 
 def test_a_training_split_of_one_class_is_an_error():
     table = {"text": make_texts(5), "label": ["spam"] * 4 + ["ham"]}
     data = domain(**table)(label=NAMES, train_size=1, splits=Splits(0, 0))
-    message = r"all of the 1 training rows are '(sp|h)am'; raise train_size"
+    message = r"all of the 1 training rows are '(sp|h)am'; raise data.train_size"
     with pytest.raises(ValueError, match=message):
         data.setup("fit")
 
@@ -632,15 +636,17 @@ def test_a_training_split_of_one_class_is_an_error():
         ("test", Splits(val=1, test=0), "test"),
     ],
 )
-def test_a_stage_whose_split_is_empty_is_an_error(rated, stage, splits, split):
-    with pytest.raises(ValueError, match=rf"no {split} rows; change train_size, splits.val or"):
-        rated(label=BANDS, splits=splits).setup(stage)
+def test_an_empty_split_for_a_stage_is_an_error(numbers, stage, splits, split):
+    with pytest.raises(
+        ValueError, match=rf"no {split} rows; change data.train_size, data.splits.val or"
+    ):
+        numbers(label=BINS, splits=splits).setup(stage)
 
 
 def test_a_text_without_tokens_is_an_error(tokenizer):
     tokenizer.backend_tokenizer.post_processor = None  # no special tokens
     table = {"text": ["good film", "\u200b\u200b"], "label": [1, 2]}
-    data = domain(**table)(label=BANDS, splits=Splits(0, 0))
+    data = domain(**table)(label=BINS, splits=Splits(0, 0))
     data.tokenizer = tokenizer
     with pytest.raises(ValueError, match="row 2, column 'text': the tokenizer finds no token"):
         data.setup("fit")
@@ -649,26 +655,26 @@ def test_a_text_without_tokens_is_an_error(tokenizer):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "Domain has no label of its own; say what the label column holds"),
-        ({"label": BANDS, "train_size": -1}, "train_size must be a count >= 0"),
-        ({"label": BANDS, "train_size": "8"}, "as in 8/class, got '8'"),
-        ({"label": BANDS, "batch_size": 0}, "batch_size must be >= 1, got 0; set data.batch_size"),
-        ({"label": BANDS, "max_tokens": 0}, "max_tokens must be >= 1, got 0; set data.max_tokens"),
-        ({"label": BANDS, "on_bad_row": "ignore"}, "must be error or skip, got 'ignore'"),
+        ({}, "Domain has no default label; pass label=LabelSpec"),
+        ({"label": BINS, "train_size": -1}, "train_size must be a count >= 0"),
+        ({"label": BINS, "train_size": "8"}, "such as 8/class, got '8'"),
+        ({"label": BINS, "batch_size": 0}, "batch_size must be >= 1, got 0; set data.batch_size"),
+        ({"label": BINS, "max_tokens": 0}, "max_tokens must be >= 1, got 0; set data.max_tokens"),
+        ({"label": BINS, "on_bad_row": "ignore"}, "must be error or skip, got 'ignore'"),
     ],
 )
-def test_bad_arguments_are_refused(arguments, message):
+def test_bad_arguments_are_an_error(arguments, message):
     with pytest.raises(ValueError, match=message):
         domain(text=[], label=[])(**arguments)
 
 
-def test_a_domain_without_rows_says_what_to_define():
+def test_a_subclass_without_load_rows_is_an_error():
     with pytest.raises(NotImplementedError, match="must define load_rows"):
-        TextDataModule(label=BANDS).setup("fit")
+        TextDataModule(label=BINS).setup("fit")
 
 
-def test_an_unknown_split_is_refused(rated):
-    data = rated(label=BANDS)
+def test_an_unknown_split_is_an_error(numbers):
+    data = numbers(label=BINS)
     data.setup("fit")
     with pytest.raises(ValueError, match="must be one of train, validation, test, got 'dev'"):
         data.rows("dev")

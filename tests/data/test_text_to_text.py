@@ -46,7 +46,7 @@ def ready(kind, tokenizer, **arguments):
     return data
 
 
-def test_a_batch_holds_both_sides_and_says_which_rows_they_are(pairs, tokenizer):
+def test_batches_have_both_texts_and_the_positions_of_their_rows(pairs, tokenizer):
     data = ready(pairs, tokenizer)
     assert data.labels == Labels("text")
     assert (data.n_train, data.n_val, data.n_test) == (70, 10, 20)
@@ -70,7 +70,7 @@ def test_a_batch_holds_both_sides_and_says_which_rows_they_are(pairs, tokenizer)
                 wanted = tokenizer(target, add_special_tokens=False)["input_ids"]
                 assert labels[:length].tolist() == [*wanted, SEP]
                 assert (labels[length:] == IGNORED).all()
-            assert (batch["labels"] != IGNORED).any(0).all()  # no wider than its longest
+            assert (batch["labels"] != IGNORED).any(0).all()  # padded to its longest row only
             seen.append((split, batch["index"].tolist()))
     for split, count in (("train", 70), ("validation", 10), ("test", 40)):
         index = [i for name, batch in seen if name == split for i in batch]
@@ -78,7 +78,7 @@ def test_a_batch_holds_both_sides_and_says_which_rows_they_are(pairs, tokenizer)
         assert set(index) == set(range(len(data.rows(split))))
 
 
-def test_targets_may_have_a_tokenizer_of_their_own(pairs, tokenizer):
+def test_target_texts_may_have_another_tokenizer(pairs, tokenizer):
     other = copy.deepcopy(tokenizer)
     other.add_tokens([AddedToken("t5", single_word=True)])
     data = ready(pairs, tokenizer)
@@ -92,7 +92,7 @@ def test_targets_may_have_a_tokenizer_of_their_own(pairs, tokenizer):
     assert not any((batch["input_ids"] == new).any() for batch in batches)
 
 
-def test_no_text_and_no_target_is_in_two_splits():
+def test_no_text_and_no_target_text_is_in_two_splits():
     rng = random.Random(0)
     pool = [f"{word} {number}" for number in range(60) for word in ("film", "plot")]
     table = {
@@ -101,16 +101,16 @@ def test_no_text_and_no_target_is_in_two_splits():
     }
     data = domain(**table)(splits=Splits(val=5, test=5))
     data.setup("fit")
-    homes = {}
+    splits_of = {}
     for split in ("train", "validation", "test"):
         for row in data.rows(split):
             for side in ("text", "target"):
-                assert homes.setdefault((side, row[side]), split) == split
+                assert splits_of.setdefault((side, row[side]), split) == split
     assert data.n_test >= 5
     assert data.n_val >= 5
 
 
-def test_rows_that_come_split_leave_training_if_they_share_a_side_with_the_test_rows(caplog):
+def test_training_rows_with_a_text_of_a_given_test_row_are_dropped(caplog):
     table = {
         "text": ["a dog", "A dog!", "a cat", "a cow", "a cow"],
         "target": ["ein Hund", "der Hund", "Ein Hund.", "eine Kuh", "eine Kuh"],
@@ -122,36 +122,36 @@ def test_rows_that_come_split_leave_training_if_they_share_a_side_with_the_test_
     assert data.rows("train")["text"][:] == ["a cow"]
     assert data.rows("test")["target"][:] == ["ein Hund"]
     assert caplog.messages == [
-        "Pairs: 1 train, 0 validation, 1 test rows; dropped 1 repeated pairs and 2 that share a "
-        "text or group with another split"
+        "Pairs: 1 train, 0 validation, 1 test rows; dropped 1 duplicate pairs and 2 pairs that "
+        "share a text or group with another split"
     ]
 
 
-def test_where_a_row_lies_does_not_hang_on_the_order_of_the_rows():
+def test_the_split_of_a_row_does_not_depend_on_the_order_of_the_rows():
     table = make_pairs(60)
     table["text"][7] = table["text"][3]
     backwards = {name: column[::-1] for name, column in table.items()}
-    homes = []
+    found = []
     for one in (table, backwards):
         data = domain(**one)()
         data.setup("fit")
-        homes.append([sorted(data.rows(split)["target"]) for split in ("train", "test")])
-    assert homes[0] == homes[1]
+        found.append([sorted(data.rows(split)["target"]) for split in ("train", "test")])
+    assert found[0] == found[1]
 
 
-def test_rows_of_a_group_stay_together():
+def test_rows_of_a_group_stay_in_one_split():
     table = {**make_pairs(60), "group": [f"project {row // 6}" for row in range(60)]}
     data = domain(**table)(columns=TargetColumns(group="group"))
     data.setup("fit")
-    homes = {}
+    splits_of = {}
     for split in ("train", "validation", "test"):
         for place in data.rows(split)["row"]:
             group = (int(place.rpartition(" ")[2]) - 1) // 6
-            assert homes.setdefault(group, split) == split
-    assert len(homes) == 10
+            assert splits_of.setdefault(group, split) == split
+    assert len(splits_of) == 10
 
 
-def test_a_larger_draw_holds_the_smaller(pairs):
+def test_a_larger_training_subset_contains_a_smaller_one(pairs):
     drawn = []
     for size in (10, 0.5, None):
         data = pairs(train_size=size)
@@ -167,7 +167,7 @@ def test_a_larger_draw_holds_the_smaller(pairs):
         pairs(train_size=71).setup("fit")
 
 
-def test_max_tokens_counts_both_sides(pairs, tokenizer):
+def test_max_tokens_counts_both_texts(pairs, tokenizer):
     data = ready(pairs, tokenizer, batch_size=64, max_tokens=120)
     for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):
         batches = list(loader)
@@ -183,7 +183,7 @@ def test_a_batch_of_texts_without_padding_is_marked(pairs, tokenizer):
         assert ("full" in marked) == bool(batch["attention_mask"].all())
 
 
-def test_the_second_run_does_not_tokenize(pairs, tokenizer, monkeypatch):
+def test_a_second_run_reads_tokens_from_the_cache(pairs, tokenizer, monkeypatch):
     def batches():
         return [b["labels"].tolist() for b in ready(pairs, tokenizer).train_dataloader()]
 
@@ -193,7 +193,7 @@ def test_the_second_run_does_not_tokenize(pairs, tokenizer, monkeypatch):
     assert batches() == first
 
 
-def test_the_training_texts_are_both_sides_of_the_rows_in_use(pairs):
+def test_training_texts_are_both_texts_of_the_rows_in_use(pairs):
     data = pairs(train_size=10)
     data.setup("fit")
     rows = data.rows("train")
@@ -204,11 +204,11 @@ def test_the_training_texts_are_both_sides_of_the_rows_in_use(pairs):
     assert pairs(train_size=10).training_digest() == digest
     assert data.training_digest(("text",)) != digest
     assert pairs(train_size=11).training_digest() != digest
-    with pytest.raises(ValueError, match="sides may be text and target, got label"):
+    with pytest.raises(ValueError, match="sides must be text or target, got label"):
         list(data.training_texts(("label",)))
 
 
-def test_the_lines_say_what_was_cut_on_both_sides(tokenizer, caplog):
+def test_truncation_of_both_texts_is_logged_once(tokenizer, caplog):
     data = domain(text=["good film", "bad " * 9], target=["good " * 7, "bad"])(
         splits=Splits(0, 0), tokens=Tokens(8), target_tokens=Tokens(5, "tail")
     )
@@ -216,31 +216,34 @@ def test_the_lines_say_what_was_cut_on_both_sides(tokenizer, caplog):
     with caplog.at_level(logging.INFO):
         data.setup("fit")
         data.setup("fit")
-    said = "of 2 train, 0 of 0 validation, 0 of 0 test rows"
+    counts = "of 2 train, 0 of 0 validation, 0 of 0 test rows"
     assert caplog.messages[-2:] == [
-        f"Pairs: cut to 8 tokens, head kept: 1 {said}",
-        f"Pairs: targets cut to 5 tokens, tail kept: 1 {said}",
+        f"Pairs: truncated to 8 tokens, head kept: 1 {counts}",
+        f"Pairs: targets truncated to 5 tokens, tail kept: 1 {counts}",
     ]
 
 
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ({"text": ["a"]}, "Pairs: load_rows.. must return the columns text and target, .* text"),
-        ({"text": ["a", "b"], "target": ["x"]}, "one length, it returned 2 x text, 1 x target"),
+        ({"text": ["a"]}, "Pairs: load_rows.. must return the columns text and target, got text"),
+        ({"text": ["a", "b"], "target": ["x"]}, "equal length, got 2 x text, 1 x target"),
         ({"text": [], "target": []}, "Pairs has no rows"),
-        ({"text": ["a", "b"], "target": ["x", " "]}, r"row 2, column 'target': empty text; mend"),
+        (
+            {"text": ["a", "b"], "target": ["x", " "]},
+            r"row 2, column 'target': empty text; correct",
+        ),
         ({"text": ["a", None], "target": ["x", "y"]}, r"row 2, column 'text': no text"),
         ({"text": ["a", "b"], "target": ["x", 3]}, r"row 2, column 'target': 3 is not text"),
         ({"text": ["a"], "target": ["x"], "split": ["dev"]}, "split must be one of .* got 'dev'"),
     ],
 )
-def test_bad_rows_are_named(table, message):
+def test_a_bad_row_is_an_error_with_its_place(table, message):
     with pytest.raises(ValueError, match=message):
         domain(**table)().setup("fit")
 
 
-def test_bad_rows_can_be_skipped(caplog):
+def test_bad_rows_are_skipped_with_a_warning(caplog):
     table = {"text": ["a b", "", "c d"], "target": ["x", "y", "z"], "group": ["g", None, ""]}
     data = domain(**table)(on_bad_row="skip", splits=Splits(0, 0))
     data.setup("fit")
@@ -257,23 +260,25 @@ def test_bad_rows_can_be_skipped(caplog):
         ({"on_bad_row": "drop"}, "on_bad_row must be error or skip, got 'drop'"),
     ],
 )
-def test_bad_arguments_are_refused(pairs, arguments, message):
+def test_bad_arguments_are_an_error(pairs, arguments, message):
     with pytest.raises(ValueError, match=message):
         pairs(**arguments)
 
 
 def test_an_empty_split_and_a_missing_tokenizer_are_errors(pairs):
     data = pairs(splits=Splits(val=0))
-    with pytest.raises(ValueError, match=r"no validation rows; change train_size, splits.val"):
+    with pytest.raises(
+        ValueError, match=r"no validation rows; change data.train_size, data.splits.val"
+    ):
         data.setup("validate")
     with pytest.raises(RuntimeError, match=r"no tokenizer: set data.tokenizer"):
         data.train_dataloader()
-    with pytest.raises(ValueError, match="Pairs takes one path as its source, got"):
+    with pytest.raises(ValueError, match="source of Pairs must be one path, got"):
         _ = pairs({"train": "a"}).source_path
 
 
 class Recorder(LightningModule):
-    """Trains nothing that matters, and notes which rows it saw."""
+    """Records the rows of its training batches."""
 
     def __init__(self):
         super().__init__()
@@ -320,7 +325,7 @@ def fit(data, *, callbacks=(), checkpoint=None):
 @pytest.mark.filterwarnings("ignore:.*is smaller than the logging interval")
 @pytest.mark.filterwarnings("ignore:.*LeafSpec")
 @pytest.mark.parametrize("step", [4, 13])
-def test_training_goes_on_in_mid_epoch(pairs, tokenizer, tmp_path, step):
+def test_training_resumes_in_the_middle_of_an_epoch(pairs, tokenizer, tmp_path, step):
     path = tmp_path / "mid.ckpt"
     whole = fit(ready(pairs, tokenizer), callbacks=[SaveAt(step, path)])
     assert len(whole) == 18

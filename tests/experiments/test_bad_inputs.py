@@ -1,6 +1,6 @@
-"""A user's mistake gets its sentence, an exit code and nothing half-written.
+"""Mistakes of the user: one error message, the exit code, and no written files.
 
-The files lie in ``bad_inputs/``.
+The files are in ``bad_inputs/``.
 """
 
 import os
@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from lightning_transfer.cli import main
-from tests.runs import Watch, left_behind, stage
+from tests.runs import Watch, stage, unfinished_files
 
 pytestmark = pytest.mark.jobs
 
@@ -28,7 +28,7 @@ def trained(runs, tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def place(runs, tmp_path, monkeypatch):
-    """An empty working directory."""
+    """Empty working directory."""
     Watch.reset()
     for name, value in runs.environment.items():
         monkeypatch.setenv(name, value)
@@ -38,30 +38,30 @@ def place(runs, tmp_path, monkeypatch):
     return folder
 
 
-def mistake(words, capsys):
-    """Run a command line that must fail as a mistake does, and return what it said."""
-    code = main([str(word) for word in words])
-    said = capsys.readouterr()
-    assert code in (1, 2), said.err
-    assert "Traceback" not in said.err
-    assert said.err.count("error: ") == 1
+def error_of(arguments, capsys):
+    """Run a wrong command, and return its error message."""
+    code = main([str(argument) for argument in arguments])
+    error = capsys.readouterr().err
+    assert code in (1, 2), error
+    assert "Traceback" not in error
+    assert error.count("error: ") == 1
     assert Watch.started == []
-    return said.err
+    return error
 
 
-def fit(runs, *words):
-    return ["fit", *runs.words, *words, "hydra.run.dir=run"]
+def fit(runs, *overrides):
+    return ["fit", *runs.overrides, *overrides, "hydra.run.dir=run"]
 
 
 def assert_nothing_written(place):
-    """Beside Hydra's own record of the command and the log there is nothing."""
+    """Check that there are no files but Hydra's record of the command and the log."""
     found = [p.relative_to(place) for p in place.rglob("*") if p.is_file()]
     written = [p for p in found if ".hydra" not in p.parts and p.name not in ("fit.log", ".lock")]
     assert written == []
-    assert left_behind(place) == []
+    assert unfinished_files(place) == []
 
 
-MOOD = {"label": "mood", "kind": "single_label"}
+CLASSES = {"label": "mood", "kind": "single_label"}
 FILES = [
     ("nowhere.csv", {}, ["nowhere.csv", "no file"]),
     ("empty.csv", {}, ["empty.csv", "empty|no rows|0 rows"]),
@@ -71,7 +71,7 @@ FILES = [
     ("one_nan.csv", {}, ["one_nan.csv", "line 19", "'rating'", "nan"]),
     ("word_as_rating.csv", {}, ["word_as_rating.csv", "line 5", "'rating'", "'great'"]),
     ("empty_text.csv", {}, ["empty_text.csv", "line 11", "'text'", "empty"]),
-    ("one_class.csv", MOOD, ["one_class.csv", "'good'|good", "class"]),
+    ("one_class.csv", CLASSES, ["one_class.csv", "'good'|good", "class"]),
     ("bad_utf8.csv", {}, ["bad_utf8.csv", "line 13", "utf-8|byte"]),
     ("broken.jsonl", {}, ["broken.jsonl", "line 6"]),
     ("not_a.parquet", {}, ["not_a.parquet", "[Pp]arquet"]),
@@ -79,38 +79,41 @@ FILES = [
 ]
 
 
-@pytest.mark.parametrize("name, labels, told", FILES, ids=[f[0] for f in FILES])  # noqa: PT006
-def test_bad_file(runs, place, capsys, name, labels, told):
-    said = mistake(fit(runs, *stage("target", BAD / name, **labels)), capsys)
-    for part in told:
-        assert re.search(part, said), said
+@pytest.mark.parametrize("name, labels, parts", FILES, ids=[f[0] for f in FILES])  # noqa: PT006
+def test_a_bad_file_is_an_error_with_its_line(runs, place, capsys, name, labels, parts):
+    error = error_of(fit(runs, *stage("target", BAD / name, **labels)), capsys)
+    for part in parts:
+        assert re.search(part, error), error
     assert_nothing_written(place)
 
 
-def test_unknown_label(runs, place, capsys):
-    names = "data.label.names=[bad,good]"
-    said = mistake(fit(runs, *stage("target", BAD / "unknown_label.csv", names, **MOOD)), capsys)
+def test_an_unknown_label_is_an_error_with_its_line(runs, place, capsys):
+    own = stage("target", BAD / "unknown_label.csv", "data.label.names=[bad,good]", **CLASSES)
+    error = error_of(fit(runs, *own), capsys)
     for part in ("unknown_label.csv", "line 9", "'mood'", "'sarcastic'", "bad, good"):
-        assert part in said
+        assert part in error
     assert_nothing_written(place)
 
 
-def test_bad_rows_that_may_be_skipped_are_counted(runs, place, capsys):
+def test_skipped_bad_rows_are_counted(runs, place, capsys):
     small = ["data.train_size=16", "data.splits.val=6", "data.splits.test=10"]
-    words = stage("target", BAD / "one_nan.csv", *small, "data.on_bad_row=skip", epochs=1)
-    assert main(fit(runs, *words)) == 0
-    said = capsys.readouterr().err
-    assert "1" in said
-    assert "line 19" in said
+    own = stage("target", BAD / "one_nan.csv", *small, "data.on_bad_row=skip", epochs=1)
+    assert main(fit(runs, *own)) == 0
+    logged = capsys.readouterr().err
+    assert "1" in logged
+    assert "line 19" in logged
 
 
-# More of what a config can get wrong, without a command line each, is in test_experiment.
+# More wrong overrides, without a command line each, are in test_experiment.py.
 OVERRIDES = [
     ("stages.target.data.train_size=5000", ["stages.target.data: ", "5,?000", "64"]),
     ("stages.target.data.tokens.max_length=1", ["max_length", "1"]),
-    ("stages.target.epochs=0", ["stages.target.epochs must be a whole number >= 1, got 0"]),
+    ("stages.target.epochs=0", ["stages.target.epochs must be an integer >= 1, got 0"]),
     ("stages.target.epoch=3", ["stages.target.epoch", "epochs"]),
-    ("+stages.target.epoch=3", ["stages.target.epoch is no setting", "did you mean epochs"]),
+    (
+        "+stages.target.epoch=3",
+        ["unknown key 'stages.target.epoch'", "did you mean stages.target.epochs"],
+    ),
     ("stage.target.epochs=3", ["stages.target.epochs"]),
     ("+trainer.max_epoch=3", ["trainer.max_epoch", "max_epochs"]),
     ("trainer.precision=17-true", ["17-true"]),
@@ -122,30 +125,30 @@ OVERRIDES = [
 ]
 
 
-@pytest.mark.parametrize("override, told", OVERRIDES, ids=[o[0] for o in OVERRIDES])  # noqa: PT006
-def test_bad_override(runs, place, capsys, override, told):
-    said = mistake(fit(runs, *stage("target", runs.movies), override), capsys)
-    for part in told:
-        assert re.search(part, said), said
+@pytest.mark.parametrize("override, parts", OVERRIDES, ids=[o[0] for o in OVERRIDES])  # noqa: PT006
+def test_a_wrong_override_is_an_error(runs, place, capsys, override, parts):
+    error = error_of(fit(runs, *stage("target", runs.movies), override), capsys)
+    for part in parts:
+        assert re.search(part, error), error
     assert_nothing_written(place)
 
 
-class Harm:
+class Malicious:
     def __reduce__(self):
         return os.system, ("touch harmed",)
 
 
 def checkpoints(folder, trained):
-    """Write files that are no checkpoints of ours, and say what is to be said of them."""
+    """Write files that are not checkpoints of this package; return path to error message."""
     torch.save({"state_dict": {}, "epoch": 1}, folder / "other.ckpt")
     torch.save([1, 2], folder / "list.ckpt")
-    (folder / "harm.ckpt").write_bytes(pickle.dumps(Harm(), protocol=2))
-    whole = (trained / "stages/target-seed0/final.ckpt").read_bytes()
-    (folder / "half.ckpt").write_bytes(whole[: len(whole) // 2])
+    (folder / "harm.ckpt").write_bytes(pickle.dumps(Malicious(), protocol=2))
+    content = (trained / "stages/target-seed0/final.ckpt").read_bytes()
+    (folder / "half.ckpt").write_bytes(content[: len(content) // 2])
     (folder / "empty").mkdir()
     return {
         BAD / "notes.ckpt": "notes.ckpt is not a checkpoint that can be read safely",
-        folder / "other.ckpt": "other.ckpt is a checkpoint of something else",
+        folder / "other.ckpt": "other.ckpt is not a checkpoint of this package",
         folder / "list.ckpt": "list.ckpt is not a checkpoint",
         folder / "harm.ckpt": "harm.ckpt is not a checkpoint that can be read safely",
         folder / "half.ckpt": "half.ckpt is not a checkpoint that can be read safely",
@@ -154,28 +157,28 @@ def checkpoints(folder, trained):
     }
 
 
-def test_bad_checkpoints(runs, place, tmp_path, trained, capsys):
-    for number, (path, told) in enumerate(checkpoints(tmp_path, trained).items()):
-        words = (
+def test_a_bad_checkpoint_is_an_error_and_is_not_executed(runs, place, tmp_path, trained, capsys):
+    for number, (path, message) in enumerate(checkpoints(tmp_path, trained).items()):
+        commands = (
             ["predict", f"ckpt={path}", "text=a film"],
             ["test", f"ckpt={path}"],
             fit(runs, *stage("target", runs.movies), f"stages.target.init_from={path}"),
         )
-        assert told in mistake(words[number % 3], capsys), path
+        assert message in error_of(commands[number % 3], capsys), path
     assert not list(tmp_path.rglob("harmed"))
     assert_nothing_written(place)
 
 
-def test_ranks_without_a_common_folder(runs, place, capsys, monkeypatch):
+def test_ranks_without_a_run_folder_are_an_error(runs, place, capsys, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    words = ["fit", *runs.words, *stage("target", runs.movies)]
-    assert "add hydra.run.dir=<folder>" in mistake(words, capsys)
+    arguments = ["fit", *runs.overrides, *stage("target", runs.movies)]
+    assert "add hydra.run.dir=<folder>" in error_of(arguments, capsys)
     assert_nothing_written(place)
 
 
 PREDICT = [
     ([], ["text=", "data.path="]),
-    (["text=a", "data.path=b.csv"], ["text=", "data.path=", "not both"]),
+    (["text=a", "data.path=b.csv"], ["text=", "data.path=", "got both"]),
     (["data.path=nowhere.csv"], ["nowhere.csv"]),
     (["data.path={bad}/no_text_column.csv"], ["'text'", "sentence"]),
     (["data.path={bad}/one_nan.csv", "data.text=txt"], ["'txt'", "text"]),
@@ -189,11 +192,11 @@ PREDICT = [
 ]
 
 
-@pytest.mark.parametrize("words, told", PREDICT, ids=[" ".join(p[0]) for p in PREDICT])  # noqa: PT006
-def test_bad_predict(trained, place, capsys, words, told):
-    words = [word.format(bad=BAD) for word in words]
-    out = [] if any(word.startswith(("out", "text")) for word in words) else ["out=out.csv"]
-    said = mistake(["predict", f"ckpt={trained}", *words, *out], capsys)
-    for part in told:
-        assert re.search(part, said), said
+@pytest.mark.parametrize("options, parts", PREDICT, ids=[" ".join(p[0]) for p in PREDICT])  # noqa: PT006
+def test_a_wrong_predict_command_is_an_error(trained, place, capsys, options, parts):
+    options = [option.format(bad=BAD) for option in options]
+    out = [] if any(option.startswith(("out", "text")) for option in options) else ["out=out.csv"]
+    error = error_of(["predict", f"ckpt={trained}", *options, *out], capsys)
+    for part in parts:
+        assert re.search(part, error), error
     assert_nothing_written(place)

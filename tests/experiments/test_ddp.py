@@ -1,4 +1,4 @@
-"""Two processes on one machine are one process with the doubled batch size."""
+"""Two processes on one machine give the same run as one process with twice the batch size."""
 
 import json
 import os
@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.runs import Runs, Watch, results, rows_of, still_model, transfer, weights
+from tests.runs import Runs, Watch, deterministic_model, results, rows_of, transfer, weights
 
-# Adam makes steps of rounding errors, where a gradient is 0 but for them.
+# With a gradient of 0, Adam amplifies rounding errors, which differ between one and two ranks.
 SGD = [
     f"{place}.{change}"
     for place in ("stages.source.optimizer", "stages.target.optimizer")
@@ -21,35 +21,35 @@ SGD = [
     for place in ("stages.source.optimizer", "stages.target.optimizer")
     for name in ("betas", "eps")
 ]
-STILL = ["stages.target.head.dropout=0.0", "stages.source.head.dropout=0.0"]
+NO_DROPOUT = ["stages.target.head.dropout=0.0", "stages.source.head.dropout=0.0"]
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    folder = still_model(tmp_path_factory.mktemp("still"))
+    folder = deterministic_model(tmp_path_factory.mktemp("model"))
     return Runs(folder, tmp_path_factory.mktemp("runs"))
 
 
 def overrides(runs, batch_size):
     sizes = [f"stages.{name}.data.batch_size={batch_size}" for name in ("source", "target")]
     odd = ["stages.target.data.splits.test=37", "stages.target.data.splits.val=13"]
-    return [*transfer(runs.news, runs.movies, *STILL, *sizes, *odd, *SGD, baselines=False)]
+    return [*transfer(runs.news, runs.movies, *NO_DROPOUT, *sizes, *odd, *SGD, baselines=False)]
 
 
 @pytest.fixture(scope="module")
 def alone(runs, tmp_path_factory):
-    """One process with batches of 16."""
+    """Run of one process with batches of 16."""
     folder = tmp_path_factory.mktemp("alone")
     Watch.reset()
     runs.fit(folder, *overrides(runs, 16))
     return folder
 
 
-def launch(runs, folder, *words, **environment):
+def launch(runs, folder, *overrides, **environment):
     process = {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "lightning_transfer", "fit", *runs.words]
+    command = [sys.executable, "-m", "lightning_transfer", "fit", *runs.overrides]
     return subprocess.run(
-        [*command, *words, f"hydra.run.dir={folder}"],
+        [*command, *overrides, f"hydra.run.dir={folder}"],
         env={**os.environ, **runs.environment, **process, **environment},
         cwd=runs.folder,
         capture_output=True,
@@ -60,9 +60,9 @@ def launch(runs, folder, *words, **environment):
 
 def assert_close(folder, alone):
     for name in ("source-seed0", "source-seed0/target-seed0"):
-        ours, theirs = (weights(f / "stages" / name / "final.ckpt") for f in (folder, alone))
-        for key, value in theirs.items():
-            torch.testing.assert_close(ours[key], value, atol=1e-5, rtol=1e-5)
+        final, expected = (weights(f / "stages" / name / "final.ckpt") for f in (folder, alone))
+        for key, value in expected.items():
+            torch.testing.assert_close(final[key], value, atol=1e-5, rtol=1e-5)
         fits = [json.loads((f / "stages" / name / "fit.json").read_text()) for f in (folder, alone)]
         assert fits[0]["steps"] == fits[1]["steps"] == 4
         assert fits[0]["epochs"] == fits[1]["epochs"] == 2
@@ -78,7 +78,7 @@ def assert_close(folder, alone):
 
 
 @pytest.mark.slow
-def test_two_ranks_equal_one_with_the_doubled_batch(runs, alone, tmp_path):
+def test_two_ranks_equal_one_process_with_twice_the_batch_size(runs, alone, tmp_path):
     folder = tmp_path / "run"
     two = ["trainer.devices=2", "trainer.strategy=ddp"]
     done = launch(runs, folder, *overrides(runs, 8), *two)
@@ -90,17 +90,17 @@ def test_two_ranks_equal_one_with_the_doubled_batch(runs, alone, tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_ranks_go_on_together(runs, alone, tmp_path):
+def test_killed_ranks_resume_together(runs, alone, tmp_path):
     folder = tmp_path / "run"
-    words = [*overrides(runs, 8), "trainer.devices=2", "trainer.strategy=ddp", "resume_every=1"]
-    killed = launch(runs, folder, *words, WATCH_KILLS="source-seed0/target-seed0,batch,3")
+    two = [*overrides(runs, 8), "trainer.devices=2", "trainer.strategy=ddp", "resume_every=1"]
+    killed = launch(runs, folder, *two, WATCH_KILLS="source-seed0/target-seed0,batch,3")
     assert killed.returncode == -9, killed.stderr
-    done = launch(runs, folder, *words, "resume=true")
+    done = launch(runs, folder, *two, "resume=true")
     assert done.returncode == 0, done.stderr
     assert_close(folder, alone)
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_forked_ranks_equal_one_with_the_doubled_batch(runs, alone, tmp_path):
+def test_forked_ranks_equal_one_process_with_twice_the_batch_size(runs, alone, tmp_path):
     runs.fit(tmp_path, *overrides(runs, 8), "trainer.devices=2", "trainer.strategy=ddp_fork")
     assert_close(tmp_path, alone)

@@ -1,4 +1,4 @@
-"""Each family of models, through a step of training, a checkpoint and a model folder."""
+"""Each family of models through a training step, a checkpoint and a model folder."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from tests.tiny import HIDDEN, make_backbone, make_batch, make_loader, make_trai
 from tests.tiny_seq2seq import SEQ2SEQ, make_seq2seq
 
 SINGLE = Labels("single_label", ("negative", "neutral", "positive"))
-READERS = ("bert", "roberta", "distilbert", "deberta-v2", "gpt2")
+BACKBONES = ("bert", "roberta", "distilbert", "deberta-v2", "gpt2")
 
 
 def make_task(name, head_class=MLPHead, labels=SINGLE):
@@ -29,17 +29,17 @@ def outputs(task, batch):
         return task.eval()(batch)
 
 
-@pytest.mark.parametrize("name", READERS)
-def test_a_model_that_reads_learns_is_saved_and_says_the_same(name, tokenizer, tmp_path):
+@pytest.mark.parametrize("name", BACKBONES)
+def test_a_model_is_trained_saved_and_loaded_with_equal_outputs(name, tokenizer, tmp_path):
     task = make_task(name)
     before = {k: v.clone() for k, v in task.state_dict().items()}
     trainer = make_trainer(max_steps=1)
     loader = make_loader("single_label", outputs=3)
     trainer.fit(task, loader, loader)
     after = task.state_dict()
-    still = {k for k in before if torch.equal(before[k], after[k])}
-    assert not {k for k in still if "query" in k or "c_attn" in k or "q_lin" in k}
-    assert not {k for k in still if k.startswith("head.out")}
+    unchanged = {k for k in before if torch.equal(before[k], after[k])}
+    assert not {k for k in unchanged if "query" in k or "c_attn" in k or "q_lin" in k}
+    assert not {k for k in unchanged if k.startswith("head.out")}
     trainer.save_checkpoint(tmp_path / "one.ckpt")
     export(task, tokenizer, tmp_path / "model")
     batch = make_batch("single_label", outputs=3, seed=5)
@@ -51,7 +51,7 @@ def test_a_model_that_reads_learns_is_saved_and_says_the_same(name, tokenizer, t
 
 @pytest.mark.parametrize("head_class", [MLPHead, LinearHead])
 @pytest.mark.parametrize("labels", [SINGLE, Labels("regression")])
-def test_a_causal_model_is_read_at_its_last_token(head_class, labels):
+def test_a_causal_model_is_pooled_at_its_last_token(head_class, labels):
     task = make_task("gpt2", head_class, labels)
     batch = make_batch()
     before = outputs(task, batch)
@@ -63,9 +63,9 @@ def test_a_causal_model_is_read_at_its_last_token(head_class, labels):
 
 
 @pytest.mark.parametrize(("head_class", "name"), [(MLPHead, "MLPHead"), (LinearHead, "LinearHead")])
-def test_a_causal_model_is_not_read_at_its_first_token(head_class, name):
+def test_cls_pooling_of_a_causal_model_is_an_error(head_class, name):
     with pytest.raises(
-        ValueError, match=rf"GPT2Model reads from left to right, .* {name} pools cls; set head.pool"
+        ValueError, match=rf"GPT2Model is causal, so .* {name} has pooling=cls; set head.pool"
     ):
         SequenceClassification(
             make_seq2seq("gpt2"), head_class(HIDDEN, 3, pooling="cls"), labels=SINGLE
@@ -74,7 +74,7 @@ def test_a_causal_model_is_not_read_at_its_first_token(head_class, name):
 
 @pytest.mark.parametrize("name", ["t5", "bart", "marian", "bert2bert"])
 @pytest.mark.parametrize("labels", [SINGLE, Labels("regression")])
-def test_an_encoder_decoder_is_refused_where_there_are_no_targets(name, labels):
+def test_an_encoder_decoder_is_an_error_in_tasks_without_targets(name, labels):
     task_class = SequenceRegression if labels.kind == "regression" else SequenceClassification
     kind = type(make_seq2seq(name).model).__name__
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""Killed at any moment of saving, the newest checkpoint loads; the next start sweeps up."""
+"""A process killed while it saves leaves a loadable checkpoint; the next start cleans up."""
 
 import os
 import random
@@ -14,14 +14,14 @@ import torch
 
 from lightning_transfer.checkpoints.checkpoint_io import AtomicCheckpointIO, read_checkpoint
 from lightning_transfer.experiments.run_folder import RunFolder
-from tests.runs import left_behind
+from tests.runs import unfinished_files
 
 ROUNDS = 20
 SHM = Path("/dev/shm")
 
 
-def save_for_ever(folder, temp):
-    """Save a checkpoint of known content again and again; runs in a process of its own."""
+def save_forever(folder, temp):
+    """Save checkpoints of known content in a loop, for a child process."""
     os.environ["TMPDIR"] = str(temp)
     tempfile.tempdir = None
     torch.set_num_threads(1)
@@ -37,16 +37,16 @@ def start(folder, temp):
         child = os.fork()
     if child == 0:
         try:
-            save_for_ever(folder, temp)
+            save_forever(folder, temp)
         finally:
             os._exit(1)
     return child
 
 
 def wait_for(path):
-    until = time.monotonic() + 20
+    deadline = time.monotonic() + 20
     while not path.exists():
-        assert time.monotonic() < until
+        assert time.monotonic() < deadline
         time.sleep(0.002)
 
 
@@ -67,7 +67,7 @@ def test_newest_checkpoint_loads_after_a_kill_at_any_moment(tmp_path, other_file
         folder = tmp_path / "run"
         with RunFolder.open(folder, config=config, resume=number > 0):
             pass
-        assert left_behind(folder) == []  # of the round before
+        assert unfinished_files(folder) == []  # those of the previous round are removed
         temp = other_file_system if number % 2 else tmp_path
         newest = folder / "last.ckpt"
         newest.unlink(missing_ok=True)
@@ -81,8 +81,8 @@ def test_newest_checkpoint_loads_after_a_kill_at_any_moment(tmp_path, other_file
         assert torch.equal(
             found["state_dict"]["weight"], torch.full((300_000,), float(found["step"]))
         )
-        unfinished += bool(left_behind(folder))
+        unfinished += bool(unfinished_files(folder))
         assert not list(other_file_system.iterdir())
-    assert unfinished  # or no kill ever hit a save, and nothing was tested
+    assert unfinished  # else no kill interrupted a save, and nothing was tested
     with RunFolder.open(folder, config=config, resume=True):
-        assert left_behind(folder) == []
+        assert unfinished_files(folder) == []

@@ -1,4 +1,4 @@
-"""The main job in small, with the packaged MiniLM; `.ci/run` runs it in full from the wheel."""
+"""The experiment news_to_movies on few rows; `.ci/run` runs it in full from the wheel."""
 
 import json
 
@@ -13,19 +13,19 @@ from lightning_transfer.cli import main
 @pytest.mark.network
 def test_news_to_movies_with_the_packaged_model(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    words = [
+    command = [
         "fit +experiment=news_to_movies seeds=[0] stages.source.data.train_size=320",
         "stages.source.epochs=1 stages.target.epochs=1 stages.target.data.splits.test=300",
         f"trainer.accelerator=cpu hydra.run.dir={tmp_path}/run",
     ]
-    assert main(" ".join(words).split()) == 0
+    assert main(" ".join(command).split()) == 0
     results = json.loads((tmp_path / "run/results.json").read_text())
     rows = {row["name"]: row for row in results["rows"]}
     assert list(rows) == ["source", "zero_shot", "no_source", "transfer"]
     assert (rows["zero_shot"]["n_train"], rows["transfer"]["n_train"]) == (0, 128)
     assert rows["transfer"]["n_test"] == 300
     assert 0.3 < rows["transfer"]["metrics"]["pearson"]["mean"] < 0.9
-    assert results["comparison"]["verdict"] == "not significant"  # one seed says so
+    assert results["comparison"]["verdict"] == "not significant"  # one seed has no interval
     capsys.readouterr()
     assert main(["predict", f"ckpt={tmp_path}/run", "text=I love this movie!"]) == 0
     label, rating = capsys.readouterr().out.split()

@@ -1,4 +1,4 @@
-"""Pretraining as a stage of a run: what it reports, hands on and refuses."""
+"""Pretraining stages in whole runs: their rows, weight transfer, tokenizers and errors."""
 
 import json
 import logging
@@ -24,9 +24,9 @@ SMALL = (
 def runs(tiny_folder, tmp_path_factory):
     runs = Runs(tiny_folder, tmp_path_factory.mktemp("runs"))
     runs.text = runs.folder / "text.txt"
-    # Of one word each, which are easy to learn: a masked word is any of its neighbours.
-    alike = [f"{' '.join([word] * 8)}. " * count for word in WORDS for count in (3, 4)]
-    runs.text.write_text("\n\n".join([*stories(20), *alike]))
+    # Documents of one repeated word are easy to learn: a masked word equals its neighbours.
+    uniform = [f"{' '.join([word] * 8)}. " * count for word in WORDS for count in (3, 4)]
+    runs.text.write_text("\n\n".join([*stories(20), *uniform]))
     return runs
 
 
@@ -36,7 +36,7 @@ def _reset():
 
 
 def pretraining(runs, name="adapt", packing="packed", *options):
-    """The overrides that make a stage of raw text."""
+    """Return the overrides of a pretraining stage."""
     where = f"stages.{name}"
     return [
         *([] if name == "target" else [f"+stage@{where}=default"]),
@@ -55,7 +55,8 @@ def pretraining(runs, name="adapt", packing="packed", *options):
     ]
 
 
-LEARNS = (  # rows of one word, and enough steps at a rate at which a new head learns too
+# Many steps, at a learning rate high enough for a new head.
+LEARNS = (
     "stages.adapt.seed=0",
     "stages.adapt.epochs=16",
     "stages.adapt.data.batch_size=8",
@@ -83,7 +84,7 @@ def whole(runs, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_pretraining_is_one_more_stage_with_its_own_row(whole):
+def test_a_pretraining_stage_has_its_own_row(whole):
     folder, started = whole
     rows = rows_of(json.loads((folder / "results.json").read_text()))
     assert list(rows) == ["adapt", "no_adapt", "transfer"]
@@ -105,13 +106,13 @@ def test_pretraining_is_one_more_stage_with_its_own_row(whole):
 
 
 @pytest.mark.slow
-def test_the_loss_before_is_that_of_the_weights_that_the_stage_starts_from(whole):
+def test_the_loss_before_is_that_of_the_initial_weights(whole):
     folder, _ = whole
     found = json.loads((folder / "stages/adapt-seed0/before.json").read_text())
     rows = rows_of(json.loads((folder / "results.json").read_text()))
     own = rows["adapt"]["metrics"]
     assert found["mlm_loss_before"] == own["mlm_loss_before"]["mean"]
-    # A new head knows how frequent the tokens are, and little more.
+    # A new head starts with the frequencies of the tokens as its bias.
     assert found["mlm_loss_before"] == pytest.approx(own["unigram_loss"]["mean"], abs=0.6)
 
 
@@ -119,24 +120,25 @@ def test_the_loss_before_is_that_of_the_weights_that_the_stage_starts_from(whole
 def test_the_next_stage_starts_from_the_adapted_backbone(whole):
     folder, started = whole
     final = weights(folder / "stages/adapt-seed0/final.ckpt")
-    begun = dict(started)["adapt-seed0/target-seed0"]
+    start = dict(started)["adapt-seed0/target-seed0"]
     for name, value in final.items():
         if name.startswith("backbone."):
-            assert torch.equal(begun[name], value), name
+            assert torch.equal(start[name], value), name
     assert "head.bias" in final
-    assert "head.bias" not in begun
+    assert "head.bias" not in start
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("packing", ["packed", "pairs"])
-def test_a_run_that_is_cut_off_in_mid_epoch_ends_with_the_same_weights(runs, tmp_path, packing):
-    words = [*pretraining(runs, "target", packing), "resume_every=1"]
-    one, other = runs.whole_and_cut(tmp_path, *words, stop=("batch", 2))
-    assert one.keys() == other.keys()
-    assert all(torch.equal(one[name], other[name]) for name in one)
+def test_a_run_resumed_in_mid_epoch_ends_with_the_same_weights(runs, tmp_path, packing):
+    overrides = [*pretraining(runs, "target", packing), "resume_every=1"]
+    whole, resumed = runs.fit_whole_and_resumed(tmp_path, *overrides, stop=("batch", 2))
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
 def scratch(runs, *options):
+    """Return the overrides of a run with random initial weights and a trained tokenizer."""
     return [
         "backbone=scratch",
         *pretraining(runs, "target", "pairs"),
@@ -146,12 +148,9 @@ def scratch(runs, *options):
     ]
 
 
-def test_a_model_is_pretrained_from_nothing_with_a_tokenizer_of_its_own(runs, tmp_path):
-    runs_words, runs.words = runs.words, ["trainer.accelerator=cpu"]
-    try:
-        found = runs.fit(tmp_path, *scratch(runs))
-    finally:
-        runs.words = runs_words
+def test_a_model_is_pretrained_from_scratch_with_a_trained_tokenizer(runs, tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "overrides", ["trainer.accelerator=cpu"])
+    found = runs.fit(tmp_path, *scratch(runs))
     metrics = found["rows"][0]["metrics"]
     assert 0 < metrics["nsp_accuracy"]["mean"] <= 1
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
@@ -160,9 +159,9 @@ def test_a_model_is_pretrained_from_nothing_with_a_tokenizer_of_its_own(runs, tm
     assert tokenizer.unk_token_id not in encoded["input_ids"]
     loaded = load(tmp_path / "model").task
     with torch.no_grad():
-        theirs = model(**encoded).logits[0]
-        assert torch.allclose(loaded(encoded).tokens, theirs, atol=1e-5)
-    with pytest.raises(ValueError, match="has learned text without labels"):
+        expected = model(**encoded).logits[0]
+        assert torch.allclose(loaded(encoded).tokens, expected, atol=1e-5)
+    with pytest.raises(ValueError, match="predicts tokens of raw text and has no labels"):
         Predictor.from_path(tmp_path / "model")
     start = read_weights(tmp_path)
     assert start.tokenizer.get_vocab() == tokenizer.get_vocab()
@@ -171,43 +170,47 @@ def test_a_model_is_pretrained_from_nothing_with_a_tokenizer_of_its_own(runs, tm
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["backbone.config.vocab_size=60"], "the tokenizer has 90 tokens and the backbone embedd"),
-        (["+tokenizer.stage=no"], "tokenizer.stage='no' is no stage; stages: target"),
+        (["backbone.config.vocab_size=60"], "the tokenizer has 90 tokens, the backbone has embedd"),
+        (["+tokenizer.stage=no"], "tokenizer.stage: unknown stage 'no'. Stages: target"),
         (["+tokenizer.kind=words"], "tokenizer: tokenizer.kind must be one of wordpiece"),
         (["stages.target.data.documents.source=/none.txt"], "no file or folder /none.txt"),
-        (["head@stages.target.head=mlp"], "needs a head over the vocabulary, got MLPHead"),
+        (
+            ["head@stages.target.head=mlp"],
+            "MaskedLanguageModelling needs a LanguageModelHead, got MLPHead",
+        ),
         (["stages.target.data.splits.val=90"], "splits.val=90 asks for 90 documents, there are"),
-        (["stages.target.monitor=val/mlm_los"], "'val/mlm_los' is no validation metric of this"),
+        (
+            ["stages.target.monitor=val/mlm_los"],
+            "stages.target.monitor: unknown validation metric 'val/mlm_los'; did",
+        ),
     ],
 )
-def test_mistakes_are_found_before_the_first_step(runs, tmp_path, overrides, message):
-    runs_words, runs.words = runs.words, ["trainer.accelerator=cpu"]
-    try:
-        with pytest.raises((ValueError, OSError), match=message):
-            runs.fit(tmp_path, *scratch(runs), *overrides)
-    finally:
-        runs.words = runs_words
+def test_a_wrong_override_is_an_error_before_training(
+    runs, tmp_path, monkeypatch, overrides, message
+):
+    monkeypatch.setattr(runs, "overrides", ["trainer.accelerator=cpu"])
+    with pytest.raises((ValueError, OSError), match=message):
+        runs.fit(tmp_path, *scratch(runs), *overrides)
     assert Watch.titles() == []
 
 
-def test_a_tokenizer_is_trained_on_raw_text_only(runs, tmp_path):
-    with pytest.raises(ValueError, match=r"tokenizer.stage='target' has data of Files, and a"):
+def test_a_tokenizer_cannot_be_trained_on_labelled_rows(runs, tmp_path):
+    with pytest.raises(ValueError, match=r"tokenizer.stage='target' has data of Files, but a"):
         runs.fit(tmp_path, *stage("target", runs.movies), f"tokenizer={TOKENIZER}")
 
 
-def test_the_best_weights_are_those_of_the_lowest_perplexity(runs, tmp_path, caplog):
+def test_the_best_weights_have_the_lowest_perplexity(runs, tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         runs.fit(tmp_path, *pretraining(runs, "target"), "stages.target.epochs=2")
     [record] = (tmp_path / "stages/target-seed0").glob("fit.json")
     best = json.loads(record.read_text())["best"]
     rows = (tmp_path / "stages/target-seed0/metrics.csv").read_text().splitlines()
-    names = rows[0].split(",")
-    place = names.index("val/perplexity")
-    values = [float(row.split(",")[place]) for row in rows[1:] if row.split(",")[place]]
+    column = rows[0].split(",").index("val/perplexity")
+    values = [float(row.split(",")[column]) for row in rows[1:] if row.split(",")[column]]
     assert best == pytest.approx(min(values), 1e-4)
 
 
-def test_an_accuracy_can_be_monitored_and_is_better_when_higher(runs):
+def test_a_monitored_accuracy_is_better_if_higher(runs):
     from lightning_transfer.experiments.stage_runner import StageRunner
 
     config = runs.config(*pretraining(runs, "target"), "stages.target.monitor=val/mlm_accuracy")
@@ -217,29 +220,30 @@ def test_an_accuracy_can_be_monitored_and_is_better_when_higher(runs):
     assert (runner.mode("target"), runner.metric("target")) == ("min", "perplexity")
 
 
-def test_a_causal_model_is_pretrained_by_the_same_stage(runs, tmp_path):
+def test_a_causal_model_is_pretrained(runs, tmp_path, monkeypatch):
     causal = {
         "task@stages.target.task=masked_language_modelling": "causal_language_modelling",
         "head@stages.target.head=language_model": "next_token",
     }
-    words = [
-        f"{word.partition('=')[0]}={causal[word]}" if word in causal else word
-        for word in scratch(runs, "stages.target.data.pretraining=causal")
+    changes = {
+        "packing=pairs": "packing=packed",
+        "model_type: bert": "model_type: gpt2",
+        "vocab_size: 90}": "vocab_size: 90, segments: false}",
+    }
+    overrides = [
+        f"{override.partition('=')[0]}={causal[override]}" if override in causal else override
+        for override in scratch(runs, "stages.target.data.pretraining=causal")
     ]
-    words = [word.replace("packing=pairs", "packing=packed") for word in words]
-    words = [word.replace("model_type: bert", "model_type: gpt2") for word in words]
-    words = [word.replace("vocab_size: 90}", "vocab_size: 90, segments: false}") for word in words]
-    runs_words, runs.words = runs.words, ["trainer.accelerator=cpu"]
-    try:
-        found = runs.fit(tmp_path, *words)
-    finally:
-        runs.words = runs_words
+    for old, new in changes.items():
+        overrides = [override.replace(old, new) for override in overrides]
+    monkeypatch.setattr(runs, "overrides", ["trainer.accelerator=cpu"])
+    found = runs.fit(tmp_path, *overrides)
     metrics = found["rows"][0]["metrics"]
     assert metrics["lm_loss"]["mean"] < metrics["lm_loss_before"]["mean"]
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "model").eval()
     encoded = tokenizer("good film", return_tensors="pt")
     with torch.no_grad():
-        ours = load(tmp_path / "model").task(encoded)
-        theirs = model(**encoded).logits[0]
-    assert torch.allclose(ours, theirs, atol=1e-5)
+        logits = load(tmp_path / "model").task(encoded)
+        expected = model(**encoded).logits[0]
+    assert torch.allclose(logits, expected, atol=1e-5)

@@ -1,4 +1,4 @@
-"""A run that was cut off anywhere and went on is the run that was never cut off."""
+"""A run interrupted at any point and resumed equals the uninterrupted run."""
 
 import csv
 import json
@@ -17,10 +17,10 @@ from lightning_transfer.experiments.run_folder import RunFolder, read_config
 from tests.runs import (
     Stop,
     Watch,
-    left_behind,
     results,
     stage,
     transfer,
+    unfinished_files,
     weights,
     without_seconds,
 )
@@ -28,7 +28,7 @@ from tests.runs import (
 pytestmark = pytest.mark.jobs
 
 SOURCE, TARGET, ALONE = "source-seed0", "source-seed0/target-seed0", "target-seed0"
-# Four batches an epoch, two epochs a stage; every stage keeps drawing random numbers (dropout).
+# Four batches per epoch, two epochs per stage; dropout draws random numbers in every step.
 OPTIONS = (
     "resume_every=3",
     "+baselines={no_source: {order: [target]}}",
@@ -42,7 +42,7 @@ def overrides(runs):
 
 @pytest.fixture(scope="module")
 def whole(runs, tmp_path_factory):
-    """The run that was never interrupted, and the losses of its steps."""
+    """Folder of the uninterrupted run, and the losses of its steps."""
     folder = tmp_path_factory.mktemp("whole")
     Watch.reset()
     runs.fit(folder, *overrides(runs))
@@ -59,9 +59,9 @@ def assert_same_run(one, other, names=(SOURCE, TARGET, ALONE)):
     for name in names:
         stage_one, stage_other = (Path(folder) / "stages" / name for folder in (one, other))
         assert curve(one, name) == curve(other, name)
-        ours, theirs = (weights(folder / "final.ckpt") for folder in (stage_one, stage_other))
-        assert ours.keys() == theirs.keys()
-        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+        final, expected = (weights(folder / "final.ckpt") for folder in (stage_one, stage_other))
+        assert final.keys() == expected.keys()
+        assert all(torch.equal(final[key], expected[key]) for key in final)
         fits = [
             json.loads((folder / "fit.json").read_text()) for folder in (stage_one, stage_other)
         ]
@@ -101,13 +101,13 @@ CHAINS = [
             (TARGET, "epoch", 0),
             (TARGET, "validation", 8),
         ],
-        id="at the edges of epochs",
+        id="between epochs",
     ),
 ]
 
 
 @pytest.mark.parametrize("stops", CHAINS)
-def test_run_cut_off_again_and_again_ends_the_same(runs, whole, tmp_path, stops):
+def test_a_run_interrupted_several_times_equals_the_uninterrupted_run(runs, whole, tmp_path, stops):
     for stop in stops:
         interrupt(runs, tmp_path, stop=stop)
     runs.fit(tmp_path, *overrides(runs), resume=True)
@@ -115,7 +115,7 @@ def test_run_cut_off_again_and_again_ends_the_same(runs, whole, tmp_path, stops)
 
 
 def failing(function, when):
-    """Return the function with a failure in front of the first call that ``when`` picks."""
+    """Wrap a function so that its first call selected by ``when`` fails."""
     fired = []
 
     def wrapped(*args, **kwargs):
@@ -128,23 +128,25 @@ def failing(function, when):
 
 
 BETWEEN = (
-    (fitting, "merge_logs", lambda *_: True),  # final.ckpt is there, the resume point too
+    (fitting, "merge_logs", lambda *_: True),  # both final.ckpt and the resume point exist
     (stage_runner, "atomic_write", lambda path, _: str(path).endswith(f"{SOURCE}/fit.json")),
-    (stage_runner, "score", lambda *_, **__: True),  # trained and written down, not tested
+    (stage_runner, "score", lambda *_, **__: True),  # trained, not tested
     (stage_runner, "atomic_write", lambda path, _: str(path).endswith("test-target.json")),
     (stage_runner, "atomic_write", lambda path, _: str(path).endswith(f"{TARGET}/fit.json")),
-    (experiment, "plot_curves", lambda *_, **__: True),
-    (experiment, "export", lambda *_, **__: True),  # results and curves are written by now
+    (experiment, "plot_training_curves", lambda *_, **__: True),
+    (experiment, "export", lambda *_, **__: True),  # results and plots are written
 )
 
 
-def test_run_cut_off_between_steps_ends_the_same(runs, whole, tmp_path, monkeypatch):
+def test_a_run_interrupted_outside_training_ends_with_equal_results(
+    runs, whole, tmp_path, monkeypatch
+):
     for module, name, when in BETWEEN:
         with monkeypatch.context() as patch:
             patch.setattr(module, name, failing(getattr(module, name), when))
             interrupt(runs, tmp_path)
         assert not (tmp_path / "learning_curves.png").exists()
-        assert left_behind(tmp_path) == []
+        assert unfinished_files(tmp_path) == []
     runs.fit(tmp_path, *overrides(runs), resume=True, curves=True)
     assert_same_run(tmp_path, whole[0])
     assert (tmp_path / "learning_curves.png").exists()
@@ -161,27 +163,27 @@ ODD = {
 
 
 @pytest.mark.parametrize("options, lr, stop", ODD.values(), ids=ODD)  # noqa: PT006
-def test_resume_is_exact_with(runs, tmp_path, options, lr, stop):
+def test_resume_is_exact_with_other_trainer_arguments(runs, tmp_path, options, lr, stop):
     one, other = tmp_path / "whole", tmp_path / "resumed"
-    words = [*stage("target", runs.movies, *options, epochs=3, lr=lr), "resume_every=1"]
-    runs.fit(one, *words)
+    own = [*stage("target", runs.movies, *options, epochs=3, lr=lr), "resume_every=1"]
+    runs.fit(one, *own)
     Watch.stop = (ALONE, *stop)
     with pytest.raises(Stop):
-        runs.fit(other, *words)
+        runs.fit(other, *own)
     Watch.stop = None
-    runs.fit(other, *words, resume=True)
+    runs.fit(other, *own, resume=True)
     assert_same_run(one, other, names=[ALONE])
 
 
-def test_steps_after_a_resume_are_those_that_were_missing(runs, whole, tmp_path):
+def test_a_resumed_run_takes_the_missing_steps_only(runs, whole, tmp_path):
     interrupt(runs, tmp_path, stop=(SOURCE, "batch", 6))
     assert whole[1][:6] == Watch.losses
     Watch.reset()
     runs.fit(tmp_path, *overrides(runs), resume=True)
-    assert whole[1][4:] == Watch.losses  # the resume point is that of the epoch's end
+    assert whole[1][4:] == Watch.losses  # from the resume point at the end of the epoch
 
 
-def test_finished_stages_are_left_alone(runs, whole, tmp_path):
+def test_files_of_finished_stages_do_not_change(runs, whole, tmp_path):
     interrupt(runs, tmp_path, stop=(TARGET, "batch", 3))
     done = [p for name in (SOURCE, ALONE) for p in (tmp_path / "stages" / name).glob("*.*")]
     before = {p: p.stat().st_mtime_ns for p in done if p.is_file()}
@@ -192,7 +194,7 @@ def test_finished_stages_are_left_alone(runs, whole, tmp_path):
     assert {p: p.stat().st_mtime_ns for p in before} == before
 
 
-def test_finished_run_is_written_again_without_a_step(runs, tmp_path):
+def test_a_resumed_finished_run_takes_no_step(runs, tmp_path):
     config = stage("target", runs.movies, epochs=1)
     found = runs.fit(tmp_path, *config)
     Watch.reset()
@@ -201,13 +203,13 @@ def test_finished_run_is_written_again_without_a_step(runs, tmp_path):
 
 
 def command(runs, folder, *more):
-    return ["fit", *runs.words, *overrides(runs), f"hydra.run.dir={folder}", *more]
+    return ["fit", *runs.overrides, *overrides(runs), f"hydra.run.dir={folder}", *more]
 
 
 def short(runs, folder, *more):
     """Return the command line of one stage of one epoch."""
-    words = stage("target", runs.movies, epochs=1)
-    return ["fit", *runs.words, *words, f"hydra.run.dir={folder}", *more]
+    own = stage("target", runs.movies, epochs=1)
+    return ["fit", *runs.overrides, *own, f"hydra.run.dir={folder}", *more]
 
 
 @pytest.fixture
@@ -221,42 +223,42 @@ def cache(runs, monkeypatch):
     ("error", "code"),
     [(KeyboardInterrupt, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)],
 )
-def test_interrupted_run_leaves_what_is_finished_and_resume_completes_it(
+def test_an_interrupted_run_writes_its_finished_rows_and_can_be_resumed(
     runs, whole, tmp_path, capsys, error, code
 ):
     folder = tmp_path / "run"
     Watch.stop, Watch.error = (TARGET, "batch", 6), error
     assert main(command(runs, folder)) == code
-    said = capsys.readouterr()
-    assert "Traceback" not in said.err
-    assert "resume=true" in said.err
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    assert "resume=true" in error
     partial = results(folder)
     assert [row["name"] for row in partial["rows"]] == ["source", "no_source"]
     assert partial["missing"] == ["transfer"]
     assert partial["comparison"] is None
-    assert left_behind(folder) == []
+    assert unfinished_files(folder) == []
     Watch.reset()
     assert main(command(runs, folder, "resume=true")) == 0
     assert_same_run(folder, whole[0])
 
 
 @pytest.mark.usefixtures("cache")
-def test_folder_of_a_finished_run_is_refused_and_untouched(runs, tmp_path, capsys):
+def test_a_run_in_the_folder_of_a_finished_run_is_an_error(runs, tmp_path, capsys):
     folder = tmp_path / "run"
     assert main(short(runs, folder)) == 0
     before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.suffix != ".log"}
     capsys.readouterr()
     assert main(short(runs, folder)) > 0
-    said = capsys.readouterr().err
-    assert "holds a run already" in said
-    assert "resume=true" in said
-    assert "Traceback" not in said
+    error = capsys.readouterr().err
+    assert "already contains a run" in error
+    assert "resume=true" in error
+    assert "Traceback" not in error
     after = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.suffix != ".log"}
     assert after == before
 
 
 @pytest.mark.usefixtures("cache")
-def test_second_run_in_the_folder_is_refused(runs, tmp_path, capsys):
+def test_a_second_run_in_a_locked_folder_is_an_error(runs, tmp_path, capsys):
     folder = tmp_path / "run"
     Watch.stop = ("target-seed0", "batch", 2)
     assert main(short(runs, folder)) == 1
@@ -264,27 +266,27 @@ def test_second_run_in_the_folder_is_refused(runs, tmp_path, capsys):
     capsys.readouterr()
     with RunFolder.open(folder, config=read_config(folder), resume=True):
         assert main(short(runs, folder, "resume=true")) > 0
-    said = capsys.readouterr().err
-    assert "another run is going on" in said
-    assert "Traceback" not in said
+    error = capsys.readouterr().err
+    assert "another run is using" in error
+    assert "Traceback" not in error
     assert Watch.started == []
 
 
 @pytest.mark.usefixtures("cache")
-def test_other_config_is_not_resumed(runs, tmp_path, capsys):
+def test_resume_with_another_config_is_an_error(runs, tmp_path, capsys):
     folder = tmp_path / "run"
     Watch.stop = ("target-seed0", "batch", 2)
     assert main(short(runs, folder)) > 0
     Watch.stop = None
     capsys.readouterr()
     assert main(short(runs, folder, "resume=true", "stages.target.epochs=4")) > 0
-    said = capsys.readouterr().err
-    assert "stages.target.epochs: 1 in the folder, 4 now" in said
+    error = capsys.readouterr().err
+    assert "stages.target.epochs: 1 in the folder, 4 now" in error
     assert main(short(runs, folder, "resume=true", "resume_every=2")) == 0
 
 
 @pytest.mark.usefixtures("cache")
-def test_a_mistake_leaves_the_folder_free(runs, tmp_path, capsys):
+def test_a_failed_dry_run_leaves_the_folder_free(runs, tmp_path, capsys):
     folder = tmp_path / "run"
     assert main(short(runs, folder, "stages.target.data.columns.label=stars")) > 0
     assert "'stars'" in capsys.readouterr().err
@@ -292,18 +294,17 @@ def test_a_mistake_leaves_the_folder_free(runs, tmp_path, capsys):
 
 
 @pytest.mark.usefixtures("cache")
-def test_resume_without_a_folder_is_told(runs, capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # where Hydra makes a folder for its log
+def test_resume_without_a_run_folder_is_an_error(runs, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # Hydra creates a folder for its log here
     assert main([*short(runs, "x")[:-1], "resume=true"]) != 0
     assert "hydra.run.dir" in capsys.readouterr().err
 
 
 def launch(runs, folder, *more, **environment):
-    # One thread, as in this process: sums in another order have other last digits.
+    # One thread, as in this process: a sum in another order rounds differently.
     process = {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
-    words = [sys.executable, "-m", "lightning_transfer", *command(runs, folder, *more)]
     return subprocess.run(
-        words,
+        [sys.executable, "-m", "lightning_transfer", *command(runs, folder, *more)],
         env={**os.environ, **runs.environment, **environment, **process},
         cwd=runs.folder,
         capture_output=True,
@@ -314,7 +315,7 @@ def launch(runs, folder, *more, **environment):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kills", [f"{SOURCE},batch,6", f"{TARGET},validation,4"])
-def test_killed_process_goes_on_to_the_same_numbers(runs, whole, tmp_path, kills):
+def test_a_killed_and_resumed_process_has_equal_results(runs, whole, tmp_path, kills):
     killed = launch(runs, tmp_path / "run", WATCH_KILLS=kills)
     assert killed.returncode == -9, killed.stderr
     assert not (tmp_path / "run/results.json").exists()
@@ -323,4 +324,4 @@ def test_killed_process_goes_on_to_the_same_numbers(runs, whole, tmp_path, kills
     found = without_seconds(results(tmp_path / "run"))
     expected = without_seconds(results(whole[0]))
     assert found == expected
-    assert left_behind(tmp_path / "run") == []
+    assert unfinished_files(tmp_path / "run") == []

@@ -1,3 +1,5 @@
+"""Run folder: lock, config, resume, and the removal of unfinished files."""
+
 import logging
 import multiprocessing
 import os
@@ -21,6 +23,7 @@ CONFIG = {
     "order": ["source", "target"],
 }
 
+# A process that locks a folder; with "fork", its forked child outlives it.
 HOLDER = r"""
 import os, sys, time
 from lightning_transfer.experiments.run_folder import RunFolder
@@ -43,17 +46,17 @@ def changed(**stage):
 
 @pytest.fixture
 def holder(tmp_path):
-    """Return a function that starts a process which holds the folder."""
+    """Return a function that starts a process with the lock of the folder."""
     started = []
 
-    def start(*words):
+    def start(*arguments):
         child = subprocess.Popen(
-            [sys.executable, "-c", HOLDER, str(tmp_path / "run"), *words],
+            [sys.executable, "-c", HOLDER, str(tmp_path / "run"), *arguments],
             stdout=subprocess.PIPE,
             text=True,
         )
         started.append(child)
-        lines = [child.stdout.readline() for _ in range(2 if words else 1)]
+        lines = [child.stdout.readline() for _ in range(2 if arguments else 1)]
         return child, " ".join(line for line in lines if "ready" in line).split()[1:]
 
     yield start
@@ -62,7 +65,7 @@ def holder(tmp_path):
         child.communicate()
 
 
-def test_fresh_folder_gets_the_plain_config(tmp_path):
+def test_a_new_folder_gets_the_plain_config(tmp_path):
     with RunFolder.open(tmp_path / "a" / "run", config=CONFIG, resume=False) as run:
         assert run.path == tmp_path / "a" / "run"
         assert run.resumed is False
@@ -78,38 +81,42 @@ def test_paths_and_tuples_become_plain(tmp_path):
     assert read_config(tmp_path) == {"path": "a/b", "betas": [0.9, 0.999]}
 
 
-def test_value_that_yaml_cannot_hold_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"config value a\.b\[1\] must be plain, got object"):
+def test_a_value_without_yaml_form_is_an_error_with_its_key(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"config value a\.b\[1\] must be a mapping, .*, got object"
+    ):
         RunFolder.open(tmp_path / "run", config={"a": {"b": [1, object()]}}, resume=False)
     assert not (tmp_path / "run").exists()
 
 
-def test_second_run_in_a_folder_is_refused_and_changes_nothing(tmp_path):
+def test_a_second_run_in_a_folder_is_an_error_and_changes_nothing(tmp_path):
     RunFolder.open(tmp_path, config=CONFIG, resume=False).close()
     before = (tmp_path / "config.yaml").read_bytes()
-    with pytest.raises(ValueError, match=r"holds a run already; go on with it by resume=true, or"):
+    with pytest.raises(
+        ValueError, match=r"already contains a run; add resume=true to resume it, or"
+    ):
         RunFolder.open(tmp_path, config={"name": "other"}, resume=False)
     assert (tmp_path / "config.yaml").read_bytes() == before
 
 
 @pytest.mark.parametrize("resume", [False, True])
-def test_foreign_config_is_never_overwritten(tmp_path, resume):
+def test_the_config_of_another_program_is_never_overwritten(tmp_path, resume):
     (tmp_path / "config.yaml").write_text("mine: 1\n")
     (tmp_path / ".tmp-mine").write_text("mine")
     with pytest.raises(
-        ValueError, match=r"config\.yaml was not written by a run of lightning_tran"
+        ValueError, match=r"config\.yaml was not written by lightning_transfer and would"
     ):
         RunFolder.open(tmp_path, config=CONFIG, resume=resume)
     assert sorted(file.name for file in tmp_path.iterdir()) == [".tmp-mine", "config.yaml"]
 
 
-def test_resume_with_the_same_config_goes_on(tmp_path):
+def test_resume_with_the_same_config_is_allowed(tmp_path):
     RunFolder.open(tmp_path, config=CONFIG, resume=False).close()
     with RunFolder.open(tmp_path, config=changed(), resume=True) as run:
         assert run.resumed is True
 
 
-def test_resume_may_change_what_no_result_depends_on(tmp_path):
+def test_resume_may_change_keys_without_effect_on_results(tmp_path):
     RunFolder.open(tmp_path, config=CONFIG, resume=False).close()
     config = changed(trainer={"enable_progress_bar": False})
     config["logger"] = {"csv": True, "wandb": {"offline": True}}
@@ -141,27 +148,27 @@ def test_resume_with_another_config_names_the_keys_and_both_values(tmp_path, con
     assert read_config(tmp_path) == CONFIG
 
 
-def test_long_list_of_differences_is_cut(tmp_path):
+def test_a_long_list_of_differences_is_shortened(tmp_path):
     RunFolder.open(tmp_path, config={f"k{i}": 0 for i in range(15)}, resume=False).close()
     with pytest.raises(ValueError, match=r"k4: 0 in the folder, 1 now") as error:
         RunFolder.open(tmp_path, config={f"k{i}": 1 for i in range(15)}, resume=True)
     assert "and 5 more" in str(error.value)
 
 
-def test_nan_agrees_with_itself(tmp_path):
+def test_nan_equals_itself_in_configs(tmp_path):
     RunFolder.open(tmp_path, config={"x": float("nan")}, resume=False).close()
     RunFolder.open(tmp_path, config={"x": float("nan")}, resume=True).close()
 
 
-def test_resume_of_an_empty_folder_starts_from_the_beginning_and_says_so(tmp_path, caplog):
+def test_resume_in_an_empty_folder_starts_from_the_beginning(tmp_path, caplog):
     with caplog.at_level(logging.INFO), RunFolder.open(tmp_path, config={}, resume=True) as run:
         assert run.resumed is False
     assert [record.getMessage() for record in caplog.records] == [
-        f"resume: {tmp_path} holds no run yet; starting from the beginning"
+        f"resume=true: no run in {tmp_path} yet; starting from the beginning"
     ]
 
 
-def test_ranks_above_zero_touch_nothing(tmp_path):
+def test_ranks_above_zero_write_nothing(tmp_path):
     with RunFolder.open(tmp_path / "run", config=CONFIG, resume=False):
         before = sorted((tmp_path / "run").iterdir())
         rank1 = RunFolder.open(tmp_path / "run", config={"other": 1}, resume=False, rank=1)
@@ -171,22 +178,20 @@ def test_ranks_above_zero_touch_nothing(tmp_path):
     assert not (tmp_path / "absent").exists()
 
 
-def test_a_live_run_is_named_by_its_process(tmp_path, holder):
+def test_the_error_of_a_locked_folder_names_the_process(tmp_path, holder):
     child, _ = holder()
-    with pytest.raises(
-        BlockingIOError, match=rf"another run is going on in .*process {child.pid} on"
-    ):
+    with pytest.raises(BlockingIOError, match=rf"another run is using .*process {child.pid} on"):
         RunFolder.open(tmp_path / "run", config={"name": "fit"}, resume=True)
 
 
-def test_lock_goes_with_a_killed_process(tmp_path, holder):
+def test_the_lock_is_released_if_its_process_is_killed(tmp_path, holder):
     child, _ = holder()
     child.send_signal(signal.SIGKILL)
     child.wait()
     RunFolder.open(tmp_path / "run", config={"name": "fit"}, resume=True).close()
 
 
-def test_forked_worker_of_a_killed_run_does_not_keep_the_lock(tmp_path, holder):
+def test_a_forked_worker_of_a_killed_run_does_not_keep_the_lock(tmp_path, holder):
     child, (worker,) = holder("fork")
     try:
         child.send_signal(signal.SIGKILL)
@@ -196,7 +201,7 @@ def test_forked_worker_of_a_killed_run_does_not_keep_the_lock(tmp_path, holder):
         os.kill(int(worker), signal.SIGKILL)
 
 
-def test_the_folder_may_be_taken_again_after_close(tmp_path):
+def test_the_folder_can_be_opened_again_after_close(tmp_path):
     run = RunFolder.open(tmp_path, config={}, resume=True)
     with pytest.raises(BlockingIOError, match=f"process {os.getpid()} on"):
         RunFolder.open(tmp_path, config={}, resume=True)
@@ -205,7 +210,7 @@ def test_the_folder_may_be_taken_again_after_close(tmp_path):
     RunFolder.open(tmp_path, config={}, resume=True).close()
 
 
-def test_refused_opening_releases_the_lock(tmp_path, monkeypatch):
+def test_a_failed_open_releases_the_lock(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
 
@@ -216,21 +221,21 @@ def test_refused_opening_releases_the_lock(tmp_path, monkeypatch):
     RunFolder.open(tmp_path, config=CONFIG, resume=False).close()
 
 
-def test_file_system_without_locks_is_a_warning(tmp_path, monkeypatch, caplog):
+def test_a_file_system_without_locks_is_a_warning(tmp_path, monkeypatch, caplog):
     def fail(*_):
         raise OSError(run_folder.errno.ENOTSUP, "not supported")
 
     monkeypatch.setattr("lightning_transfer.utils.file_locks.fcntl.flock", fail)
     RunFolder.open(tmp_path, config=CONFIG, resume=False).close()
-    assert "no file locks at" in caplog.text
+    assert "is on a file system without locks" in caplog.text
 
 
-def test_probing_says_the_same_and_changes_nothing(tmp_path):
+def test_probe_raises_the_same_errors_and_changes_nothing(tmp_path):
     probe(tmp_path / "absent", config=CONFIG, resume=False)
     assert not (tmp_path / "absent").exists()
     with RunFolder.open(tmp_path, config=CONFIG, resume=False):
         before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
-        with pytest.raises(ValueError, match="holds a run already"):
+        with pytest.raises(ValueError, match="already contains a run"):
             probe(tmp_path, config=CONFIG, resume=False)
         with pytest.raises(ValueError, match=r"stages\.target\.epochs: 3 in the folder, 5 now"):
             probe(tmp_path, config=changed(epochs=5), resume=True)
@@ -241,7 +246,7 @@ def test_probing_says_the_same_and_changes_nothing(tmp_path):
     RunFolder.open(tmp_path, config=changed(), resume=True).close()
 
 
-def test_stale_temp_files_of_a_run_are_swept_at_any_depth(tmp_path):
+def test_unfinished_files_of_a_run_are_removed_at_any_depth(tmp_path):
     RunFolder.open(tmp_path, config=CONFIG, resume=False).close()
     outside = tmp_path.parent / "outside"
     outside.mkdir()
@@ -263,7 +268,7 @@ def test_stale_temp_files_of_a_run_are_swept_at_any_depth(tmp_path):
     assert (outside / "kept").exists()
 
 
-def test_only_our_own_temp_files_go_from_a_folder_without_a_run(tmp_path):
+def test_only_an_unfinished_config_is_removed_from_a_folder_without_a_run(tmp_path):
     (tmp_path / ".tmp-0a1b-config.yaml").write_text("killed at the start")
     (tmp_path / ".tmp-theirs").write_text("x")
     (tmp_path / "sub").mkdir()
@@ -278,13 +283,13 @@ def _try_to_open(folder, start, results):
     start.wait()
     try:
         RunFolder.open(folder, config=CONFIG, resume=False)
-        results.put("got")
+        results.put("opened")
     except (ValueError, BlockingIOError):
         results.put("refused")
     start.wait()
 
 
-def test_of_runs_started_at_once_one_gets_the_folder(tmp_path):
+def test_only_one_of_several_simultaneous_runs_gets_the_folder(tmp_path):
     context = multiprocessing.get_context("spawn")
     start, results = context.Barrier(4), context.Queue()
     children = [
@@ -296,4 +301,4 @@ def test_of_runs_started_at_once_one_gets_the_folder(tmp_path):
     found = sorted(results.get(timeout=30) for _ in children)
     for child in children:
         child.join()
-    assert found == ["got", "refused", "refused", "refused"]
+    assert found == ["opened", "refused", "refused", "refused"]

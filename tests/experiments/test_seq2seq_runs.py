@@ -1,4 +1,4 @@
-"""Whole runs of tasks that write text: tokenizers, stages, model folder, prediction."""
+"""Whole sequence-to-sequence runs: tokenizers, stages, model folder, generated text."""
 
 import csv
 import json
@@ -27,7 +27,7 @@ FRESH += "intermediate_size:16,max_position_embeddings:40}"
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory):
-    """Texts, and the same with other endings in the other order."""
+    """Csv file of texts, and as target the same words in reverse order with an ending."""
     rng = random.Random(0)
     path = tmp_path_factory.mktemp("pairs") / "pairs.csv"
     with path.open("w", newline="") as file:
@@ -35,11 +35,13 @@ def pairs(tmp_path_factory):
         writer.writerow(["text", "target"])
         for row in range(80):
             words = rng.choices(WORDS, k=4 + row % 5)
-            writer.writerow([" ".join(words), " ".join(f"{w}é" for w in reversed(words))])
+            target = " ".join(f"{word}é" for word in reversed(words))
+            writer.writerow([" ".join(words), target])
     return path
 
 
 def stage(name, source):
+    """Return the overrides of a sequence-to-sequence stage with a csv file."""
     return [
         *([] if name == "target" else [f"+stage@stages.{name}=default"]),
         f"data@stages.{name}.data=parallel_files",
@@ -55,61 +57,65 @@ def stage(name, source):
 
 @pytest.fixture
 def alone(runs):
-    """Runs whose backbone has no name."""
-    words, runs.words = runs.words, ["trainer.accelerator=cpu"]
+    """Runs without a pretrained backbone."""
+    overrides, runs.overrides = runs.overrides, ["trainer.accelerator=cpu"]
     yield runs
-    runs.words = words
+    runs.overrides = overrides
 
 
-def _check_command(folder, writer, capsys):
-    """The command prints what the writer writes, beams as asked for."""
+def _check_command(folder, generator, capsys):
+    """Check that `predict` prints the texts of the generator, with the requested beams."""
     overrides = [f"ckpt={folder}", "text=[good film,the story]", "generation={num_beams:3}"]
     with initialize_config_module("lightning_transfer.conf", version_base="1.3"):
         config = compose("predict", overrides=overrides)
     capsys.readouterr()
     commands.predict(config)
-    writer.generate_with({"num_beams": 3})
-    assert capsys.readouterr().out.splitlines() == writer.predict(["good film", "the story"])
+    generator.generate_with({"num_beams": 3})
+    assert capsys.readouterr().out.splitlines() == generator.predict(["good film", "the story"])
 
 
-def test_two_stages_from_nothing_with_a_joint_tokenizer(alone, pairs, tmp_path, capsys):
-    words = ["backbone=scratch_seq2seq", f"backbone.config={SIZES}", f"tokenizer={PIECES}"]
-    words += ["order=[source,target]", *stage("source", pairs), *stage("target", pairs)]
-    words += ["stages.target.monitor=val/chrf", "stages.target.task.generation.num_beams=2"]
-    found = alone.fit(tmp_path, *words)
+def test_two_stages_from_scratch_share_a_trained_tokenizer(alone, pairs, tmp_path, capsys):
+    overrides = ["backbone=scratch_seq2seq", f"backbone.config={SIZES}", f"tokenizer={PIECES}"]
+    overrides += ["order=[source,target]", *stage("source", pairs), *stage("target", pairs)]
+    overrides += ["stages.target.monitor=val/chrf", "stages.target.task.generation.num_beams=2"]
+    found = alone.fit(tmp_path, *overrides)
     metrics = found["rows"][-1]["metrics"]
     assert {"perplexity", "bleu", "chrf", "rouge1", "rouge2", "rougeL"} <= set(metrics)
     loaded = load(tmp_path)
     assert loaded.target_tokenizer is None
     assert loaded.task.generation.num_beams == 2
-    writer = TextGenerator.from_path(tmp_path)
+    generator = TextGenerator.from_path(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
     model = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "model").eval()
     inputs = tokenizer("good film the", return_tensors="pt")
-    theirs = tokenizer.decode(model.generate(**inputs)[0], skip_special_tokens=True).strip()
-    assert writer.predict(["good film the"]) == [theirs]
-    _check_command(tmp_path, writer, capsys)
+    expected = tokenizer.decode(model.generate(**inputs)[0], skip_special_tokens=True).strip()
+    assert generator.predict(["good film the"]) == [expected]
+    _check_command(tmp_path, generator, capsys)
     record = tmp_path / "stages/source-seed0/target-seed0/fit.json"
-    handed = json.loads(record.read_text())["weight_transfer"]
-    assert {row["status"] for row in handed} == {"transferred"}
-    assert {"encoder", "decoder"} <= {row["part"] for row in handed}
+    parts = json.loads(record.read_text())["weight_transfer"]
+    assert {part["status"] for part in parts} == {"transferred"}
+    assert {"encoder", "decoder"} <= {part["part"] for part in parts}
 
 
-def test_each_size_of_a_curve_reads_with_the_tokenizer_of_its_own_pairs(alone, pairs, tmp_path):
-    words = ["backbone=scratch_seq2seq", f"backbone.config={SIZES}", f"tokenizer={PIECES}"]
-    words += [*stage("target", pairs), "stages.target.epochs=1", "curve.train_size=[4,30]"]
-    alone.fit(tmp_path, *words)
-    runs = [tmp_path / f"stages/target-{size}-seed0/final.ckpt" for size in (4, 30)]
-    few, many = (load(commands).tokenizer.get_vocab() for commands in runs)
+def test_each_size_of_a_curve_has_a_tokenizer_trained_on_its_rows(alone, pairs, tmp_path):
+    overrides = ["backbone=scratch_seq2seq", f"backbone.config={SIZES}", f"tokenizer={PIECES}"]
+    overrides += [*stage("target", pairs), "stages.target.epochs=1", "curve.train_size=[4,30]"]
+    alone.fit(tmp_path, *overrides)
+    paths = [tmp_path / f"stages/target-{size}-seed0/final.ckpt" for size in (4, 30)]
+    few, many = (load(path).tokenizer.get_vocab() for path in paths)
     assert len(few) < len(many)
-    assert (tmp_path / "train_sizes.png").is_file()  # of what the task is judged by
+    assert (tmp_path / "train_sizes.png").is_file()
 
 
-def test_a_warm_start_writes_with_a_tokenizer_of_its_own(alone, pairs, tiny_folder, tmp_path):
+def test_a_warm_start_may_have_a_target_tokenizer(alone, pairs, tiny_folder, tmp_path):
     target = PIECES.replace("}", ",lowercase:false}")
-    words = ["backbone=warm_start", f"backbone.encoder={tiny_folder}", f"backbone.decoder={FRESH}"]
-    words += [f"target_tokenizer={target}", *stage("target", pairs)]
-    alone.fit(tmp_path, *words)
+    overrides = [
+        "backbone=warm_start",
+        f"backbone.encoder={tiny_folder}",
+        f"backbone.decoder={FRESH}",
+    ]
+    overrides += [f"target_tokenizer={target}", *stage("target", pairs)]
+    alone.fit(tmp_path, *overrides)
     loaded = load(tmp_path)
     accents = loaded.target_tokenizer("goodé", add_special_tokens=False)["input_ids"]
     assert loaded.target_tokenizer.unk_token_id not in accents
@@ -121,29 +127,27 @@ def test_a_warm_start_writes_with_a_tokenizer_of_its_own(alone, pairs, tiny_fold
 
 @pytest.fixture
 def second(tmp_path):
-    """A folder with a tokenizer of other ids, which lacks no token of the pairs."""
+    """Tokenizer with all words of the pairs and other ids, and its folder."""
     words = [f"{word}é" for word in WORDS]
     other = make_other([*reversed(words), *reversed(WORDS)])
     other.save_pretrained(tmp_path / "second")
     return other, tmp_path / "second"
 
 
-def test_a_stage_with_one_tokenizer_of_its_own_goes_on_from_one_that_had_two(
-    alone, pairs, second, tmp_path
-):
+def test_a_stage_with_one_tokenizer_starts_from_a_model_with_two(alone, pairs, second, tmp_path):
     tokenizer, folder = second
-    words = ["backbone=scratch_seq2seq", f"backbone.config={SIZES}", f"tokenizer={PIECES}"]
-    apart = ["+backbone.config.decoder_vocab_size=120"]
-    apart += ["+backbone.config.share_encoder_decoder_embeddings=false"]
-    writes = PIECES.replace("}", ",lowercase:false}")
+    overrides = ["backbone=scratch_seq2seq", f"backbone.config={SIZES}", f"tokenizer={PIECES}"]
+    separate = ["+backbone.config.decoder_vocab_size=120"]
+    separate += ["+backbone.config.share_encoder_decoder_embeddings=false"]
+    target = PIECES.replace("}", ",lowercase:false}")
     first = alone.fit(
-        tmp_path / "a", *words, *apart, f"target_tokenizer={writes}", *stage("target", pairs)
+        tmp_path / "a", *overrides, *separate, f"target_tokenizer={target}", *stage("target", pairs)
     )
     assert first["rows"]
     found = alone.fit(
         tmp_path / "b",
-        *words,
-        *apart,
+        *overrides,
+        *separate,
         *stage("target", pairs),
         f"stages.target.init_from={tmp_path / 'a'}",
         f"stages.target.tokenizer={folder}",
@@ -155,28 +159,37 @@ def test_a_stage_with_one_tokenizer_of_its_own_goes_on_from_one_that_had_two(
     assert config.pad_token_id == tokenizer.pad_token_id
     assert new.task.head.bias.shape == (1, len(tokenizer))
     assert old.task.backbone.target_embeddings.num_embeddings == 120
-    [run_] = found["weight_transfer"]
-    told = {part["part"]: part["status"] for part in run_["parts"]}
-    assert told["decoder token embeddings"] == told["head"] == "resized"
+    [run] = found["weight_transfer"]
+    status = {part["part"]: part["status"] for part in run["parts"]}
+    assert status["decoder token embeddings"] == status["head"] == "resized"
 
 
-def test_mistakes_are_told_before_the_first_step(alone, pairs, tiny_folder, tmp_path):
-    words = ["backbone=warm_start", f"backbone.encoder={tiny_folder}", *stage("target", pairs)]
+def test_a_wrong_tokenizer_or_metric_is_an_error_before_training(
+    alone, pairs, tiny_folder, tmp_path
+):
+    overrides = ["backbone=warm_start", f"backbone.encoder={tiny_folder}", *stage("target", pairs)]
     small = FRESH.replace("vocab_size:120", "vocab_size:20")
-    with pytest.raises(ValueError, match=r"the target_tokenizer has \d+ tokens and the decoder"):
-        alone.fit(tmp_path, *words, f"backbone.decoder={small}", f"target_tokenizer={PIECES}")
-    with pytest.raises(ValueError, match=r"val/blue.* is no validation metric .*val/bleu"):
+    with pytest.raises(ValueError, match=r"the target_tokenizer has \d+ tokens, the decoder has"):
+        alone.fit(tmp_path, *overrides, f"backbone.decoder={small}", f"target_tokenizer={PIECES}")
+    with pytest.raises(
+        ValueError, match=r"unknown validation metric 'val/blue'; did you mean val/bleu"
+    ):
         alone.fit(
-            tmp_path, *words, f"backbone.decoder={tiny_folder}", "stages.target.monitor=val/blue"
+            tmp_path,
+            *overrides,
+            f"backbone.decoder={tiny_folder}",
+            "stages.target.monitor=val/blue",
         )
     small = FRESH.replace("vocab_size:120", "vocab_size:99")
     other = make_other(WORDS)
     other.pad_token = None
     other.save_pretrained(tmp_path / "without")
-    with pytest.raises(ValueError, match="has no pad_token for the texts that are to be written"):
+    with pytest.raises(
+        ValueError, match="has no pad_token for target texts; use one of its tokens"
+    ):
         alone.fit(
             tmp_path,
-            *words,
+            *overrides,
             f"backbone.decoder={small}",
             f"target_tokenizer={tmp_path / 'without'}",
         )

@@ -1,5 +1,6 @@
-"""One stage run: where it starts, what it is told, and what it leaves behind."""
+"""Stage runs: initial weights, labels, saved weights, Trainer arguments, heads, objectives."""
 
+import csv
 import json
 
 import pytest
@@ -19,7 +20,7 @@ CLASSES = {"label": "mood", "kind": "single_label"}
 
 @pytest.fixture(scope="module")
 def source(runs, tmp_path_factory):
-    """A finished run of one stage on the news."""
+    """Finished run of one stage on news, a regression."""
     folder = tmp_path_factory.mktemp("source")
     runs.target(folder, source=runs.news, curves=True)
     return folder
@@ -27,14 +28,14 @@ def source(runs, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def moods(runs, tmp_path_factory):
-    """A finished run that learned negative, neutral and positive."""
+    """Finished run of one stage on news with the classes negative, neutral and positive."""
     folder = tmp_path_factory.mktemp("moods")
     runs.target(folder, source=runs.news, **CLASSES)
     return folder
 
 
 def renamed(runs, name, names, order=None):
-    """Return a csv file of movie reviews with other label names; None takes the rows out."""
+    """Return a csv file of movie reviews with other label names; None removes the rows."""
     rows = [
         {**row, "mood": names[row["mood"]]}
         for row in make_rows(180, seed=2)
@@ -62,26 +63,26 @@ def test_stage_starts_from_a_run_a_model_folder_or_a_checkpoint(runs, source, tm
     assert same(final(source), Watch.started[0][1])
 
 
-def test_init_from_needs_no_pretrained_weights(runs, source, tmp_path):
-    folder = runs.folder / "gone"
+def test_init_from_does_not_read_the_pretrained_weights(runs, source, tmp_path):
+    folder = runs.folder / "missing"
     overrides = [f"backbone.name={folder}"]
     runs.target(tmp_path, f"init_from={source}", epochs=1, overrides=overrides)
     assert same(final(source), Watch.started[0][1])
 
 
-def test_init_from_takes_the_place_of_the_stage_before(runs, source, tmp_path):
+def test_init_from_replaces_the_weights_of_the_previous_stage(runs, source, tmp_path):
     options = [f"stages.target.init_from={source}", "stages.target.epochs=1"]
     runs.fit(tmp_path, *transfer(runs.news, runs.movies, baselines=False), *options)
     assert Watch.titles() == ["source-seed0", "source-seed0/target-seed0"]
     assert same(final(source), Watch.started[1][1])
 
 
-def test_same_label_names_keep_the_head(runs, moods, tmp_path):
+def test_the_head_is_transferred_if_the_label_names_are_equal(runs, moods, tmp_path):
     runs.target(tmp_path, f"init_from={moods}", epochs=1, **CLASSES)
     assert same(final(moods), Watch.started[0][1])
 
 
-def test_label_names_in_another_order_take_their_rows_along(runs, moods, tmp_path):
+def test_rows_of_the_head_follow_their_label_names(runs, moods, tmp_path):
     names = "data.label.names=[positive,negative,neutral]"
     runs.target(tmp_path, f"init_from={moods}", names, epochs=1, **CLASSES)
     old, start = final(moods), Watch.started[0][1]
@@ -99,10 +100,10 @@ def test_other_label_names_get_a_new_head(runs, moods, tmp_path):
     assert load(tmp_path).task.labels.names == ("bad", "good", "so so")
 
 
-def test_labels_that_agree_in_part_need_a_map(runs, moods, tmp_path):
+def test_partly_equal_labels_need_a_label_map(runs, moods, tmp_path):
     file = renamed(runs, "part", {"negative": "negative", "neutral": None, "positive": "good"})
     options = {"source": file, "epochs": 1, **CLASSES}
-    with pytest.raises(ValueError, match=r"agree only in part: .*'neutral'.*'good'.*label_map"):
+    with pytest.raises(ValueError, match=r"match only in part: .*'neutral'.*'good'.*label_map"):
         runs.target(tmp_path / "a", f"init_from={moods}", **options)
     assert Watch.started == []
     runs.target(tmp_path / "b", f"init_from={moods}", "label_map={positive:good}", **options)
@@ -110,9 +111,9 @@ def test_labels_that_agree_in_part_need_a_map(runs, moods, tmp_path):
     assert torch.equal(start["head.out.weight"], old["head.out.weight"][[2, 0]])  # good, negative
 
 
-def test_labels_that_agree_in_part_between_stages_are_told_before_the_first(runs, tmp_path):
+def test_partly_equal_labels_of_stages_are_an_error_before_training(runs, tmp_path):
     file = renamed(runs, "parts", {"negative": "negative", "neutral": "meh", "positive": "good"})
-    with pytest.raises(ValueError, match="agree only in part"):
+    with pytest.raises(ValueError, match="match only in part"):
         runs.fit(
             tmp_path,
             *stage("source", runs.news, **CLASSES),
@@ -122,7 +123,7 @@ def test_labels_that_agree_in_part_between_stages_are_told_before_the_first(runs
     assert Watch.started == []
 
 
-def test_rating_hands_its_backbone_to_classes(runs, tmp_path):
+def test_a_regression_transfers_its_backbone_to_a_classification(runs, tmp_path):
     found = runs.fit(
         tmp_path,
         *stage("source", runs.news, epochs=1),
@@ -134,8 +135,8 @@ def test_rating_hands_its_backbone_to_classes(runs, tmp_path):
     assert same(final(tmp_path, "source-seed0"), Watch.started[1][1], "backbone.")
 
 
-def test_zero_shot_on_labels_never_learned_is_told_first(runs, tmp_path):
-    with pytest.raises(ValueError, match="cannot be scored there without training"):
+def test_zero_shot_on_other_labels_is_an_error_before_training(runs, tmp_path):
+    with pytest.raises(ValueError, match="it cannot be scored on them without training"):
         runs.fit(
             tmp_path,
             *stage("source", runs.news),
@@ -146,7 +147,7 @@ def test_zero_shot_on_labels_never_learned_is_told_first(runs, tmp_path):
     assert Watch.started == []
 
 
-def test_several_classes_a_row(runs, tmp_path):
+def test_a_stage_with_several_labels_per_text(runs, tmp_path):
     rows = [
         {"text": row["text"], "tags": "|".join(tag for tag in ("a", "the") if tag in row["text"])}
         for row in make_rows(150, seed=4)
@@ -158,19 +159,19 @@ def test_several_classes_a_row(runs, tmp_path):
     assert load(tmp_path / "run").task.labels.kind == "multi_label"
 
 
-def test_bands_of_a_rating_are_classes(runs, tmp_path):
-    bands = ["data.label.names=[low,high]", "data.label.cutoffs=[0.5]"]
-    runs.target(tmp_path, *bands, label="rating", kind="binned", epochs=1)
+def test_binned_numbers_are_classes(runs, tmp_path):
+    bins = ["data.label.names=[low,high]", "data.label.cutoffs=[0.5]"]
+    runs.target(tmp_path, *bins, label="rating", kind="binned", epochs=1)
     assert load(tmp_path).task.labels.names == ("low", "high")
 
 
-def test_rating_with_bands_is_counted_too(runs, tmp_path):
-    bands = ["data.label.names=[low,mid,high]", "data.label.cutoffs=[-0.5,0.5]"]
-    [row] = runs.target(tmp_path, *bands, epochs=1)["rows"]
+def test_a_regression_with_bins_has_classification_metrics(runs, tmp_path):
+    bins = ["data.label.names=[low,mid,high]", "data.label.cutoffs=[-0.5,0.5]"]
+    [row] = runs.target(tmp_path, *bins, epochs=1)["rows"]
     assert list(row["metrics"]) == ["pearson", "accuracy", "macro_f1", "spearman", "r2"]
 
 
-def test_keep_last_keeps_the_weights_of_the_last_step(runs, tmp_path):
+def test_keep_last_saves_the_weights_of_the_last_step(runs, tmp_path):
     runs.target(tmp_path / "last", "keep=last", epochs=3)
     last = Watch.losses
     Watch.reset()
@@ -188,14 +189,12 @@ def test_keep_last_keeps_the_weights_of_the_last_step(runs, tmp_path):
 
 
 @pytest.mark.parametrize("monitor", ["val/r2", "val/loss"])
-def test_kept_weights_are_those_that_validated_best(runs, tmp_path, monitor):
+def test_the_saved_weights_have_the_best_validation_score(runs, tmp_path, monitor):
     runs.target(tmp_path, f"monitor={monitor}", epochs=4, lr=3e-2)
-    import csv
-
     with (tmp_path / "stages/target-seed0/metrics.csv").open() as file:
-        seen = [float(row[monitor]) for row in csv.DictReader(file) if row[monitor]]
-    assert len(seen) == 4
-    best = min(seen) if monitor == "val/loss" else max(seen)
+        values = [float(row[monitor]) for row in csv.DictReader(file) if row[monitor]]
+    assert len(values) == 4
+    best = min(values) if monitor == "val/loss" else max(values)
     assert fitted(tmp_path)["best"] == pytest.approx(best, rel=1e-5)
     loaded = load(tmp_path / "stages/target-seed0/final.ckpt")
     data = Files(
@@ -213,23 +212,23 @@ def test_kept_weights_are_those_that_validated_best(runs, tmp_path, monitor):
     assert float(value) == pytest.approx(best, rel=1e-4, abs=1e-6)  # r2 is near 0 here
 
 
-def test_patience_stops_early(runs, tmp_path):
+def test_patience_ends_the_training_early(runs, tmp_path):
     runs.target(tmp_path, "patience=1", epochs=50, lr=0.0)
-    assert fitted(tmp_path)["epochs"] == 2  # the second was no better than the first
+    assert fitted(tmp_path)["epochs"] == 2  # no improvement in the second
     assert fitted(tmp_path)["steps"] == 8
 
 
 @CONSTANT
 def test_undefined_correlation_counts_as_no_improvement(runs, tmp_path):
-    gone = ["~head.pooling", "~head.activation", "~head.dropout"]
-    silent = "head._target_=tests.experiments.test_stage_runner.Silent"
-    found = runs.target(tmp_path, *gone, silent, "patience=3", epochs=50, lr=0.0)
+    removed = ["~head.pooling", "~head.activation", "~head.dropout"]
+    constant = "head._target_=tests.experiments.test_stage_runner.ConstantHead"
+    found = runs.target(tmp_path, *removed, constant, "patience=3", epochs=50, lr=0.0)
     assert fitted(tmp_path)["epochs"] == 3
     assert found["rows"][0]["metrics"]["pearson"]["values"] == [None]
 
 
 def test_gradients_are_clipped(runs, tmp_path):
-    moved = []
+    steps = []
     for value in ("null", "1e-3"):
         sgd = ["optimizer={_target_: torch.optim.SGD, _partial_: true, lr: 1.0}"]
         runs.target(
@@ -243,21 +242,21 @@ def test_gradients_are_clipped(runs, tmp_path):
             lr=0,
         )
         start, end = Watch.started[-1][1], final(tmp_path / value)
-        moved.append(
+        steps.append(
             torch.cat([(end[k] - v).flatten() for k, v in start.items() if k in end]).norm()
         )
-    assert moved[0] > 0.05
-    assert moved[1] < 0.011  # 1e-3 times the head's learning rate of 10
+    assert steps[0] > 0.05
+    assert steps[1] < 0.011  # 1e-3 times 10, the learning rate of the head
 
 
 def test_accumulated_batches_are_one_step(runs, tmp_path):
     runs.target(tmp_path, "+trainer.accumulate_grad_batches=3", epochs=1)
     assert len(Watch.losses) == 4
-    assert fitted(tmp_path)["steps"] == 2  # three batches, and the one that is left
+    assert fitted(tmp_path)["steps"] == 2  # three batches, and the remaining one
 
 
 @pytest.mark.parametrize("form", ["bare", "weighted"])
-def test_objective_is_added_to_the_loss(runs, tmp_path, form):
+def test_an_objective_is_added_to_the_loss(runs, tmp_path, form):
     spec = "objectives.drift._target_=tests.runs.Drift"
     if form == "weighted":
         spec = (
@@ -275,26 +274,27 @@ def test_objective_is_added_to_the_loss(runs, tmp_path, form):
     assert "train/drift" in header
 
 
-def test_objective_of_another_kind_is_refused(runs, tmp_path):
+def test_a_class_that_is_no_objective_is_an_error(runs, tmp_path):
     with pytest.raises(ValueError, match=r"stages.target.objectives.drift.*os.system"):
         runs.target(tmp_path, "+objectives.drift._target_=os.system")
 
 
-def test_frozen_backbone_stays_bit_for_bit(runs, tmp_path):
+def test_a_frozen_backbone_does_not_change(runs, tmp_path):
     runs.target(tmp_path, overrides=["finetuning@stages.target.finetuning=frozen"])
     start, end = Watch.started[0][1], final(tmp_path)
     assert same(end, start, "backbone.")
     assert not same(end, start, "head.")
 
 
-def test_head_of_ones_own_is_tested_and_resumed_from_the_config(runs, tmp_path):
-    gone = ["~head.pooling", "~head.activation", "~head.dropout"]
-    runs.target(tmp_path, *gone, "head._target_=tests.experiments.test_stage_runner.Wide", epochs=1)
+def test_a_head_of_the_user_is_built_from_the_config_for_the_test(runs, tmp_path):
+    removed = ["~head.pooling", "~head.activation", "~head.dropout"]
+    wide = "head._target_=tests.experiments.test_stage_runner.WideHead"
+    runs.target(tmp_path, *removed, wide, epochs=1)
     assert "head.wide.weight" in final(tmp_path)
 
 
-class Wide(nn.Module):
-    """A head of the user's own, whose arguments no checkpoint knows."""
+class WideHead(nn.Module):
+    """A head of the user; a checkpoint does not know its arguments."""
 
     def __init__(self, hidden_size, num_outputs):
         super().__init__()
@@ -305,8 +305,8 @@ class Wide(nn.Module):
         return self.out(torch.relu(self.wide(hidden[:, 0])))  # (batch, num_outputs)
 
 
-class Silent(Wide):
-    """Says 0 of everything."""
+class ConstantHead(WideHead):
+    """Predicts 0 for every text."""
 
     def __init__(self, hidden_size, num_outputs):
         super().__init__(hidden_size, num_outputs)
@@ -331,12 +331,12 @@ class Silent(Wide):
         ("data.splits.val=0", 8),
     ],
 )
-def test_arguments_of_the_trainer_reach_it(runs, tmp_path, option, steps):
+def test_trainer_arguments_reach_the_trainer(runs, tmp_path, option, steps):
     runs.target(tmp_path, option)
     assert fitted(tmp_path)["steps"] == steps
 
 
-def test_object_among_the_arguments_of_the_trainer(runs, tmp_path):
+def test_a_trainer_argument_may_be_an_object(runs, tmp_path):
     runs.target(
         tmp_path,
         "+trainer.profiler._target_=lightning.pytorch.profilers.SimpleProfiler",
@@ -351,40 +351,40 @@ def test_object_among_the_arguments_of_the_trainer(runs, tmp_path):
     ("option", "message"),
     [
         ("+trainer.callbacks=[]", r"stages.target.trainer.callbacks.*use stages.\*.callbacks"),
-        ("+trainer.logger=false", "stages.target.trainer.logger is not set here; use logger="),
+        ("+trainer.logger=false", "stages.target.trainer.logger cannot be set here; use logger="),
         ("+trainer.default_root_dir=x", "use hydra.run.dir"),
         ("+trainer.profiler._target_=os.system", "os.system"),
         ("+trainer.precision=7", "7"),
     ],
 )
-def test_arguments_of_the_trainer_that_are_refused(runs, tmp_path, option, message):
+def test_a_wrong_trainer_argument_is_an_error(runs, tmp_path, option, message):
     with pytest.raises((ValueError, TypeError), match=message):
         runs.target(tmp_path, option)
     assert Watch.started == []
 
 
 @CONSTANT
-def test_bf16_mixed_trains_and_keeps_float32_weights(runs, tmp_path):
+def test_bf16_mixed_keeps_float32_weights(runs, tmp_path):
     found = runs.target(tmp_path, overrides=["trainer.precision=bf16-mixed"], epochs=1)
     assert all(v.dtype == torch.float32 for v in final(tmp_path).values() if v.is_floating_point())
     assert found["rows"][0]["metrics"]["r2"]["values"][0] is not None
 
 
 @CONSTANT
-@pytest.mark.skipif(torch.cuda.is_available(), reason="it works there")
-def test_16_mixed_without_a_gpu_says_that_bf16_is_used(runs, tmp_path):
+@pytest.mark.skipif(torch.cuda.is_available(), reason="float16 is supported on a GPU")
+def test_16_mixed_without_a_gpu_falls_back_to_bf16(runs, tmp_path):
     with pytest.warns(UserWarning, match="not supported on CPU. Using `precision='bf16-mixed'`"):
         runs.target(tmp_path, overrides=["trainer.precision=16-mixed"], epochs=1)
     assert fitted(tmp_path)["steps"] == 4
 
 
-def test_curves_are_those_of_the_metrics_file(runs, source):
+def test_training_curves_and_metrics_are_written(runs, source):
     assert (source / "learning_curves.png").read_bytes()[:4] == b"\x89PNG"
     lines = (source / "stages/target-seed0/metrics.csv").read_text().splitlines()
     assert "val/pearson" in lines[0]
 
 
-def test_training_rows_are_drawn_anew_with_each_seed(runs, tmp_path):
+def test_each_seed_draws_other_training_rows(runs, tmp_path):
     found = runs.target(tmp_path, epochs=1, overrides=["seeds=[0,1,2]"])
     assert len(set(found["rows"][0]["metrics"]["pearson"]["values"])) == 3
     again = runs.target(tmp_path / "b", epochs=1, overrides=["seeds=[0,1,2]"])

@@ -1,4 +1,4 @@
-"""The tokenizer that a run trains on the text of its stages."""
+"""Tokenizers trained on the text of the stages of a run."""
 
 import pytest
 
@@ -22,7 +22,7 @@ class Pairs(TextToText):
 
 
 def two_stages(sizes=(None, None)):
-    """Data of two stages, whose targets have a word each that no other text has."""
+    """Return the data of two stages; the targets of each have a word of their own."""
     words = {"parent": "yyyyyyyy", "child": "zzzzzzzz"}
     data = {
         name: Pairs(word, train_size=size, splits=Splits(val=2, test=2))
@@ -49,11 +49,11 @@ def config_of(stage, order=("parent", "child"), **more):
 
 
 def resolve(stage, *, sizes=(None, None)):
-    """The tokenizer of two stages."""
+    """Return the tokenizer trained on a stage, or on several."""
     return resolve_tokenizer(config_of(stage), two_stages(sizes))
 
 
-def pieces(tokenizer, word):
+def count_tokens(tokenizer, word):
     return len(tokenizer(word, add_special_tokens=False)["input_ids"])
 
 
@@ -65,14 +65,14 @@ def pieces(tokenizer, word):
         (["parent", "child"], ["yyyyyyyy", "zzzzzzzz"]),
     ],
 )
-def test_a_tokenizer_knows_both_sides_of_the_stages_that_it_is_trained_on(stage, known):
+def test_a_tokenizer_is_trained_on_inputs_and_targets_of_its_stages(stage, known):
     tokenizer = resolve(stage)
     for word in ("yyyyyyyy", "zzzzzzzz"):
-        assert (pieces(tokenizer, word) < 4) == (word in known)
-    assert pieces(tokenizer, "market") < 4  # of the texts
+        assert (count_tokens(tokenizer, word) < 4) == (word in known)
+    assert count_tokens(tokenizer, "market") < 4  # a word of the input texts
 
 
-def test_the_same_texts_give_the_same_tokenizer_and_others_another():
+def test_equal_texts_give_the_same_cached_tokenizer():
     tokenizer = resolve(["parent", "child"])
     again = resolve(["parent", "child"])
     assert tokenizer.get_vocab() == again.get_vocab()
@@ -81,7 +81,7 @@ def test_the_same_texts_give_the_same_tokenizer_and_others_another():
     assert fewer.name_or_path != tokenizer.name_or_path
 
 
-def test_each_size_of_a_curve_has_the_tokenizer_of_its_own_text():
+def test_each_size_of_a_curve_has_a_tokenizer_of_its_text():
     sizes = [12, 5, 0.9]  # of 36 rows
     config = config_of("child", curve={"stage": "child", "train_size": sizes})
     model = StageModel(config, two_stages())
@@ -91,7 +91,7 @@ def test_each_size_of_a_curve_has_the_tokenizer_of_its_own_text():
         assert found.name_or_path == alone.name_or_path
 
 
-def test_a_stage_that_all_sizes_share_has_the_tokenizer_of_the_smallest():
+def test_a_stage_shared_by_all_sizes_has_the_tokenizer_of_the_smallest():
     both = ["parent", "child"]
     config = config_of(both, curve={"stage": "child", "train_size": [0.5, 5, 12]})
     model, parent = StageModel(config, two_stages()), StageRun("parent", 0)
@@ -103,6 +103,8 @@ def test_a_stage_that_all_sizes_share_has_the_tokenizer_of_the_smallest():
 
 
 @pytest.mark.parametrize("stage", ["no", ["parent", "no"]])
-def test_a_stage_that_is_none_is_named(stage):
-    with pytest.raises(ValueError, match=r"tokenizer.stage='no' is no stage; stages: parent, chi"):
+def test_an_unknown_stage_is_an_error(stage):
+    with pytest.raises(
+        ValueError, match=r"tokenizer.stage: unknown stage 'no'\. Stages: parent, child"
+    ):
         resolve(stage)

@@ -1,4 +1,4 @@
-"""What a run imports, and how often it composes, before its first step."""
+"""Imports, config composition and garbage collection before the first step of a run."""
 
 import gc
 import json
@@ -9,15 +9,15 @@ import pytest
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 
 from lightning_transfer.cli import main
-from lightning_transfer.cli.process import importing
+from lightning_transfer.cli.process import imports_without_gc
 
-# Each takes 0.2 to 2 s to import, and none is needed before the first step.
+# Each takes 0.2 to 2 s to import, and is not needed before the first step.
 LATE = {
     *("datasets", "pandas", "sklearn", "nltk", "sacrebleu", "rouge_score"),
     *("wandb", "tensorboard", "optuna", "peft", "captum", "onnx", "onnxruntime"),
 }
 
-OWN = {"adapters", "checkpoints.loading", "experiments.stage_runner"}  # could bring peft along
+OWN = {"adapters", "checkpoints.loading", "experiments.stage_runner"}  # they may import peft
 
 TO_THE_FIRST_STEP = """
 import json, os, sys
@@ -33,7 +33,8 @@ sys.exit(main(sys.argv[1:]) or 1)
 """
 
 
-def words_of(tiny_folder, reviews):
+def fit_arguments(tiny_folder, reviews):
+    """Return the command line of a run on a csv file."""
     return [
         "fit",
         "backbone=hub",
@@ -47,14 +48,15 @@ def words_of(tiny_folder, reviews):
 
 
 @pytest.mark.slow
-def test_fit_imports_nothing_before_its_first_step_that_it_needs_later(
+def test_fit_imports_no_slow_library_before_its_first_step(
     tiny_folder, reviews, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("LIGHTNING_TRANSFER_CACHE", str(tmp_path / "cache"))
-    for run in ("tokenizes", "finds its tokens"):
-        words = [*words_of(tiny_folder, reviews), f"hydra.run.dir={tmp_path / run.split()[0]}"]
+    for run in ("tokenizes", "uses the token cache"):
+        folder = tmp_path / run.split()[0]
+        arguments = [*fit_arguments(tiny_folder, reviews), f"hydra.run.dir={folder}"]
         ran = subprocess.run(
-            [sys.executable, "-c", TO_THE_FIRST_STEP, *words],
+            [sys.executable, "-c", TO_THE_FIRST_STEP, *arguments],
             capture_output=True,
             text=True,
             check=True,
@@ -67,7 +69,7 @@ def test_fit_imports_nothing_before_its_first_step_that_it_needs_later(
         assert len(list((tmp_path / "cache" / "tokens").iterdir())) == 1
 
 
-def test_a_run_is_composed_once_before_hydra_composes_it(monkeypatch, tmp_path, capsys):
+def test_a_command_composes_its_config_once_before_hydra(monkeypatch, tmp_path, capsys):
     composed = []
     load = ConfigLoaderImpl.load_configuration
 
@@ -78,20 +80,20 @@ def test_a_run_is_composed_once_before_hydra_composes_it(monkeypatch, tmp_path, 
     monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", count)
     monkeypatch.chdir(tmp_path)
     assert main(["list", "groups=head"]) == 0
-    assert len(composed) <= 3  # ours; Hydra's, to learn whether it is a sweep; Hydra's
+    assert len(composed) <= 3  # ours, then two by Hydra: one to detect a sweep
 
 
-def test_what_is_imported_first_is_kept_from_the_collector():
+def test_first_imports_are_excluded_from_garbage_collection():
     script = """
 import gc
-from lightning_transfer.cli.process import importing
-with importing():
+from lightning_transfer.cli.process import imports_without_gc
+with imports_without_gc():
     import json.tool
 print(gc.get_freeze_count())
 import sys
 sys.modules["torch"] = json
 gc.unfreeze()
-with importing():
+with imports_without_gc():
     import csv
 print(gc.get_freeze_count())
 """
@@ -101,9 +103,9 @@ print(gc.get_freeze_count())
     assert later == 0
 
 
-def test_the_collector_is_paused_and_put_back():
+def test_garbage_collection_is_paused_and_restored():
     def fail():
-        with importing():
+        with imports_without_gc():
             assert not gc.isenabled()
             raise ImportError("no such")
 
@@ -113,7 +115,7 @@ def test_the_collector_is_paused_and_put_back():
     assert gc.isenabled()
     gc.disable()
     try:
-        with importing():
+        with imports_without_gc():
             assert not gc.isenabled()
         assert not gc.isenabled()
     finally:

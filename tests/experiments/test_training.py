@@ -1,3 +1,5 @@
+"""Trainer arguments, interrupts, warnings, early stopping and csv logs."""
+
 import csv
 import signal
 import warnings
@@ -39,7 +41,7 @@ def merge(shared, own, epochs=None):
     return trainer_arguments(shared, own, where="stages.a.trainer", epochs=epochs)
 
 
-def test_a_stages_own_arguments_are_stronger_than_the_shared_ones():
+def test_trainer_arguments_of_a_stage_replace_shared_ones():
     shared = {"precision": "32-true", "devices": 1, "max_epochs": None}
     merged = merge(shared, {"precision": "bf16-mixed"}, epochs=3)
     assert merged == {"precision": "bf16-mixed", "devices": 1, "max_epochs": 3}
@@ -49,7 +51,7 @@ def test_a_stages_own_arguments_are_stronger_than_the_shared_ones():
 @pytest.mark.parametrize(
     ("shared", "own", "expected"), [(None, None, 3), (5, None, 5), (5, 7, 7), (None, 7, 7)]
 )
-def test_the_trainers_own_number_of_epochs_is_stronger_than_the_stages(shared, own, expected):
+def test_max_epochs_replaces_the_epochs_of_a_stage(shared, own, expected):
     own = {} if own is None else {"max_epochs": own}
     assert merge({"max_epochs": shared}, own, epochs=3)["max_epochs"] == expected
 
@@ -57,16 +59,24 @@ def test_the_trainers_own_number_of_epochs_is_stronger_than_the_stages(shared, o
 @pytest.mark.parametrize(
     ("shared", "own", "message"),
     [
-        ({"presision": 16}, {}, "trainer.presision is no .* Trainer; did you mean precision"),
-        ({}, {"max_epoch": 1}, r"stages.a.trainer.max_epoch is no .*; did you mean max_epochs"),
-        ({}, {"zzz": 1}, r"stages.a.trainer.zzz is no argument of Lightning's Trainer\.$"),
-        ({"callbacks": []}, {}, r"trainer.callbacks is not set here; use stages.\*.callbacks"),
-        ({}, {"logger": True}, r"stages.a.trainer.logger is not set here; use logger="),
-        ({"default_root_dir": "x"}, {}, r"not set here; use hydra.run.dir="),
-        ({"self": 1}, {}, "trainer.self is no argument"),
+        (
+            {"presision": 16},
+            {},
+            "unknown .* Trainer: trainer.presision; did you mean trainer.precision",
+        ),
+        (
+            {},
+            {"max_epoch": 1},
+            r"stages.a.trainer.max_epoch; did you mean stages.a.trainer.max_epochs",
+        ),
+        ({}, {"zzz": 1}, r"unknown argument of Lightning's Trainer: stages.a.trainer.zzz\.$"),
+        ({"callbacks": []}, {}, r"trainer.callbacks cannot be set here; use stages.\*.callbacks"),
+        ({}, {"logger": True}, r"stages.a.trainer.logger cannot be set here; use logger="),
+        ({"default_root_dir": "x"}, {}, r"cannot be set here; use hydra.run.dir="),
+        ({"self": 1}, {}, "unknown .* Trainer: trainer.self"),
     ],
 )
-def test_what_the_trainer_does_not_take_is_refused(shared, own, message):
+def test_an_unknown_trainer_argument_is_an_error(shared, own, message):
     with pytest.raises(ValueError, match=message):
         merge(shared, own)
 
@@ -84,14 +94,14 @@ def test_a_fused_optimizer_is_clipped_under_every_precision(tmp_path, precision,
     assert options["fused"] is (None if clip and "mixed" in precision else True)
 
 
-def test_a_trainer_writes_its_checkpoints_atomically_and_below_its_folder(tmp_path):
+def test_a_trainer_writes_checkpoints_atomically_to_its_folder(tmp_path):
     trainer = make_trainer(QUIET, folder=tmp_path)
     assert isinstance(trainer.strategy.checkpoint_io, AtomicCheckpointIO)
     assert trainer.default_root_dir == str(tmp_path)
     assert trainer.loggers == []
 
 
-def test_plugins_of_the_users_own_stand_beside_it(tmp_path):
+def test_plugins_of_the_user_are_kept(tmp_path):
     for plugins in ([DoublePrecision()], DoublePrecision()):
         trainer = make_trainer({**QUIET, "plugins": plugins}, folder=tmp_path)
         assert isinstance(trainer.precision_plugin, DoublePrecision)
@@ -99,13 +109,13 @@ def test_plugins_of_the_users_own_stand_beside_it(tmp_path):
 
 
 @pytest.mark.parametrize(("wanted", "shown"), [(None, True), (True, True)])
-def test_a_bar_that_is_given_is_shown(tmp_path, wanted, shown):
+def test_a_given_progress_bar_is_used(tmp_path, wanted, shown):
     arguments = {**QUIET, "enable_progress_bar": wanted}
     trainer = make_trainer(arguments, folder=tmp_path, callbacks=[StageProgressBar("a")])
     assert isinstance(trainer.progress_bar_callback, StageProgressBar) is shown
 
 
-def test_without_a_bar_none_is_shown(tmp_path):
+def test_lightning_adds_no_progress_bar(tmp_path):
     trainer = make_trainer({**QUIET, "enable_progress_bar": None}, folder=tmp_path)
     assert trainer.progress_bar_callback is None
 
@@ -117,7 +127,7 @@ class Interrupt(pl.Callback):
 
 @pytest.fixture
 def handler():
-    """The handler of Ctrl-C that a program had before."""
+    """Ctrl-C handler of the program before the run."""
     before = signal.getsignal(signal.SIGINT)
 
     def own(*_):
@@ -128,7 +138,7 @@ def handler():
     signal.signal(signal.SIGINT, before)
 
 
-def test_ctrl_c_surfaces_as_what_it_is_and_works_again_afterwards(tmp_path, handler):
+def test_ctrl_c_raises_keyboard_interrupt_and_restores_the_handler(tmp_path, handler):
     trainer = make_trainer({**QUIET, "max_epochs": 1}, folder=tmp_path, callbacks=[Interrupt()])
     with pytest.raises(KeyboardInterrupt):
         run_trainer(trainer, "fit", make_task(), make_loader(), make_loader())
@@ -141,14 +151,14 @@ class Exit(pl.Callback):
         raise SystemExit(3)
 
 
-def test_another_exit_stays_an_exit(tmp_path):
+def test_another_system_exit_is_raised_unchanged(tmp_path):
     trainer = make_trainer({**QUIET, "max_epochs": 1}, folder=tmp_path, callbacks=[Exit()])
     with pytest.raises(SystemExit) as error:
         run_trainer(trainer, "fit", make_task(), make_loader(), make_loader())
     assert error.value.code == 3
 
 
-class Noise(pl.Callback):
+class WarningCallback(pl.Callback):
     def on_fit_start(self, *_):
         warnings.warn("the 'train_dataloader' does not have many workers", stacklevel=1)
         warnings.warn("Checkpoint directory /a exists and is not empty.", stacklevel=1)
@@ -157,29 +167,31 @@ class Noise(pl.Callback):
         warnings.warn("the sky is falling", stacklevel=1)
 
 
-def test_warnings_that_no_user_can_mend_are_kept_back_and_others_are_not(tmp_path):
-    trainer = make_trainer({**QUIET, "max_epochs": 1}, folder=tmp_path, callbacks=[Noise()])
+def test_only_warnings_without_a_remedy_are_ignored(tmp_path):
+    trainer = make_trainer(
+        {**QUIET, "max_epochs": 1}, folder=tmp_path, callbacks=[WarningCallback()]
+    )
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         run_trainer(trainer, "fit", make_task(), make_loader(), make_loader())
         after = len(seen)
-        warnings.warn("does not have many workers", stacklevel=1)  # the filter was put back
+        warnings.warn("does not have many workers", stacklevel=1)  # the filter was restored
     assert [str(w.message) for w in seen[:after]] == ["the sky is falling"]
     assert len(seen) == after + 1
 
 
-def test_results_of_the_method_come_through(tmp_path):
+def test_run_trainer_returns_the_result_of_the_method(tmp_path):
     trainer = make_trainer(QUIET, folder=tmp_path)
     [values] = run_trainer(trainer, "test", make_task(), make_loader(), verbose=False)
     assert "test/pearson" in values
 
 
-def test_patience_that_had_run_out_before_a_resume_stays_so(tmp_path):
-    """As when a run is killed between its last step and its results."""
+def test_patience_that_ran_out_before_a_resume_stops_at_once(tmp_path):
+    """Such a run was killed between its last step and its results."""
 
     def fit(epochs, ckpt_path=None):
         save = ModelCheckpoint(tmp_path, "last", enable_version_counter=False)
-        # No epoch can better the first, so the second is the last.
+        # No epoch can improve on the first one, so the second is the last.
         callbacks = [Patience("val/loss", min_delta=1e9, patience=1, check_finite=False), save]
         arguments = {**QUIET, "max_epochs": epochs, "enable_progress_bar": False}
         trainer = make_trainer(arguments, folder=tmp_path, callbacks=callbacks)
@@ -202,14 +214,14 @@ def merged(folder):
         return list(csv.DictReader(file))
 
 
-def test_each_attempt_has_a_log_folder_of_its_own(tmp_path):
+def test_each_attempt_has_its_own_log_folder(tmp_path):
     assert next_log_folder(tmp_path) == tmp_path / "logs" / "0"
     for name in ("0", "2", "10", "notes"):
         (tmp_path / "logs" / name).mkdir(parents=True)
     assert next_log_folder(tmp_path) == tmp_path / "logs" / "11"
 
 
-def test_a_later_attempt_replaces_what_it_did_again(tmp_path):
+def test_a_later_attempt_replaces_the_steps_it_repeats(tmp_path):
     log(tmp_path, 0, ["9,0.9", "19,0.8", "29,0.7"])
     log(tmp_path, 2, ["19,0.5", "29,0.4"])
     log(tmp_path, 10, ["29,0.3", "39,0.2"])
@@ -227,7 +239,7 @@ def test_columns_of_all_attempts_are_kept(tmp_path):
 
 
 @pytest.mark.parametrize("left", ["", "st", "step,train/loss\n", "train/loss,step\n0.7,"])
-def test_an_attempt_that_was_killed_while_writing_takes_nothing_away(tmp_path, left):
+def test_a_truncated_log_removes_no_rows(tmp_path, left):
     log(tmp_path, 0, ["9,0.9", "19,0.8"])
     path = tmp_path / "logs" / "1" / "metrics.csv"
     path.parent.mkdir()
@@ -235,17 +247,17 @@ def test_an_attempt_that_was_killed_while_writing_takes_nothing_away(tmp_path, l
     assert [row["step"] for row in merged(tmp_path)] == ["9", "19"]
 
 
-def test_half_a_line_is_left_out(tmp_path):
+def test_half_a_line_is_ignored(tmp_path):
     log(tmp_path, 0, ["0.9,9", "0.8,"], header="train/loss,step", end="")
     assert merged(tmp_path) == [{"step": "9", "train/loss": "0.9"}]
 
 
-def test_a_line_with_too_many_fields_keeps_the_named_ones(tmp_path):
+def test_surplus_fields_of_a_line_are_ignored(tmp_path):
     log(tmp_path, 0, ["9,0.9,0.1,0.2"])
     assert merged(tmp_path) == [{"step": "9", "train/loss": "0.9"}]
 
 
-def test_nothing_logged_is_nothing_merged(tmp_path):
+def test_without_logs_nothing_is_merged(tmp_path):
     assert merge_logs(tmp_path) is None
     (tmp_path / "logs" / "0").mkdir(parents=True)
     assert merge_logs(tmp_path) is None

@@ -1,3 +1,5 @@
+"""Linear and MLP heads: values, padding, arguments and initial weights."""
+
 import pytest
 import torch
 from torch import nn
@@ -30,7 +32,7 @@ def test_mlp_head_is_dense_activation_output(activation, function):
     torch.testing.assert_close(head(FEATURES, MASK), expected)
 
 
-def test_mlp_head_computes_what_berts_own_head_computes():
+def test_mlp_head_equals_the_classification_head_of_bert():
     model = BertForSequenceClassification(CONFIGS["bert"]).eval()
     head = MLPHead(HIDDEN, 2).eval()
     head.load_pooler(model.bert.pooler.dense.state_dict())
@@ -39,7 +41,7 @@ def test_mlp_head_computes_what_berts_own_head_computes():
     assert torch.equal(head(FEATURES, MASK), expected)
 
 
-def test_mlp_head_computes_what_robertas_own_head_computes():
+def test_mlp_head_equals_the_classification_head_of_roberta():
     model = RobertaForSequenceClassification(CONFIGS["roberta"]).eval()
     head = MLPHead(HIDDEN, 2).eval()
     head.dense.load_state_dict(model.classifier.dense.state_dict())
@@ -49,7 +51,7 @@ def test_mlp_head_computes_what_robertas_own_head_computes():
 
 @heads
 @pytest.mark.parametrize("pooling", ["cls", "mean", "max"])
-def test_padding_does_not_count(head_class, pooling):
+def test_padding_does_not_change_the_output(head_class, pooling):
     head = head_class(HIDDEN, 2, pooling=pooling).eval()
     changed = FEATURES.masked_fill(MASK[..., None] == 0, 7.0)
     assert torch.equal(head(changed, MASK), head(FEATURES, MASK))
@@ -57,7 +59,7 @@ def test_padding_does_not_count(head_class, pooling):
 
 
 @heads
-def test_dropout_is_on_in_train_mode_alone(head_class):
+def test_dropout_is_on_in_train_mode_only(head_class):
     head = head_class(HIDDEN, 2, dropout=0.5)
     torch.manual_seed(0)
     assert not torch.equal(head(FEATURES, MASK), head(FEATURES, MASK))
@@ -74,7 +76,7 @@ def test_args_rebuild_the_head(head_class):
     assert torch.equal(rebuilt.eval()(FEATURES, MASK), head.eval()(FEATURES, MASK))
 
 
-def test_args_hold_the_activation():
+def test_args_include_the_activation():
     assert MLPHead(HIDDEN, 1, activation="relu").args == {
         "pooling": "cls",
         "activation": "relu",
@@ -83,7 +85,7 @@ def test_args_hold_the_activation():
 
 
 @heads
-def test_output_layer_starts_as_berts(head_class):
+def test_the_output_layer_is_initialised_as_in_bert(head_class):
     torch.manual_seed(0)
     head = head_class(256, 256)
     assert head.out.bias.abs().max() == 0
@@ -94,31 +96,33 @@ def test_output_layer_starts_as_berts(head_class):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"pooling": "sum"}, "one of cls, mean, max, last, got 'sum'; set head.pooling"),
+        ({"pooling": "sum"}, "one of cls, mean, max, last, got 'sum'; set head.pooling=mean"),
         ({"num_outputs": 0}, "num_outputs must be >= 1, got 0"),
     ],
 )
-def test_what_no_head_can_be_built_with_is_refused(head_class, arguments, message):
+def test_invalid_arguments_raise(head_class, arguments, message):
     with pytest.raises(ValueError, match=message):
         head_class(HIDDEN, **{"num_outputs": 2, **arguments})
 
 
-def test_an_unknown_activation_is_refused():
+def test_an_unknown_activation_raises():
     with pytest.raises(
-        ValueError, match=r"one of tanh, relu, gelu, got 'swish'; set head.activati"
+        ValueError, match=r"one of tanh, relu, gelu, got 'swish'; set head.activation=tanh"
     ):
         MLPHead(HIDDEN, 2, activation="swish")
 
 
-def test_a_pooler_of_another_width_is_refused():
+def test_a_pooler_of_another_width_raises():
     with pytest.raises(RuntimeError, match="size mismatch"):
         MLPHead(HIDDEN, 2).load_pooler(nn.Linear(8, 8).state_dict())
 
 
 @heads
-@pytest.mark.parametrize(("pooling", "alone"), [("cls", True), ("mean", False), ("max", False)])
-def test_a_head_says_whether_it_reads_the_first_token_alone(head_class, pooling, alone):
+@pytest.mark.parametrize(
+    ("pooling", "first_token"), [("cls", True), ("mean", False), ("max", False)]
+)
+def test_first_token_is_true_for_cls_pooling_only(head_class, pooling, first_token):
     head = head_class(HIDDEN, 2, pooling=pooling).eval()
-    assert head.first_token is alone
+    assert head.first_token is first_token
     hidden, mask = torch.randn(3, 5, HIDDEN), torch.ones(3, 5)
-    assert torch.equal(head(hidden, mask), head(hidden[:, :1], mask)) is alone
+    assert torch.equal(head(hidden, mask), head(hidden[:, :1], mask)) is first_token

@@ -1,3 +1,5 @@
+"""Pooling of token features, with padding on either side."""
+
 import pytest
 import torch
 
@@ -21,19 +23,19 @@ modes = pytest.mark.parametrize("mode", EXPECTED)
 
 @modes
 @pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.float32])
-def test_values_are_those_of_the_tokens_alone(mode, dtype):
+def test_pooled_values(mode, dtype):
     assert pool(HIDDEN, MASK.to(dtype), mode).tolist() == EXPECTED[mode]
 
 
 @modes
 @pytest.mark.parametrize("filler", [1e9, -1e9, float("nan"), float("inf")])
-def test_what_stands_in_the_padding_does_not_count(mode, filler):
+def test_features_of_padding_are_ignored(mode, filler):
     changed = HIDDEN.masked_fill(MASK[..., None] == 0, filler)
     assert pool(changed, MASK, mode).tolist() == EXPECTED[mode]
 
 
 @modes
-def test_without_a_mask_all_tokens_count(mode):
+def test_without_a_mask_all_tokens_are_pooled(mode):
     first, last = HIDDEN[:, 0], HIDDEN[:, -1]
     found = {"cls": first, "last": last, "mean": HIDDEN.mean(1), "max": HIDDEN.amax(1)}
     expected = found[mode]
@@ -42,7 +44,7 @@ def test_without_a_mask_all_tokens_count(mode):
 
 
 @modes
-def test_a_row_of_nothing_but_padding_gives_finite_features_and_gradients(mode):
+def test_a_row_of_padding_gives_finite_features_and_gradients(mode):
     hidden = HIDDEN.clone().requires_grad_()
     features = pool(hidden, torch.zeros_like(MASK), mode)
     expected = HIDDEN[:, 0] if mode == "cls" else torch.zeros(2, 2)
@@ -52,7 +54,7 @@ def test_a_row_of_nothing_but_padding_gives_finite_features_and_gradients(mode):
 
 
 @modes
-def test_no_gradient_reaches_the_padding(mode):
+def test_padding_gets_no_gradient(mode):
     hidden = HIDDEN.clone().requires_grad_()
     pool(hidden, MASK, mode).sum().backward()
     assert hidden.grad[MASK == 0].abs().max() == 0
@@ -61,17 +63,17 @@ def test_no_gradient_reaches_the_padding(mode):
 
 @modes
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_features_keep_the_type_of_the_tokens(mode, dtype):
+def test_features_have_the_dtype_of_the_tokens(mode, dtype):
     features = pool(HIDDEN.to(dtype), MASK, mode)
     assert features.dtype == dtype
     assert features.tolist() == EXPECTED[mode]
 
 
-def test_an_unknown_mode_is_refused():
+def test_an_unknown_mode_raises():
     with pytest.raises(ValueError, match="one of cls, mean, max, last, got 'median'; set head"):
         pool(HIDDEN, MASK, "median")
 
 
-def test_the_last_token_is_the_last_one_also_of_a_text_that_is_padded_on_its_left():
+def test_the_last_token_with_padding_on_the_left():
     left = torch.tensor([[0, 1, 1, 1], [0, 0, 0, 1]])
     assert torch.equal(pool(HIDDEN, left, "last"), HIDDEN[:, -1])

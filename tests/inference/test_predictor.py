@@ -1,3 +1,5 @@
+"""Prediction of labels with a trained task, in memory and from file to file."""
+
 import csv
 import io
 import json
@@ -30,11 +32,11 @@ SENTIMENT = Labels("single_label", ("negative", "neutral", "positive"))
 
 def make_task(labels: Labels, *, seed: int = 0, mlp: bool = False) -> TransferModule:
     torch.manual_seed(seed)
-    config = tiny_config(initializer_range=0.5)  # scores that lie apart
+    config = tiny_config(initializer_range=0.5)  # large, so that scores differ
     head = (MLPHead if mlp else LinearHead)(16, labels.num_outputs)
     nn.init.normal_(head.out.weight, std=1.0)
-    kind = SequenceRegression if labels.kind == "regression" else SequenceClassification
-    return kind(Backbone.from_config(config), head, labels=labels)
+    task_class = SequenceRegression if labels.kind == "regression" else SequenceClassification
+    return task_class(Backbone.from_config(config), head, labels=labels)
 
 
 def make_predictor(labels: Labels = SENTIMENT, **options: Any) -> Predictor:
@@ -47,13 +49,13 @@ def make_texts(count: int, *, seed: int = 0) -> list[str]:
 
 
 def short_texts(count: int) -> list[str]:
-    """Texts that are not cut."""
+    """Return texts of at most 10 words, which are not truncated."""
     return [" ".join(text.split()[:10]) for text in make_texts(count)]
 
 
 @torch.no_grad()
 def direct_logits(task: TransferModule, text: str, pair: str | None = None) -> Tensor:
-    """The logits of one text by plain means: no batches, no padding, the tokenizer as it is."""
+    """Return the logits of one text, without batches, padding and truncation."""
     encoded = make_tokenizer()(text, pair, return_tensors="pt")
     return task.eval()(encoded)[0]
 
@@ -70,7 +72,7 @@ def read_csv(text: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(text)))
 
 
-def test_single_label_is_the_most_probable_with_its_probability() -> None:
+def test_single_label_gives_the_most_probable_class_and_its_probability() -> None:
     predictor = make_predictor()
     texts = short_texts(60)
 
@@ -83,28 +85,28 @@ def test_single_label_is_the_most_probable_with_its_probability() -> None:
     assert {prediction.label for prediction in predictions} == set(SENTIMENT.names)
 
 
-def test_rating_is_the_score_and_its_band_the_label() -> None:
+def test_regression_gives_the_value_as_score_and_its_bin_as_label() -> None:
     texts, task = short_texts(60), make_task(Labels("regression"))
-    ratings = sorted(direct_logits(task, text).item() for text in texts)
-    cutoffs = (sum(ratings[19:21]) / 2, sum(ratings[39:41]) / 2)
+    values = sorted(direct_logits(task, text).item() for text in texts)
+    cutoffs = (sum(values[19:21]) / 2, sum(values[39:41]) / 2)
     predictor = make_predictor(Labels("regression", SENTIMENT.names, cutoffs))
 
     predictions = predictor.predict(texts)
 
     for text, prediction in zip(texts, predictions, strict=True):
-        rating = direct_logits(predictor.task, text).item()
-        assert prediction.score == pytest.approx(rating, abs=1e-5)
-        assert prediction.label == SENTIMENT.names[sum(rating > cut for cut in cutoffs)]
+        value = direct_logits(predictor.task, text).item()
+        assert prediction.score == pytest.approx(value, abs=1e-5)
+        assert prediction.label == SENTIMENT.names[sum(value > cut for cut in cutoffs)]
     assert {prediction.label for prediction in predictions} == set(SENTIMENT.names)
 
 
-def test_rating_without_bands_is_called_rating() -> None:
+def test_regression_without_bins_has_the_label_value() -> None:
     (prediction,) = make_predictor(Labels("regression")).predict(["good film"])
 
     assert prediction.label == "value"
 
 
-def test_multi_joins_the_labels_above_one_half_and_scores_the_lowest() -> None:
+def test_multi_label_joins_classes_above_one_half_with_the_lowest_score() -> None:
     labels = Labels("multi_label", ("plot", "cast", "music"))
     predictor = make_predictor(labels)
     texts = short_texts(60)
@@ -120,14 +122,14 @@ def test_multi_joins_the_labels_above_one_half_and_scores_the_lowest() -> None:
     assert {0, 1, 2} <= kept_counts
 
 
-def test_scores_are_short_decimals_that_float32_tells_apart() -> None:
+def test_scores_are_the_shortest_decimals_of_float32() -> None:
     (prediction,) = make_predictor().predict(["good film"])
 
     assert len(str(prediction.score)) <= 12
     assert float(str(torch.tensor(prediction.score).numpy())) == prediction.score
 
 
-def test_predictions_come_in_the_order_of_the_texts() -> None:
+def test_predictions_are_in_the_order_of_the_texts() -> None:
     predictor = make_predictor(batch_size=4)
     texts = make_texts(50)
 
@@ -150,7 +152,7 @@ def test_batch_size_changes_no_prediction(batch_size: int) -> None:
     assert [p.score for p in predictions] == pytest.approx([p.score for p in expected], abs=1e-6)
 
 
-def test_batches_hold_texts_of_like_length() -> None:
+def test_batches_contain_texts_of_similar_length() -> None:
     predictor = make_predictor(batch_size=10)
     shapes = []
     predictor.task.register_forward_pre_hook(
@@ -164,7 +166,7 @@ def test_batches_hold_texts_of_like_length() -> None:
 
 
 @pytest.mark.parametrize("max_tokens", [1, 50, None])
-def test_max_tokens_bounds_the_batches_and_changes_no_prediction(max_tokens: int | None) -> None:
+def test_max_tokens_limits_the_batches_and_changes_no_prediction(max_tokens: int | None) -> None:
     texts = make_texts(100)
     expected = make_predictor(batch_size=16).predict(texts)
     predictor = make_predictor(batch_size=40, max_tokens=max_tokens)
@@ -185,12 +187,12 @@ def test_max_tokens_bounds_the_batches_and_changes_no_prediction(max_tokens: int
     assert [p.score for p in predictions] == pytest.approx([p.score for p in expected], abs=1e-6)
 
 
-def test_max_tokens_is_checked() -> None:
+def test_max_tokens_below_one_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"max_tokens must be >= 1, got 0"):
         make_predictor(max_tokens=0)
 
 
-def test_texts_are_cut_as_in_training() -> None:
+def test_texts_are_truncated_as_in_training() -> None:
     task, tokenizer = make_task(SENTIMENT), make_tokenizer()
     text = "good good good dull dull bad bad bad"
 
@@ -203,7 +205,7 @@ def test_texts_are_cut_as_in_training() -> None:
     assert score(text, Tokens(max_length=5, truncation="tail")) == score("bad bad bad", Tokens())
 
 
-def test_pairs_are_told_from_single_texts() -> None:
+def test_a_pair_is_not_predicted_as_one_joined_text() -> None:
     predictor = make_predictor()
 
     (prediction,) = predictor.predict(["good film"], ["bad plot"])
@@ -213,10 +215,10 @@ def test_pairs_are_told_from_single_texts() -> None:
     assert prediction != predictor.predict(["good film bad plot"])[0]
 
 
-def test_dropout_is_off_and_each_module_keeps_its_mode() -> None:
+def test_dropout_is_disabled_and_each_module_keeps_its_mode() -> None:
     predictor = make_predictor()
     predictor.task.train()
-    predictor.task.backbone.eval()  # as a frozen one is
+    predictor.task.backbone.eval()  # like a frozen backbone
 
     first, second = predictor.predict(["good film"]), predictor.predict(["good film"])
 
@@ -226,7 +228,7 @@ def test_dropout_is_off_and_each_module_keeps_its_mode() -> None:
     assert not any(module.training for module in predictor.task.backbone.modules())
 
 
-def test_no_gradient_is_kept() -> None:
+def test_no_graph_is_built_for_gradients() -> None:
     predictor = make_predictor()
     outputs = []
     predictor.task.register_forward_hook(lambda *arguments: outputs.append(arguments[2]))
@@ -250,41 +252,46 @@ def test_no_texts_give_no_predictions() -> None:
         ([None], None, ValueError, r"texts\[0\]: no text"),
         ([float("nan")], None, ValueError, r"texts\[0\]: no text"),
         ([7], None, ValueError, r"texts\[0\]: 7 is not text"),
-        (["go\ud800od"], None, ValueError, r"texts\[0\]: half a surrogate pair in"),
-        (["good", "bad"], ["film"], ValueError, r"2 texts, 1 pairs"),
+        (
+            ["go\ud800od"],
+            None,
+            ValueError,
+            r"texts\[0\]: unpaired surrogate \(half a character\) in",
+        ),
+        (["good", "bad"], ["film"], ValueError, r"same length, got 2 texts and 1 pairs"),
     ],
 )
-def test_bad_texts_are_refused(
-    texts: Any, pairs: Any, error: type[Exception], message: str
-) -> None:
+def test_bad_texts_are_errors(texts: Any, pairs: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         make_predictor().predict(texts, pairs)
 
 
-def test_a_text_without_a_token_is_refused() -> None:
+def test_a_text_without_a_token_is_an_error() -> None:
     tokenizer = make_tokenizer()
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A")
     predictor = Predictor(make_task(SENTIMENT), tokenizer, Tokens(max_length=12))
 
     assert predictor.predict(["good film"])
-    with pytest.raises(ValueError, match=r"finds no token in '\\u200b'; take it out"):
+    with pytest.raises(ValueError, match=r"finds no token in '\\u200b'; remove this text"):
         predictor.predict(["good", "\u200b"])
 
 
-def test_diverged_weights_are_an_error_and_no_label() -> None:
+def test_an_output_that_is_nan_is_an_error() -> None:
     predictor = make_predictor()
     nn.init.constant_(predictor.task.get_parameter("head.out.bias"), math.nan)
 
-    with pytest.raises(ValueError, match=r"output for 'good film' is nan, which is no score"):
+    with pytest.raises(
+        ValueError, match=r"output of the model for 'good film' is nan; the training diverged"
+    ):
         predictor.predict(["good film"])
 
 
-def test_batch_size_below_one_is_refused() -> None:
+def test_batch_size_below_one_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"batch_size must be >= 1, got 0"):
         make_predictor(batch_size=0)
 
 
-def test_texts_are_never_longer_than_the_table_of_positions(
+def test_texts_are_truncated_to_the_positions_of_the_model(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     task, tokenizer = make_task(SENTIMENT), make_tokenizer()
@@ -292,7 +299,7 @@ def test_texts_are_never_longer_than_the_table_of_positions(
 
     predictor = Predictor(task, tokenizer, Tokens(max_length=500))
 
-    assert "max_length=500 is more than the model has positions for; texts are cut to 32" in (
+    assert "max_length=500 exceeds the positions of the model; texts are truncated to 32" in (
         caplog.text
     )
     expected = Predictor(task, tokenizer, Tokens(max_length=32)).predict([text])
@@ -309,12 +316,12 @@ def test_texts_are_never_longer_than_the_table_of_positions(
     ids=lambda labels: labels.kind,
 )
 @pytest.mark.parametrize("mlp", [True, False])
-def test_model_folder_predicts_as_the_task_that_was_exported(
+def test_a_model_folder_predicts_as_the_exported_task(
     tmp_path: Path, labels: Labels, mlp: bool
 ) -> None:
     task, tokens, texts = make_task(labels, mlp=mlp), Tokens(max_length=7), make_texts(20)
-    native = export(task, make_tokenizer(), tmp_path / "run" / "model", tokens=tokens)
-    assert native == mlp
+    is_hf_folder = export(task, make_tokenizer(), tmp_path / "run" / "model", tokens=tokens)
+    assert is_hf_folder == mlp
 
     predictor = Predictor.from_path(tmp_path / "run", batch_size=5)
 
@@ -324,7 +331,7 @@ def test_model_folder_predicts_as_the_task_that_was_exported(
     assert [p.score for p in predictions] == pytest.approx([p.score for p in expected], abs=1e-6)
 
 
-def test_max_length_overrides_that_of_training(tmp_path: Path) -> None:
+def test_max_length_replaces_that_of_the_training(tmp_path: Path) -> None:
     export(make_task(SENTIMENT), make_tokenizer(), tmp_path / "model", tokens=Tokens(max_length=7))
     words = "good bad film plot dull"
 
@@ -333,14 +340,14 @@ def test_max_length_overrides_that_of_training(tmp_path: Path) -> None:
     assert predictor.predict([words]) == predictor.predict(["good bad film"])
 
 
-def test_a_checkpoint_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
+def test_a_checkpoint_without_a_tokenizer_is_an_error(tmp_path: Path) -> None:
     from lightning_transfer.utils.checkpoint_format import KEY, describe_task
 
     task, path = make_task(SENTIMENT), tmp_path / "last.ckpt"
     described = describe_task(task, tokenizer=None, tokens=None)
     torch.save({"state_dict": task.state_dict(), KEY: described}, path)
 
-    with pytest.raises(ValueError, match=r"last\.ckpt holds no tokenizer"):
+    with pytest.raises(ValueError, match=r"last\.ckpt contains no tokenizer"):
         Predictor.from_path(path)
 
 
@@ -357,7 +364,7 @@ def test_a_checkpoint_with_a_tokenizer_predicts(tmp_path: Path) -> None:
     assert predictions == expected
 
 
-def test_a_file_keeps_its_rows_columns_and_order(tmp_path: Path) -> None:
+def test_predict_file_keeps_rows_columns_and_order(tmp_path: Path) -> None:
     texts = make_texts(25)
     rows = [{"id": f"{place:03}", "text": text, "a b": "x, y"} for place, text in enumerate(texts)]
     source, out = write_csv(tmp_path / "reviews.csv", rows), tmp_path / "labelled.csv"
@@ -406,7 +413,9 @@ def test_every_format_is_written(tmp_path: Path, extension: str) -> None:
         ("reviews.txt", "reviews.predictions.csv"),
     ],
 )
-def test_output_lies_beside_the_input_by_default(tmp_path: Path, name: str, expected: str) -> None:
+def test_the_output_is_beside_the_input_by_default(
+    tmp_path: Path, name: str, expected: str
+) -> None:
     source = tmp_path / name
     source.write_text("text\ngood film\n")
 
@@ -443,11 +452,11 @@ def test_columns_of_the_input_are_not_overwritten(tmp_path: Path, taken: str) ->
     (row,) = read_csv(out.read_text())
     assert list(row) == ["text", taken, "predicted_label", "predicted_score"]
     assert row[taken] == "mine"
-    with pytest.raises(ValueError, match=r"out\.csv has columns for our label and score already"):
+    with pytest.raises(ValueError, match=r"out\.csv already has columns for label and score: "):
         make_predictor().predict_file(out, tmp_path / "again.csv")
 
 
-def test_columns_that_only_later_rows_have_are_kept(tmp_path: Path) -> None:
+def test_columns_of_later_rows_only_are_kept(tmp_path: Path) -> None:
     source, out = tmp_path / "r.jsonl", tmp_path / "out.jsonl"
     source.write_text('{"text": "good"}\n{"text": "bad"}\n{"text": "dull", "place": "Rome"}\n')
 
@@ -457,7 +466,7 @@ def test_columns_that_only_later_rows_have_are_kept(tmp_path: Path) -> None:
     assert [row["place"] for row in rows] == [None, None, "Rome"]
 
 
-def test_a_column_too_late_for_a_stream_is_an_error(
+def test_a_new_column_in_a_later_chunk_of_a_stream_is_an_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lines = b'{"text": "good"}\n{"text": "dull", "place": "Rome"}\n'
@@ -469,11 +478,13 @@ def test_a_column_too_late_for_a_stream_is_an_error(
     assert capsys.readouterr().out.count("\n") == 1
 
 
-@pytest.mark.parametrize("form", ["csv", "jsonl"])
+@pytest.mark.parametrize("stream_format", ["csv", "jsonl"])
 def test_standard_streams_keep_their_format(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], form: str
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], stream_format: str
 ) -> None:
-    given = b"text,n\ngood film,1\n" if form == "csv" else b'{"text": "good film", "n": 1}\n'
+    given = (
+        b"text,n\ngood film,1\n" if stream_format == "csv" else b'{"text": "good film", "n": 1}\n'
+    )
     stream = io.BufferedReader(io.BytesIO(given))
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(stream))
     predictor = make_predictor()
@@ -482,13 +493,13 @@ def test_standard_streams_keep_their_format(
 
     (expected,) = predictor.predict(["good film"])
     written = capsys.readouterr().out
-    row: dict[str, Any] = read_csv(written)[0] if form == "csv" else json.loads(written)
+    row: dict[str, Any] = read_csv(written)[0] if stream_format == "csv" else json.loads(written)
     assert row["text"] == "good film"
     assert int(row["n"]) == 1
     assert (row["label"], float(row["score"])) == (expected.label, expected.score)
 
 
-def test_standard_output_of_a_file_is_in_its_format(
+def test_standard_output_has_the_format_of_the_input_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = tmp_path / "r.jsonl"
@@ -503,8 +514,8 @@ def leftovers(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def spy(predictor: Predictor) -> list[int]:
-    """Count the batches that the model sees."""
+def record_batches(predictor: Predictor) -> list[int]:
+    """Return a list with one entry for each batch of the model from now on."""
     seen: list[int] = []
     predictor.task.register_forward_pre_hook(lambda *_: seen.append(1))
     return seen
@@ -513,20 +524,24 @@ def spy(predictor: Predictor) -> list[int]:
 @pytest.mark.parametrize(
     ("out", "error", "message"),
     [
-        ("r.csv", ValueError, r"r\.csv is the input itself; name another file with out="),
-        ("link.csv", ValueError, r"link\.csv is the input itself"),
+        (
+            "r.csv",
+            ValueError,
+            r"r\.csv is the input file; set another file, such as out=r\.predictions\.csv",
+        ),
+        ("link.csv", ValueError, r"link\.csv is the input file"),
         ("out.xlsx", ValueError, r"unknown extension '\.xlsx'; allowed: \.csv, \.tsv, \.jsonl"),
         ("nowhere/out.csv", FileNotFoundError, r"there is no folder .*nowhere"),
         (".", IsADirectoryError, r"is a folder"),
     ],
 )
-def test_a_wrong_output_is_refused_before_the_model_runs(
+def test_a_wrong_output_is_an_error_before_the_model_runs(
     tmp_path: Path, out: str, error: type[Exception], message: str
 ) -> None:
     source = write_csv(tmp_path / "r.csv", [{"text": "good film"}])
     (tmp_path / "link.csv").symlink_to(source)
     predictor = make_predictor()
-    seen = spy(predictor)
+    seen = record_batches(predictor)
 
     with pytest.raises(error, match=message):
         predictor.predict_file(source, tmp_path / out)
@@ -535,17 +550,17 @@ def test_a_wrong_output_is_refused_before_the_model_runs(
     assert leftovers(tmp_path) == ["link.csv", "r.csv"]
 
 
-def test_a_missing_column_is_told_with_the_closest_first(tmp_path: Path) -> None:
+def test_a_missing_column_is_an_error_with_the_closest_names_first(tmp_path: Path) -> None:
     rows = [{"id": "1", "texts": "good film", "reply": "bad"}]
     source = write_csv(tmp_path / "r.csv", rows)
 
     message = (
-        r"r\.csv has no column 'text'; its columns, the closest first: texts, .*"
-        r"name the right one with text="
+        r"r\.csv has no column 'text'; set text=… \(data.text=… on the command line\) to one of "
+        r"its columns, the closest first: texts, "
     )
     with pytest.raises(ValueError, match=message):
         make_predictor().predict_file(source)
-    message = r"no column 'replies'; its columns, the closest first: reply, .* with text_pair="
+    message = r"no column 'replies'; set text_pair=… .*, the closest first: reply, "
     with pytest.raises(ValueError, match=message):
         make_predictor().predict_file(source, text="texts", text_pair="replies")
     assert leftovers(tmp_path) == ["r.csv"]
@@ -554,20 +569,20 @@ def test_a_missing_column_is_told_with_the_closest_first(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("r.csv", "text,n\n{}good,1\n ,2\n", r"r\.csv, line 9, column 'text': empty text; mend"),
+        ("r.csv", "text,n\n{}good,1\n ,2\n", r"r\.csv, line 9, column 'text': empty text; corr"),
         ("r.jsonl", '{}{{"text": 7}}\n', r"r\.jsonl, line 7, column 'text': 7 is not text"),
         ("r.jsonl", '{}{{"n": 7}}\n', r"r\.jsonl, line 7, column 'text': no text"),
         ("r.csv", "text,n\n{}good,1,2\n", r"r\.csv, line 8: 3 field\(s\) at delimiter ','"),
     ],
 )
-def test_a_bad_last_row_is_told_before_the_model_runs(
+def test_a_bad_last_row_is_an_error_before_the_model_runs(
     tmp_path: Path, name: str, content: str, message: str
 ) -> None:
     good = "good,1\n" if name == "r.csv" else '{"text": "good"}\n'
     (tmp_path / name).write_text(content.format(good * 6))
     (tmp_path / "out.csv").write_text("older\n")
     predictor = make_predictor()
-    seen = spy(predictor)
+    seen = record_batches(predictor)
 
     with pytest.raises(ValueError, match=message):
         predictor.predict_file(tmp_path / name, tmp_path / "out.csv", chunk_rows=2)
@@ -576,10 +591,10 @@ def test_a_bad_last_row_is_told_before_the_model_runs(
     assert leftovers(tmp_path) == sorted([name, "out.csv"])
 
 
-def test_nothing_half_written_is_left_when_the_model_fails(tmp_path: Path) -> None:
+def test_no_partial_output_is_left_if_the_model_fails(tmp_path: Path) -> None:
     source = write_csv(tmp_path / "r.csv", [{"text": text} for text in make_texts(20)])
     predictor = make_predictor()
-    seen = spy(predictor)
+    seen = record_batches(predictor)
 
     def fail_late(*_: Any) -> None:
         if len(seen) == 3:
@@ -593,7 +608,7 @@ def test_nothing_half_written_is_left_when_the_model_fails(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("extension", ["csv", "jsonl", "parquet"])
-def test_skipped_rows_stay_in_their_place_without_a_label(
+def test_skipped_rows_keep_their_place_without_a_label(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, extension: str
 ) -> None:
     texts = ["", " ", "good film", "", "bad plot"]
@@ -630,7 +645,7 @@ def test_skipped_rows_stay_in_their_place_without_a_label(
     ]
 
 
-def test_rows_that_cannot_be_read_are_left_out_when_skipped(
+def test_unreadable_rows_are_omitted_if_skipped(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     source, out = tmp_path / "r.csv", tmp_path / "out.csv"
@@ -643,7 +658,7 @@ def test_rows_that_cannot_be_read_are_left_out_when_skipped(
 
 
 class StubBackbone(nn.Module):
-    """Features that cost nothing."""
+    """A backbone without computation."""
 
     hidden_size = 4
 
@@ -670,8 +685,8 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
         finally:
             tracemalloc.stop()
 
-    peak(100)  # what is loaded once
-    small, large = peak(700), peak(2100)  # both longer than what the reader looks at ahead
+    peak(100)  # loads imports and caches
+    small, large = peak(700), peak(2100)  # both longer than the sample for delimiter and encoding
 
     assert (tmp_path / "r.csv").stat().st_size > 850_000
     assert large < small + 100_000

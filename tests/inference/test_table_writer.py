@@ -1,3 +1,5 @@
+"""Atomic writing of rows in all formats, to files and to standard output."""
+
 import gc
 import io
 import json
@@ -30,36 +32,36 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def write(path: Path, rows: list[dict[str, Any]], columns: list[str] | None = None) -> None:
-    with RowWriter(path, columns or ["text", "label"]) as writer:
-        writer.write(rows)
+    with RowWriter(path, columns or ["text", "label"]) as output:
+        output.write(rows)
 
 
 def write_chunks(path: Path, *chunks: list[dict[str, Any]] | BaseException) -> None:
-    with RowWriter(path, ["id", "text", "label"]) as writer:
+    with RowWriter(path, ["id", "text", "label"]) as output:
         for chunk in chunks:
             if isinstance(chunk, BaseException):
                 raise chunk
-            writer.write(chunk)
+            output.write(chunk)
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".json", ".parquet", ".CSV"])
-def test_awkward_texts_come_back_as_they_were(tmp_path: Path, suffix: str) -> None:
+def test_awkward_texts_are_read_back_unchanged(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"out{suffix}"
-    with RowWriter(path, ["text", "label"]) as writer:
-        writer.write(AWKWARD[:2])
-        writer.write([])
-        writer.write(AWKWARD[2:])
+    with RowWriter(path, ["text", "label"]) as output:
+        output.write(AWKWARD[:2])
+        output.write([])
+        output.write(AWKWARD[2:])
     assert read(path) == AWKWARD
     assert os.listdir(tmp_path) == [path.name]
 
 
-def test_csv_has_unix_line_ends_and_quotes_where_needed(tmp_path: Path) -> None:
+def test_csv_has_unix_line_ends_and_minimal_quotes(tmp_path: Path) -> None:
     path = tmp_path / "out.csv"
     write(path, [{"text": "plain", "label": 0.25}, {"text": "a\rb", "label": None}])
     assert path.read_bytes() == b'text,label\nplain,0.25\n"a\rb",\n'
 
 
-def test_columns_decide_what_is_written_and_in_which_order(tmp_path: Path) -> None:
+def test_only_the_columns_are_written_in_their_order(tmp_path: Path) -> None:
     row = {"__row__": "in.csv, line 2", "text": "good", "score": np.float32(0.5), "tags": ["a"]}
     columns = ["score", "tags", "missing"]
     write(tmp_path / "out.csv", [row], columns)
@@ -71,7 +73,7 @@ def test_columns_decide_what_is_written_and_in_which_order(tmp_path: Path) -> No
     assert pq.read_table(tmp_path / "out.parquet").to_pylist() == [json.loads(line)]
 
 
-def test_jsonl_is_valid_json_whatever_the_values(tmp_path: Path) -> None:
+def test_jsonl_is_valid_json_for_all_values(tmp_path: Path) -> None:
     row = {"a": math.nan, "b": [math.inf, {"c": np.int64(3)}], "d": True, "e": Path("x")}
     write(tmp_path / "out.jsonl", [row], list(row))
     assert json.loads((tmp_path / "out.jsonl").read_text()) == {
@@ -90,24 +92,26 @@ def test_no_rows_give_a_file_with_its_header(tmp_path: Path) -> None:
     assert pq.read_table(tmp_path / "out.parquet").column_names == ["text", "label"]
 
 
-def test_parquet_keeps_types_and_takes_late_text_in_an_empty_column(tmp_path: Path) -> None:
+def test_parquet_keeps_types_and_accepts_text_after_nulls(tmp_path: Path) -> None:
     path = tmp_path / "out.parquet"
-    with RowWriter(path, ["id", "note"]) as writer:
-        writer.write([{"id": 1, "note": None}])
-        writer.write([{"id": 2, "note": "late"}])
+    with RowWriter(path, ["id", "note"]) as output:
+        output.write([{"id": 1, "note": None}])
+        output.write([{"id": 2, "note": "late"}])
     assert pq.read_table(path).to_pylist() == [{"id": 1, "note": None}, {"id": 2, "note": "late"}]
 
 
-def test_parquet_says_which_column_changes_its_type(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"'id' mixes types.*began as int64.*'x'.*\.jsonl"):
+def test_a_parquet_column_with_several_types_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"'id' has values of several types.*\(int64 in the.*'x'.*\.jsonl"
+    ):
         write_chunks(tmp_path / "out.parquet", [{"id": 1}], [{"id": "x"}])
-    gc.collect()  # the writer of pyarrow closes itself, which must not fail
+    gc.collect()  # ParquetWriter closes itself on deletion, which must not fail
     assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_an_exception_leaves_the_old_file_and_nothing_else(
+def test_an_exception_leaves_only_the_old_file(
     tmp_path: Path, suffix: str, error: type[BaseException]
 ) -> None:
     path = tmp_path / f"out{suffix}"
@@ -120,13 +124,13 @@ def test_an_exception_leaves_the_old_file_and_nothing_else(
 
 def test_the_target_appears_only_at_the_end(tmp_path: Path) -> None:
     path = tmp_path / "out.csv"
-    with RowWriter(path, ["text", "label"]) as writer:
-        writer.write(AWKWARD)
+    with RowWriter(path, ["text", "label"]) as output:
+        output.write(AWKWARD)
         assert not path.exists()
     assert path.exists()
 
 
-def test_a_failure_to_put_the_file_in_place_leaves_nothing(
+def test_a_failure_on_closing_leaves_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
@@ -138,7 +142,7 @@ def test_a_failure_to_put_the_file_in_place_leaves_nothing(
     assert os.listdir(tmp_path) == []
 
 
-def test_a_lone_surrogate_cannot_be_written_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_lone_surrogate_is_an_error_and_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(UnicodeEncodeError):
         write(tmp_path / "out.csv", [{"text": "\ud800", "label": ""}])
     assert os.listdir(tmp_path) == []
@@ -151,7 +155,7 @@ def test_the_file_has_the_permissions_of_any_new_file(tmp_path: Path) -> None:
     assert len(modes) == 1
 
 
-def test_a_link_stays_a_link(tmp_path: Path) -> None:
+def test_a_symbolic_link_is_kept(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "real" / "out.csv").write_text("old")
     (tmp_path / "link.csv").symlink_to(tmp_path / "real" / "out.csv")
@@ -160,12 +164,12 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
     assert read(tmp_path / "real" / "out.csv") == AWKWARD
 
 
-def test_input_and_output_may_be_one_file(tmp_path: Path) -> None:
+def test_the_output_may_be_a_file_that_is_still_read(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     write(path, AWKWARD)
-    with RowWriter(path, ["text", "label"]) as writer:
+    with RowWriter(path, ["text", "label"]) as output:
         for batch in read_batches(path, batch_rows=2):
-            writer.write(batch)
+            output.write(batch)
     assert read(path) == AWKWARD
 
 
@@ -173,42 +177,42 @@ def test_input_and_output_may_be_one_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("form", "text"),
+    ("stdout_format", "text"),
     [
         (None, 'text,label\n"ż, a",1\n'),
         ("tsv", "text\tlabel\nż, a\t1\n"),
         ("jsonl", '{"text": "ż, a", "label": 1}\n'),
     ],
 )
-def test_standard_output_takes_each_text_format(
-    capfdbinary: pytest.CaptureFixture[bytes], form: Any, text: str
+def test_standard_output_supports_each_text_format(
+    capfdbinary: pytest.CaptureFixture[bytes], stdout_format: Any, text: str
 ) -> None:
-    with RowWriter("-", ["text", "label"], form=form) as writer:
-        writer.write([{"text": "ż, a", "label": 1}])
+    with RowWriter("-", ["text", "label"], stdout_format=stdout_format) as output:
+        output.write([{"text": "ż, a", "label": 1}])
         assert capfdbinary.readouterr().out == text.encode()  # at once, not at the end
 
 
-def test_standard_output_is_utf8_whatever_the_locale(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_standard_output_is_utf8_in_any_locale(monkeypatch: pytest.MonkeyPatch) -> None:
     raw = io.BytesIO()
     stdout = io.TextIOWrapper(raw, "ascii")
     monkeypatch.setattr("sys.stdout", stdout)
     print("before")
-    with RowWriter("-", ["text"]) as writer:
-        writer.write([{"text": "ż"}])
+    with RowWriter("-", ["text"]) as output:
+        output.write([{"text": "ż"}])
     assert raw.getvalue().decode() == "before\ntext\nż\n"
 
 
-def test_a_text_stream_in_the_place_of_standard_output_will_do(
+def test_standard_output_may_be_a_text_stream(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     stdout = io.StringIO()
     monkeypatch.setattr("sys.stdout", stdout)
-    with RowWriter("-", ["text"]) as writer:
-        writer.write([{"text": "ż"}])
+    with RowWriter("-", ["text"]) as output:
+        output.write([{"text": "ż"}])
     assert stdout.getvalue() == "text\nż\n"
 
 
-# Refused before anything is computed
+# Errors before any row is written
 
 
 @pytest.mark.parametrize(
@@ -218,11 +222,11 @@ def test_a_text_stream_in_the_place_of_standard_output_will_do(
         ("out", ["a"], ValueError, "unknown extension ''"),
         ("no/out.csv", ["a"], FileNotFoundError, "there is no folder .*no"),
         (".", ["a"], IsADirectoryError, "is a folder; name a file in it"),
-        ("out.csv", [], ValueError, r"columns must be names that differ, got \[\]"),
+        ("out.csv", [], ValueError, r"columns must be one or more unique names, got \[\]"),
         ("out.csv", ["a", "a"], ValueError, r"got \['a', 'a'\]"),
     ],
 )
-def test_a_wrong_target_is_refused_at_once(
+def test_a_wrong_target_is_an_error_at_once(
     tmp_path: Path, name: str, columns: list[str], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
@@ -230,27 +234,27 @@ def test_a_wrong_target_is_refused_at_once(
     assert os.listdir(tmp_path) == []
 
 
-def test_a_read_only_folder_is_refused_at_once(
+def test_a_read_only_folder_is_an_error_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("os.access", lambda *_: False)  # root may write anywhere
+    monkeypatch.setattr("os.access", lambda *_: False)  # root may write to read-only folders
     with pytest.raises(PermissionError, match="the folder is read-only"):
         RowWriter(tmp_path / "out.csv", ["a"])
 
 
-def test_form_is_for_standard_output_only(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="form='tsv' is for standard output"):
-        RowWriter(tmp_path / "out.csv", ["a"], form="tsv")
-    with pytest.raises(ValueError, match="standard output takes csv, tsv or jsonl, got form='parq"):
-        RowWriter("-", ["a"], form="parquet")
+def test_stdout_format_is_for_standard_output_only(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="stdout_format='tsv' applies to standard output only"):
+        RowWriter(tmp_path / "out.csv", ["a"], stdout_format="tsv")
+    with pytest.raises(ValueError, match="stdout_format must be one of csv, tsv, jsonl, got 'parq"):
+        RowWriter("-", ["a"], stdout_format="parquet")
 
 
-def test_rows_are_written_inside_the_with_block_only(tmp_path: Path) -> None:
-    writer = RowWriter(tmp_path / "out.csv", ["a"])
+def test_writing_outside_the_with_block_is_an_error(tmp_path: Path) -> None:
+    output = RowWriter(tmp_path / "out.csv", ["a"])
     with pytest.raises(ValueError, match="inside the with block"):
-        writer.write([{"a": 1}])
-    with writer:
-        writer.write([{"a": 1}])
+        output.write([{"a": 1}])
+    with output:
+        output.write([{"a": 1}])
     with pytest.raises(ValueError, match="inside the with block"):
-        writer.write([{"a": 1}])
+        output.write([{"a": 1}])
     assert (tmp_path / "out.csv").read_text() == "a\n1\n"

@@ -1,3 +1,5 @@
+"""Tagging of words with a trained task, in memory and from file to file."""
+
 import json
 
 import numpy as np
@@ -35,47 +37,47 @@ def make_tagger(**arguments):
 SENTENCES = ["a good film", "the plot was dull and the end sad", "fun"]
 
 
-def test_each_word_has_the_tag_that_the_model_gives_its_first_token():
+def test_each_word_gets_the_tag_of_its_first_token():
     tagger = make_tagger()
     found = tagger.predict(SENTENCES)
-    for text, said in zip(SENTENCES, found, strict=True):
+    for text, tagged in zip(SENTENCES, found, strict=True):
         inputs = dict(tagger.tokenizer(text, return_tensors="pt"))
-        scores = tagger.task(inputs).softmax(-1)[0, 1:-1]  # every word is one token here
-        assert said.words == tuple(text.split())
-        assert said.tags == tuple(NAMES[tag] for tag in scores.argmax(-1))
-        assert np.allclose(said.scores, scores.max(-1).values.tolist(), atol=1e-6)
-    assert len({tag for said in found for tag in said.tags}) > 1
+        scores = tagger.task(inputs).softmax(-1)[0, 1:-1]  # every word is one token
+        assert tagged.words == tuple(text.split())
+        assert tagged.tags == tuple(NAMES[tag] for tag in scores.argmax(-1))
+        assert np.allclose(tagged.scores, scores.max(-1).values.tolist(), atol=1e-6)
+    assert len({tag for tagged in found for tag in tagged.tags}) > 1
 
 
-def test_lists_are_taken_for_words_and_batches_change_nothing():
+def test_lists_of_words_and_other_batches_give_the_same_tags():
     tagger = make_tagger()
     expected = tagger.predict(SENTENCES)
     assert tagger.predict([text.split() for text in SENTENCES]) == expected
     alone = [tagger.predict([text])[0] for text in SENTENCES]
-    assert [said.tags for said in alone] == [said.tags for said in expected]
+    assert [tagged.tags for tagged in alone] == [tagged.tags for tagged in expected]
 
 
-def test_the_second_half_of_a_long_text_is_tagged_like_a_text_of_its_own():
-    tagger = make_tagger(max_length=6)  # room for four words
+def test_the_parts_of_a_long_text_are_tagged_as_separate_texts():
+    tagger = make_tagger(max_length=6)  # four words and two special tokens
     words = "a good film the plot was dull and fun".split()
     [whole] = tagger.predict([" ".join(words)])
     parts = tagger.predict([words[:4], words[4:8], words[8:]])
     assert whole.words == tuple(words)
-    assert whole.tags == sum((said.tags for said in parts), ())
+    assert whole.tags == sum((tagged.tags for tagged in parts), ())
 
 
-def test_a_word_longer_than_the_model_has_one_tag():
+def test_a_word_longer_than_max_length_gets_one_tag():
     tagger = make_tagger(max_length=6)
-    [said] = tagger.predict(["fun a-a-a-a-a-a-a fun"])
-    assert len(said.tags) == 3
+    [tagged] = tagger.predict(["fun a-a-a-a-a-a-a fun"])
+    assert len(tagged.tags) == 3
 
 
-def test_a_word_that_the_tokenizer_drops_has_a_tag():
-    [said] = make_tagger().predict([["fun", "\u200b"]])
-    assert len(said.tags) == 2
+def test_a_word_without_tokens_gets_a_tag():
+    [tagged] = make_tagger().predict([["fun", "\u200b"]])
+    assert len(tagged.tags) == 2
 
 
-def test_entities_are_whole_words_of_one_kind():
+def test_entities_consist_of_words_of_one_kind():
     words, tags = "Ada Lovelace met Ada in Paris".split(), "B-P I-P O B-P O I-L".split()
     assert list(_entities(words, tags)) == [
         Entity("P", "Ada Lovelace", 0, 2),
@@ -85,9 +87,9 @@ def test_entities_are_whole_words_of_one_kind():
     assert list(_entities(words, ["NN"] * 6)) == []
 
 
-def test_a_prediction_is_printed_word_by_word():
-    said = TaggedWords(("Ada", "wrote"), ("B-P", "O"), (0.9, 0.75), ())
-    assert str(said) == "Ada\tB-P\t0.9000\nwrote\tO\t0.7500\n"
+def test_a_prediction_prints_one_line_per_word():
+    tagged = TaggedWords(("Ada", "wrote"), ("B-P", "O"), (0.9, 0.75), ())
+    assert str(tagged) == "Ada\tB-P\t0.9000\nwrote\tO\t0.7500\n"
 
 
 def write(tmp_path, rows):
@@ -97,7 +99,7 @@ def write(tmp_path, rows):
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
-def test_a_file_keeps_its_columns_and_gets_words_tags_and_entities(tmp_path, suffix):
+def test_predict_file_keeps_columns_and_adds_words_tags_and_entities(tmp_path, suffix):
     tagger = make_tagger()
     rows = [{"id": i, "text": text} for i, text in enumerate(SENTENCES)]
     out = tmp_path / f"out.{suffix}"
@@ -113,13 +115,13 @@ def test_a_file_keeps_its_columns_and_gets_words_tags_and_entities(tmp_path, suf
         if suffix == "parquet"
         else [json.loads(line) for line in out.read_text().splitlines()]
     )
-    for row, said in zip(found, expected, strict=True):
-        told = "; ".join(f"{entity.kind}: {entity.text}" for entity in said.entities)
-        assert (row["words"], row["tags"]) == (list(said.words), list(said.tags))
-        assert row["entities"] == told
+    for row, tagged in zip(found, expected, strict=True):
+        entities = "; ".join(f"{entity.kind}: {entity.text}" for entity in tagged.entities)
+        assert (row["words"], row["tags"]) == (list(tagged.words), list(tagged.tags))
+        assert row["entities"] == entities
 
 
-def test_rows_of_words_and_bad_rows(tmp_path):
+def test_rows_may_be_lists_of_words_and_bad_rows_are_errors_or_skipped(tmp_path):
     rows = [{"text": ["a", "film"]}, {"text": []}, {"text": "fun"}]
     path = write(tmp_path, rows)
     with pytest.raises(ValueError, match=r"in.jsonl, line 2, column 'text': no words"):
@@ -130,7 +132,7 @@ def test_rows_of_words_and_bad_rows(tmp_path):
     assert [row["words"] for row in found] == [["a", "film"], None, ["fun"]]
 
 
-def test_a_model_folder_is_opened_and_tags_the_same(tmp_path):
+def test_a_model_folder_gives_the_same_tags(tmp_path):
     task = make_task()
     export(task, make_tokenizer(), tmp_path / "model", tokens=Tokens(max_length=24))
     assert Tagger.from_path(tmp_path / "model").predict(SENTENCES)[0].tags == (
@@ -138,24 +140,28 @@ def test_a_model_folder_is_opened_and_tags_the_same(tmp_path):
     )
 
 
-def test_bad_input_is_refused():
+def test_wrong_inputs_and_models_are_errors():
     tagger = make_tagger()
-    with pytest.raises(TypeError, match=r"got one string; write \[text\]"):
+    with pytest.raises(TypeError, match=r"got one string; pass \[text\]"):
         tagger.predict("fun")
     with pytest.raises(ValueError, match=r"texts\[1\]: empty text"):
         tagger.predict(["fun", " "])
     with pytest.raises(ValueError, match=r"texts\[0\]: word 2: empty text"):
         tagger.predict([["fun", ""]])
-    with pytest.raises(ValueError, match="leave pairs out"):
+    with pytest.raises(ValueError, match="tags of single texts, got pairs; remove pairs"):
         tagger.predict(["fun"], ["film"])
     task = make_task()
-    with pytest.raises(ValueError, match="TokenClassification is not for a Predictor"):
+    with pytest.raises(
+        ValueError, match=r"got 'tags' of TokenClassification; use inference\.Tagger"
+    ):
         Predictor(task, make_tokenizer(), Tokens(max_length=24))
     single = Labels("single_label", NAMES)
     backbone = task.backbone
     other = SequenceClassification(backbone, LinearHead(backbone.hidden_size, 3), labels=single)
-    with pytest.raises(ValueError, match="SequenceClassification is not for a Tagger"):
+    with pytest.raises(
+        ValueError, match="for Tagger must be one of tags, got 'single_label' of SequenceC"
+    ):
         Tagger(other, make_tokenizer(), Tokens(max_length=24))
     nn.init.constant_(task.head.out.bias, float("nan"))
-    with pytest.raises(ValueError, match="output for 'fun' is no number"):
+    with pytest.raises(ValueError, match="output of the model for 'fun' is not finite"):
         Tagger(task, make_tokenizer(), Tokens(max_length=24), device="cpu").predict(["fun"])

@@ -1,4 +1,4 @@
-"""Long texts are tagged part by part, with byte-level tokenizers as with others."""
+"""Tagging of long texts in parts, with byte-level tokenizers."""
 
 import numpy as np
 import pytest
@@ -16,8 +16,8 @@ from lightning_transfer.tasks import TokenClassification
 from lightning_transfer.utils import Labels
 
 NAMES = ("O", "B-X", "I-X")
-SPACE = "Ġ"  # how byte-level BPE writes the space before a word, a part of its token
-# Some words have fewer tokens behind a space, some more; some have a token for the space alone.
+SPACE = "Ġ"  # space before a word in byte-level BPE, a part of the token of the word
+# A space before a word changes the number of its tokens, or is a token itself.
 TEXT = "fun film a is é the 日本 fun film is"
 SIZES = {"vocab_size": 280, "num_hidden_layers": 1, "num_attention_heads": 2}
 CONFIGS = {
@@ -31,14 +31,17 @@ CONFIGS = {
 
 
 def byte_level(kind, *, add_prefix_space):
-    """The tokenizer of RoBERTa or GPT-2, with a few merges."""
+    """Return a tokenizer of RoBERTa or GPT-2 with a few merges."""
     merges = [(SPACE, "f"), (f"{SPACE}f", "u"), (f"{SPACE}fu", "n"), (SPACE, "a"), ("f", "i")]
     merges += [("fi", "l"), ("fil", "m"), ("i", "s"), (SPACE, "is"), (SPACE, "t")]
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", "<|endoftext|>"]
     pieces = [*special, *sorted(pre_tokenizers.ByteLevel.alphabet()), *map("".join, merges)]
-    made = {"roberta": transformers.RobertaTokenizer, "gpt2": transformers.GPT2Tokenizer}[kind]
+    tokenizer_class = {
+        "roberta": transformers.RobertaTokenizer,
+        "gpt2": transformers.GPT2Tokenizer,
+    }[kind]
     vocabulary = {piece: place for place, piece in enumerate(pieces)}
-    return made(vocab=vocabulary, merges=merges, add_prefix_space=add_prefix_space)
+    return tokenizer_class(vocab=vocabulary, merges=merges, add_prefix_space=add_prefix_space)
 
 
 def make_task(kind):
@@ -49,8 +52,8 @@ def make_task(kind):
     return TokenClassification(backbone, head, labels=Labels("tags", NAMES)).eval()
 
 
-def by_hand(task, tokenizer, text, *, length):
-    """Cut the tokens of the whole text before its words, as late as there is room, and tag."""
+def expected_tags(task, tokenizer, text, *, length):
+    """Split the tokens of a text before words into the longest possible parts, and tag these."""
     pieces = tokenizer.tokenize(text)
     starts = [place for place, piece in enumerate(pieces) if place == 0 or piece[0] == SPACE]
     groups = [pieces[a:b] for a, b in zip(starts, [*starts[1:], None], strict=True)]
@@ -76,43 +79,43 @@ def by_hand(task, tokenizer, text, *, length):
 
 @pytest.mark.parametrize("add_prefix_space", [False, True])
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_a_text_cut_anywhere_is_tagged_as_by_hand(kind, add_prefix_space):
+def test_every_length_of_parts_gives_the_expected_tags(kind, add_prefix_space):
     tokenizer = byte_level(kind, add_prefix_space=add_prefix_space)
     task = make_task(kind)
     whole = len(tokenizer(TEXT)["input_ids"])
     found = {}
-    for length in range(9, whole + 1):  # 日本 with the space before it is 7 tokens
+    for length in range(9, whole + 1):  # 日本 with its space is 7 tokens
         tagger = Tagger(task, tokenizer, Tokens(max_length=length), device="cpu")
-        said, again = tagger.predict([TEXT, TEXT.split()])
-        assert said == again
-        assert said.words == tuple(TEXT.split())
-        assert said.tags == by_hand(task, tokenizer, TEXT, length=length), length
+        tagged, again = tagger.predict([TEXT, TEXT.split()])
+        assert tagged == again
+        assert tagged.words == tuple(TEXT.split())
+        assert tagged.tags == expected_tags(task, tokenizer, TEXT, length=length), length
         assert all(
-            entity.text == " ".join(said.words[entity.start : entity.end])
-            for entity in said.entities
+            entity.text == " ".join(tagged.words[entity.start : entity.end])
+            for entity in tagged.entities
         )
-        found[said.tags] = length
-    assert len(found) > 3  # it makes a difference where the text is cut
+        found[tagged.tags] = length
+    assert len(found) > 3  # tags depend on the length of the parts
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
 @pytest.mark.parametrize("length", [3, 4, 6])
-def test_words_longer_than_a_row_and_words_behind_spaces_have_a_tag_each(kind, length):
+def test_words_longer_than_a_part_or_with_spaces_get_one_tag(kind, length):
     tokenizer = byte_level(kind, add_prefix_space=False)
     tagger = Tagger(make_task(kind), tokenizer, Tokens(max_length=length), device="cpu")
     words = ["xyzxyzxyz", "fun", "日本", "       x", "é ", "fun film", "a"]
     texts = [words, words[::-1], ["a"], ["日本"]]
-    for said, text in zip(tagger.predict(texts), texts, strict=True):
-        assert said.words == tuple(text)
-        assert len(said.tags) == len(said.scores) == len(text)
+    for tagged, text in zip(tagger.predict(texts), texts, strict=True):
+        assert tagged.words == tuple(text)
+        assert len(tagged.tags) == len(tagged.scores) == len(text)
 
 
-def test_the_parts_of_a_long_text_are_the_tokens_of_the_whole():
+def test_the_parts_of_a_long_text_contain_all_of_its_tokens():
     tokenizer = byte_level("roberta", add_prefix_space=False)
     table = tokenize_windows([TEXT.split()], tokenizer=tokenizer, tokens=Tokens(max_length=9))
     rows = [table.row(row)["input_ids"].tolist() for row in range(len(table))]
     assert [token for row in rows for token in row[1:-1]] == tokenizer(TEXT)["input_ids"][1:-1]
     assert table.lengths.max() == 9
-    assert table.cut.all()
+    assert table.truncated.all()
     first = table.words[table.words >= 0]
     assert np.array_equal(first, np.arange(len(TEXT.split())))

@@ -1,3 +1,5 @@
+"""Value and gradient of the L2-SP penalty, its resume points, and runs with it."""
+
 import pytest
 import torch
 
@@ -21,7 +23,7 @@ def make_task(**strengths):
     )
 
 
-def test_the_penalty_is_half_the_squared_distance_from_the_source():
+def test_the_penalty_is_half_the_squared_distance_from_the_initial_parameters():
     task = make_task(alpha=0.5, beta=0.25)
     penalty = task.objectives["l2_sp"]
     size = sum((w**2).sum() for w in task.head.parameters())
@@ -29,12 +31,12 @@ def test_the_penalty_is_half_the_squared_distance_from_the_source():
     with torch.no_grad():
         task.backbone.first.weight += 2.0
         task.backbone.table.weight[3, 4] -= 3.0
-    away = 4.0 * HIDDEN**2 + 9.0
-    expected = 0.5 / 2 * away + 0.25 / 2 * size.item()
+    distance = 4.0 * HIDDEN**2 + 9.0
+    expected = 0.5 / 2 * distance + 0.25 / 2 * size.item()
     assert penalty(BATCH, None, task).item() == pytest.approx(expected)
 
 
-def test_its_gradient_is_the_distance_times_the_strength():
+def test_the_gradient_is_the_distance_times_the_strength():
     task = make_task(alpha=0.5, beta=0.25)
     penalty = task.objectives["l2_sp"]
     penalty(BATCH, None, task)
@@ -46,7 +48,7 @@ def test_its_gradient_is_the_distance_times_the_strength():
     assert torch.allclose(task.head.out.weight.grad, 0.25 * task.head.out.weight)
 
 
-def test_frozen_parameters_count_from_when_they_train_and_cost_nothing_before():
+def test_frozen_parameters_count_only_from_their_first_trainable_step():
     task = make_task(alpha=1.0, beta=0.0)
     penalty = task.objectives["l2_sp"]
     task.backbone.requires_grad_(False)
@@ -57,11 +59,11 @@ def test_frozen_parameters_count_from_when_they_train_and_cost_nothing_before():
     assert set(penalty.resume_state()) == {"second.weight", "second.bias"}
     with torch.no_grad():
         task.backbone.second.bias += 1.0
-        task.backbone.first.bias += 1.0  # frozen: no matter
+        task.backbone.first.bias += 1.0  # frozen, so it does not count
     assert penalty(BATCH, None, task).item() == pytest.approx(HIDDEN / 2)
 
 
-def test_a_strong_pull_keeps_the_backbone_near_its_source():
+def test_a_strong_penalty_keeps_the_backbone_near_its_initial_parameters():
     distances = {}
     for alpha in (0.0, 100.0):
         task = make_task(alpha=alpha, beta=0.0)
@@ -71,7 +73,7 @@ def test_a_strong_pull_keeps_the_backbone_near_its_source():
     assert 0 < distances[100.0] < 0.5 * distances[0.0]
 
 
-def test_each_fit_starts_from_the_weights_it_finds():
+def test_each_fit_records_new_initial_parameters():
     task = make_task()
     make_trainer().fit(task, make_loader(), make_loader())
     before = task.backbone.first.weight.detach().clone()
@@ -79,7 +81,7 @@ def test_each_fit_starts_from_the_weights_it_finds():
     assert torch.equal(task.objectives["l2_sp"].resume_state()["first.weight"], before)
 
 
-def test_only_resume_points_hold_the_source(tmp_path):
+def test_only_resume_points_contain_the_initial_parameters(tmp_path):
     task = make_task()
     start = {k: v.clone() for k, v in task.backbone.state_dict().items()}
     trainer = make_trainer(callbacks=[Freezing("embeddings")])
@@ -90,27 +92,27 @@ def test_only_resume_points_hold_the_source(tmp_path):
     assert set(final["state_dict"]) == set(last["state_dict"])
     assert all(name.startswith(("backbone.", "head.")) for name in final["state_dict"])
     assert "lightning_transfer_starts" not in final
-    kept = last["lightning_transfer_starts"]["l2_sp"]
-    assert set(kept) == {name for name in start if not name.startswith("table")}
-    assert all(torch.equal(kept[name], start[name]) for name in kept)
+    initial = last["lightning_transfer_starts"]["l2_sp"]
+    assert set(initial) == {name for name in start if not name.startswith("table")}
+    assert all(torch.equal(initial[name], start[name]) for name in initial)
 
 
 @pytest.mark.parametrize("strengths", [{"alpha": -1.0}, {"beta": -0.5}])
-def test_negative_strengths_are_refused(strengths):
+def test_negative_strengths_are_an_error(strengths):
     given = {"alpha": 0.1, "beta": 0.01, **strengths}
     message = f"alpha and beta must be >= 0, got {given['alpha']} and {given['beta']}"
     with pytest.raises(ValueError, match=message):
         L2SP(**strengths)
 
 
-STRATEGY = "finetuning@stages.target.finetuning=l2_sp"
+METHOD = "finetuning@stages.target.finetuning=l2_sp"
 
 
-def test_a_run_cut_off_in_mid_epoch_ends_the_same(runs, tmp_path):
-    """The pull is strong, so that another source would show."""
+def test_a_run_resumed_in_mid_epoch_has_the_same_result(runs, tmp_path):
+    """Other initial parameters would change the result, because the penalty is strong."""
     option = "finetuning.objectives.l2_sp.alpha=5.0"
-    words = [*stage("target", runs.movies, option), STRATEGY, "resume_every=1"]
-    whole, cut = runs.whole_and_cut(tmp_path, *words, stop=("batch", 6))
+    overrides = [*stage("target", runs.movies, option), METHOD, "resume_every=1"]
+    whole, cut = runs.fit_whole_and_resumed(tmp_path, *overrides, stop=("batch", 6))
     assert all(torch.equal(cut[name], value) for name, value in whole.items())
     assert (
         "train/l2_sp"
@@ -118,17 +120,17 @@ def test_a_run_cut_off_in_mid_epoch_ends_the_same(runs, tmp_path):
     )
 
 
-def test_the_stages_own_objective_is_stronger_than_the_strategys(runs, tmp_path):
+def test_an_objective_of_the_stage_replaces_that_of_its_finetuning_method(runs, tmp_path):
     losses = []
     for name, options in (
-        ("strategys", ["finetuning.objectives.l2_sp.beta=100"]),
+        ("finetuning", ["finetuning.objectives.l2_sp.beta=100"]),
         (
             "own",
             ["finetuning.objectives.l2_sp.beta=100", "+objectives.l2_sp._target_=tests.runs.Drift"],
         ),
     ):
         Watch.reset()
-        runs.target(tmp_path / name, *options, epochs=1, overrides=[STRATEGY])
+        runs.target(tmp_path / name, *options, epochs=1, overrides=[METHOD])
         losses.append(Watch.losses[0])
         start = {k: v for k, v in Watch.started[0][1].items() if k.startswith("head.")}
     large = 50 * sum((v**2).sum() for v in start.values())

@@ -1,3 +1,5 @@
+"""Parameter groups by depth and weight decay, and their learning-rate ratios."""
+
 import pytest
 import torch
 from torch import nn
@@ -18,6 +20,7 @@ def make_task(name="bert", backbone=None, recipe=None, **arguments):
 
 
 def by_name(task, groups):
+    """Return the parameter names of each group."""
     names = {id(p): n for n, p in task.named_parameters()}
     return {group["name"]: [names[id(p)] for p in group["params"]] for group in groups}
 
@@ -26,7 +29,7 @@ def by_name(task, groups):
 @pytest.mark.parametrize("layer_decay", [1.0, 0.5])
 def test_every_parameter_is_in_exactly_one_group(name, layer_decay):
     task = make_task(name)
-    task.backbone.layers[1].requires_grad_(False)  # a frozen one too: it may unfreeze
+    task.backbone.layers[1].requires_grad_(False)  # frozen, but grouped, because it may be unfrozen
     groups = ParameterGroups(layer_decay=layer_decay)(task, task.backbone)
     grouped = [id(p) for group in groups for p in group["params"]]
     assert len(grouped) == len(set(grouped))
@@ -35,19 +38,19 @@ def test_every_parameter_is_in_exactly_one_group(name, layer_decay):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_biases_and_norms_alone_take_no_weight_decay(name):
+def test_only_biases_and_norms_have_no_weight_decay(name):
     task = make_task(name)
     groups = ParameterGroups()(task, task.backbone)
     optimizer = torch.optim.AdamW(groups, lr=0.1, weight_decay=0.3)
     decay = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
     for parameter_name, parameter in task.named_parameters():
-        plain = parameter_name.endswith("bias") or "norm" in parameter_name.lower()
-        if "relative_attention_bias" in parameter_name:  # a table
-            plain = False
-        assert decay[id(parameter)] == (0.0 if plain else 0.3), parameter_name
+        is_vector = parameter_name.endswith("bias") or "norm" in parameter_name.lower()
+        if "relative_attention_bias" in parameter_name:  # an embedding table
+            is_vector = False
+        assert decay[id(parameter)] == (0.0 if is_vector else 0.3), parameter_name
 
 
-def test_the_head_learns_faster_and_layers_slower_the_deeper_they_lie():
+def test_the_head_has_a_higher_and_lower_layers_have_lower_rates():
     task = make_task()
     groups = ParameterGroups(head_ratio=4.0, layer_decay=0.5)(task, task.backbone)
     ratios = {group["name"]: group["lr_ratio"] for group in groups}
@@ -78,15 +81,17 @@ def test_every_depth_has_a_pair_of_groups_with_its_ratio(arguments, ratios):
 
 
 @pytest.mark.parametrize("count", [3, 5])
-def test_a_list_of_another_length_says_how_many_depths_there_are(count):
+def test_a_wrong_number_of_ratios_is_an_error_with_the_number_of_depths(count):
     task = make_task()
     groups = ParameterGroups(layer_ratios=[1.0] * count)
-    with pytest.raises(ValueError, match=rf"has {count} values and the backbone 4 depths, 0 .* 3"):
+    with pytest.raises(
+        ValueError, match=rf"must have 4 values, one per depth from 0 .* to 3, got {count}"
+    ):
         groups(task, task.backbone)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_weight_decay_class_never_changes_whatever_the_rates(name):
+def test_weight_decay_does_not_depend_on_the_ratios(name):
     task = make_task(name)
     classes = []
     for arguments in ({}, {"layer_decay": 0.5}, {"layer_ratios": [0.1, 0.2, 0.3, 1.0]}):
@@ -95,7 +100,7 @@ def test_a_weight_decay_class_never_changes_whatever_the_rates(name):
     assert classes[0] == classes[1] == classes[2]
 
 
-def test_a_tied_parameter_counts_once_and_at_its_lowest_depth():
+def test_a_tied_parameter_is_in_one_group_at_its_lowest_depth():
     backbone = OwnBackbone()
     backbone.second.weight = backbone.first.weight
     depths = depth_of_parameters(backbone)
@@ -107,7 +112,7 @@ def test_a_tied_parameter_counts_once_and_at_its_lowest_depth():
     assert "depth 2" not in by_name(task, groups)
 
 
-def test_a_head_tied_to_the_backbone_learns_at_the_backbones_rate():
+def test_a_head_weight_tied_to_the_backbone_has_the_rate_of_its_depth():
     backbone = OwnBackbone()
     task = make_task(backbone=backbone)
     task.head.dense.weight = backbone.first.weight
@@ -116,19 +121,21 @@ def test_a_head_tied_to_the_backbone_learns_at_the_backbones_rate():
     assert names["head"] == ["head.out.weight"]
 
 
-def test_what_stands_above_the_layers_goes_with_the_top_one():
+def test_parameters_above_the_layers_have_the_depth_of_the_top_layer():
     backbone = make_backbone("modernbert")
     assert depth_of_parameters(backbone)[id(backbone.model.final_norm.weight)] == 3
 
 
-def test_parameters_of_an_objective_learn_like_the_head():
+def test_parameters_of_an_objective_are_in_the_group_of_the_head():
     task = make_task(objectives={"own": Weighted(nn.Linear(2, 2))})
     names = by_name(task, ParameterGroups()(task, task.backbone))
     assert "objectives.own.weight" in names["head"]
 
 
-def test_a_backbone_without_layers_is_refused():
-    with pytest.raises(ValueError, match=r"Linear shows no `layers`; .* from the input up"):
+def test_a_backbone_without_layers_is_an_error():
+    with pytest.raises(
+        ValueError, match=r"Linear has no attribute `layers`; .* in order from the input"
+    ):
         layers_of(nn.Linear(1, 1))
 
 
@@ -138,19 +145,19 @@ def test_a_backbone_without_layers_is_refused():
         ({"head_ratio": 0}, "head_ratio must be > 0, got 0"),
         ({"layer_decay": 0}, r"layer_decay must be in \(0, 1\], got 0"),
         ({"layer_decay": 1.1}, r"layer_decay must be in \(0, 1\], got 1.1"),
-        ({"layer_ratios": [1.0, 0.0]}, r"must be > 0, got \[1.0, 0.0\]; .* frozen by"),
+        ({"layer_ratios": [1.0, 0.0]}, r"must be > 0, got \[1.0, 0.0\]; freeze a layer with"),
         (
             {"layer_ratios": [1.0], "layer_decay": 0.5},
-            r"layer_decay=0.5 and layer_ratios=\[1.0\] are two ways .* give one",
+            r"layer_decay=0.5 and layer_ratios=\[1.0\] both set .* give only one",
         ),
     ],
 )
-def test_ratios_out_of_range_are_refused(arguments, message):
+def test_ratios_out_of_range_are_an_error(arguments, message):
     with pytest.raises(ValueError, match=message):
         ParameterGroups(**arguments)
 
 
-def test_a_linear_head_has_its_own_rate_too():
+def test_a_linear_head_has_its_own_rate():
     task = SequenceRegression(make_backbone(), LinearHead(HIDDEN, 1), labels=Labels("regression"))
     names = by_name(task, ParameterGroups()(task, task.backbone))
     assert names["head"] == ["head.out.weight"]

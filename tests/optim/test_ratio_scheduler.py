@@ -1,4 +1,4 @@
-"""Under any scheduler, a group's rate is the scheduler's own times the group's ratio."""
+"""The learning rate of a group is the scheduler's rate times the group's ratio."""
 
 from functools import partial
 
@@ -41,7 +41,7 @@ from lightning_transfer.utils import Labels
 from tests.tiny import HIDDEN, OwnBackbone, make_loader, make_trainer
 
 UNIT = 1e-3
-# Depths 0 and 1 learn so slowly that every absolute number in a scheduler is large to them.
+# Any absolute limit of a scheduler is large for the low rates at depths 0 and 1.
 RATIOS = {"depth 0": 1e-6, "depth 1": 1e-3, "depth 2": 1.0, "head": 4.0}
 RATIOS |= {f"{name}, no decay": ratio for name, ratio in RATIOS.items() if name != "depth 0"}
 EPOCHS, BATCHES = 3, 4
@@ -52,13 +52,13 @@ def halved(step):
 
 
 def sequence(optimizer):
-    """Two schedules one after the other, each of which changes rates in its own way."""
+    """Return two schedules in sequence: a linear increase, then a cosine decay."""
     first = LinearLR(optimizer, start_factor=0.1, total_iters=3)
     second = CosineAnnealingLR(optimizer, T_max=4, eta_min=0.2 * UNIT)
     return SequentialLR(optimizer, [first, second], milestones=[3])
 
 
-# What the recipe is given, and what it adds of itself (a name stands for the number of steps).
+# Scheduler of the recipe, and the argument that the recipe sets to the number of steps.
 SCHEDULES = {
     "OneCycleLR": (partial(OneCycleLR, max_lr=3 * UNIT), "total_steps"),
     "LambdaLR": (partial(LambdaLR, lr_lambda=halved), None),
@@ -94,7 +94,7 @@ class Stop(Exception):
 
 
 class Watch(pl.Callback):
-    """Notes every group's rate at every optimizer step, and the metric of every epoch."""
+    """Record the rate of every group at every optimizer step, and the metric of every epoch."""
 
     def __init__(self, stop=None):
         self.rates, self.values, self.stop = [], [], stop
@@ -111,7 +111,7 @@ class Watch(pl.Callback):
 
 
 class Data(pl.LightningDataModule):
-    """Batches in an order of their own in each epoch, which go on after a resume."""
+    """Batches in another order in each epoch, with a state for resumes."""
 
     def __init__(self):
         super().__init__()
@@ -146,7 +146,7 @@ def fit(name, *callbacks, watch=None, path=None, **arguments):
 
 
 def expected(name, values, steps_an_epoch=BATCHES):
-    """Rates of a scheduler that knows nothing of groups, stepped in the same way."""
+    """Return the expected rates: those of a scheduler without groups, times the ratios."""
     factory, length = SCHEDULES[name]
     optimizer = torch.optim.AdamW([nn.Parameter(torch.zeros(1))], lr=UNIT)
     given = {length: steps_an_epoch * EPOCHS} if length else {}
@@ -167,7 +167,7 @@ def expected(name, values, steps_an_epoch=BATCHES):
 
 @schedules
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_rates_are_the_schedulers_own_times_the_ratio(name, accumulate):
+def test_rates_are_those_of_the_scheduler_times_the_ratio(name, accumulate):
     watch, _ = fit(name, accumulate_grad_batches=accumulate)
     assert watch.rates == expected(name, watch.values, BATCHES // accumulate)
     assert len(watch.rates) == EPOCHS * BATCHES // accumulate
@@ -177,8 +177,8 @@ def test_rates_are_the_schedulers_own_times_the_ratio(name, accumulate):
 
 @schedules
 @pytest.mark.parametrize("stop", [3, 5])
-def test_rates_go_on_after_a_resume(name, tmp_path, stop):
-    """The resume point is of step 2, in mid-epoch, or of step 4, at an epoch's end."""
+def test_rates_continue_after_a_resume(name, tmp_path, stop):
+    """The resume point is from step 2 (mid-epoch) or from step 4 (end of an epoch)."""
     point, first = ResumePoint(tmp_path, every_n_steps=2), Watch(stop)
     with pytest.raises(Stop):
         fit(name, point, watch=first, enable_checkpointing=True)
@@ -198,7 +198,7 @@ class Unfreeze(pl.Callback):
 
 
 @schedules
-def test_a_scheduler_goes_on_across_an_unfreeze(name):
+def test_a_scheduler_continues_when_layers_are_unfrozen(name):
     watch, trainer = fit(name, Freezing("all"), Unfreeze())
     assert watch.rates == expected(name, watch.values)
     task = trainer.lightning_module
@@ -242,7 +242,7 @@ def test_a_group_without_a_ratio_has_the_schedulers_rate():
     assert optimizer.param_groups[0]["lr"] == 4.0
 
 
-def test_rates_are_shared_out_again_when_the_scheduler_fails():
+def test_ratios_are_applied_if_the_scheduler_fails():
     groups = [{"params": [nn.Parameter(torch.zeros(1))], "lr_ratio": 0.25}]
     optimizer = torch.optim.SGD(groups, lr=8.0)
     scheduler = RatioScheduler(ReduceLROnPlateau(optimizer))

@@ -1,3 +1,5 @@
+"""Recipes: optimizer, schedule and groups in a fit, and the arguments that a recipe sets."""
+
 import csv
 import math
 from functools import partial
@@ -26,7 +28,7 @@ from lightning_transfer.tasks import SequenceRegression
 from lightning_transfer.utils import Labels
 from tests.tiny import HIDDEN, make_backbone, make_loader, make_trainer
 
-UNIT = 1e-3  # a rate at which nothing runs away; rates are noted in units of it
+UNIT = 1e-3  # a learning rate without divergence; recorded rates are multiples of it
 SGD = partial(torch.optim.SGD, lr=UNIT)
 
 
@@ -38,7 +40,7 @@ def make_task(name="bert", backbone=None, recipe=None, **arguments):
 
 
 class Rates(pl.Callback):
-    """Notes the learning rate of every group, in units, at every optimizer step."""
+    """Record the learning rate of every group, in multiples of UNIT, at every optimizer step."""
 
     def __init__(self):
         self.seen = []
@@ -49,7 +51,7 @@ class Rates(pl.Callback):
 
 
 def fit(recipe, *, epochs=2, monitor=None, **arguments):
-    """Rates of each of the three steps an epoch."""
+    """Return the rates of all steps, three per epoch, and the trainer."""
     task = make_task(recipe=recipe)
     rates = Rates()
     trainer = make_trainer(max_epochs=epochs, callbacks=[rates], **arguments)
@@ -57,7 +59,7 @@ def fit(recipe, *, epochs=2, monitor=None, **arguments):
     return rates.seen, trainer
 
 
-def test_the_default_is_adamw_at_a_constant_rate():
+def test_the_default_is_adamw_with_a_constant_rate():
     rates, trainer = fit(None)
     assert type(trainer.optimizers[0]) is torch.optim.AdamW
     assert trainer.lr_scheduler_configs == []
@@ -74,7 +76,7 @@ def test_linear_schedule_spans_the_whole_fit():
     assert [rate["head"] for rate in rates] == pytest.approx([2 * rate for rate in expected])
 
 
-def test_accumulated_batches_make_one_step_of_the_schedule():
+def test_accumulated_batches_are_one_step_of_the_schedule():
     rates, _ = fit(Recipe(SGD, partial(linear_schedule, warmup=0)), accumulate_grad_batches=3)
     assert [rate["depth 3"] for rate in rates] == pytest.approx([1.0, 0.5])
 
@@ -95,7 +97,7 @@ SCHEDULES = {
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_ratios_hold_at_every_step_under_any_schedule(name):
+def test_ratios_hold_at_every_step_with_any_schedule(name):
     groups = ParameterGroups(head_ratio=4.0, layer_decay=0.5)
     rates, _ = fit(Recipe(SGD, SCHEDULES[name], groups))
     assert len(rates) == 6
@@ -110,7 +112,7 @@ def test_ratios_hold_at_every_step_under_any_schedule(name):
             assert rate[f"{group}, no decay"] == rate[group]
 
 
-def test_one_cycle_spans_the_whole_fit_and_peaks_at_its_maximum():
+def test_one_cycle_spans_the_whole_fit_with_its_peak_at_max_lr():
     rates, trainer = fit(Recipe(SGD, partial(OneCycleLR, max_lr=3 * UNIT, pct_start=0.5)))
     top = [rate["depth 3"] for rate in rates]
     assert top[0] == pytest.approx(3.0 / 25)
@@ -119,20 +121,20 @@ def test_one_cycle_spans_the_whole_fit_and_peaks_at_its_maximum():
     assert top[-1] == pytest.approx(3.0 / 25 / 1e4)
 
 
-def test_peaks_that_were_given_a_group_at_a_time_count_before_the_ratio():
+def test_peaks_per_group_count_before_the_ratio():
     peaks = [1.0 + i for i in range(10)]
     one_cycle = partial(OneCycleLR, max_lr=[peak * UNIT for peak in peaks], pct_start=0.5)
     rates, _ = fit(Recipe(SGD, one_cycle, ParameterGroups(head_ratio=0.5)))
     assert list(rates[2].values()) == pytest.approx([*peaks[:8], 4.5, 5.0])
 
 
-def test_a_length_that_was_given_is_kept():
+def test_a_given_length_is_kept():
     _, trainer = fit(Recipe(SGD, partial(OneCycleLR, max_lr=UNIT, total_steps=50)))
     assert trainer.lr_scheduler_configs[0].scheduler.inner.total_steps == 50
 
 
 @pytest.mark.parametrize(("mode", "rate"), [("max", 1.0), ("min", 0.25)])
-def test_plateau_follows_the_monitored_metric_in_its_own_direction(mode, rate):
+def test_plateau_uses_the_direction_of_the_metric(mode, rate):
     task = make_task(recipe=Recipe(SGD, partial(ReduceLROnPlateau, patience=0, factor=0.5)))
     task.mode = mode
     task.trainer = SimpleNamespace(estimated_stepping_batches=9, check_val_every_n_epoch=1)
@@ -140,18 +142,18 @@ def test_plateau_follows_the_monitored_metric_in_its_own_direction(mode, rate):
     scheduler = configured["lr_scheduler"]["scheduler"]
     assert configured["lr_scheduler"]["monitor"] == "val/pearson"
     assert configured["lr_scheduler"]["interval"] == "epoch"
-    for score in (0.1, 0.2, 0.3):  # better and better, where more is better
+    for score in (0.1, 0.2, 0.3):  # improves, if higher is better
         scheduler.step(score)
     assert configured["optimizer"].param_groups[0]["lr"] / UNIT == pytest.approx(rate)
 
 
-def test_a_mode_that_was_given_is_kept():
+def test_a_given_mode_is_kept():
     task = make_task(recipe=Recipe(SGD, partial(ReduceLROnPlateau, mode="min")))
     task.trainer = SimpleNamespace(check_val_every_n_epoch=1)
     assert task.configure_optimizers()["lr_scheduler"]["scheduler"].inner.mode == "min"
 
 
-def test_plateau_lowers_the_rate_once_an_epoch():
+def test_plateau_is_stepped_once_per_epoch():
     recipe = Recipe(SGD, partial(ReduceLROnPlateau, patience=0, threshold=10.0, factor=0.5))
     rates, _ = fit(recipe, epochs=3)
     assert [rate["depth 3"] for rate in rates] == pytest.approx([1.0] * 6 + [0.5] * 3)
@@ -160,7 +162,7 @@ def test_plateau_lowers_the_rate_once_an_epoch():
 @pytest.mark.parametrize(
     ("monitor", "mode", "rate"), [("val/loss", "min", 0.25), ("val/r2", "max", 1.0)]
 )
-def test_plateau_watches_the_metric_that_it_is_told_to(monitor, mode, rate):
+def test_plateau_monitors_the_metric_of_the_recipe(monitor, mode, rate):
     plateau = partial(ReduceLROnPlateau, patience=0, factor=0.5)
     task = make_task(recipe=Recipe(SGD, plateau, monitor=monitor, mode=mode))
     task.trainer = SimpleNamespace()
@@ -174,24 +176,26 @@ def test_plateau_watches_the_metric_that_it_is_told_to(monitor, mode, rate):
 @pytest.mark.parametrize(
     "trainer", [{"enable_validation": False}, {"datamodule": SimpleNamespace(n_val=0)}]
 )
-def test_plateau_without_validations_is_refused_before_the_first_step(trainer):
+def test_plateau_without_validation_is_an_error_before_the_first_step(trainer):
     task = make_task(recipe=Recipe(SGD, ReduceLROnPlateau))
     task.trainer = SimpleNamespace(**trainer)
-    with pytest.raises(ValueError, match=r"watches val/pearson, and this run has no validation"):
+    with pytest.raises(
+        ValueError, match=r"needs the metric val/pearson, but this run has no validation"
+    ):
         task.configure_optimizers()
 
 
 @pytest.mark.parametrize(
     ("make", "length"), [(CosineAnnealingLR, "T_max"), (PolynomialLR, "total_iters")]
 )
-def test_torchs_own_schedules_learn_how_long_the_stage_is(make, length):
+def test_schedules_of_torch_get_the_length_of_the_stage(make, length):
     _, trainer = fit(Recipe(SGD, make))
     assert getattr(trainer.lr_scheduler_configs[0].scheduler.inner, length) == 6
     _, trainer = fit(Recipe(SGD, partial(make, **{length: 4})))
     assert getattr(trainer.lr_scheduler_configs[0].scheduler.inner, length) == 4
 
 
-def test_lightnings_monitor_of_rates_sees_the_shares(tmp_path):
+def test_the_learning_rate_monitor_of_lightning_logs_rates_with_ratios(tmp_path):
     groups = ParameterGroups(head_ratio=4.0, layer_decay=0.5)
     task = make_task(recipe=Recipe(SGD, linear_schedule, groups))
     logger = CSVLogger(tmp_path)
@@ -206,14 +210,14 @@ def test_lightnings_monitor_of_rates_sees_the_shares(tmp_path):
         assert ratio == pytest.approx(0.25)
 
 
-def test_a_schedule_over_a_run_without_an_end_is_refused():
+def test_a_schedule_over_a_run_without_an_end_is_an_error():
     task = make_task(recipe=Recipe(SGD, linear_schedule))
     task.trainer = SimpleNamespace(estimated_stepping_batches=math.inf)
-    with pytest.raises(ValueError, match="the run has no end: set max_epochs or max_steps"):
+    with pytest.raises(ValueError, match="the run has no end; set max_epochs or max_steps"):
         task.configure_optimizers()
 
 
-def test_frozen_parameters_wait_in_their_groups():
+def test_frozen_parameters_are_in_groups_and_do_not_change():
     task = make_task(recipe=Recipe(partial(torch.optim.AdamW, lr=0.1, weight_decay=0.5)))
     task.backbone.requires_grad_(False)
     before = [p.clone() for p in task.backbone.parameters()]

@@ -1,3 +1,5 @@
+"""Learning rates of the schedules, and their state and ranges."""
+
 import math
 import pickle
 
@@ -19,7 +21,7 @@ def make_optimizer(lr=1.0):
 
 
 def rates_of(make, total, *, lr=1.0, steps=None, **arguments):
-    """Learning rates of a schedule's steps."""
+    """Return the learning rate at each step of a schedule."""
     optimizer = make_optimizer(lr)
     scheduler = make(optimizer, total_steps=total, **arguments)
     rates = []
@@ -31,7 +33,7 @@ def rates_of(make, total, *, lr=1.0, steps=None, **arguments):
 
 
 @pytest.mark.parametrize("warmup", [0.0, 0.2, 0.25])
-def test_linear_schedule_rises_and_then_falls_to_zero(warmup):
+def test_linear_schedule_increases_then_decreases_to_zero(warmup):
     total = 10
     optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=2.0)
     scheduler = linear_schedule(optimizer, total_steps=total, warmup=warmup)
@@ -47,14 +49,14 @@ def test_linear_schedule_rises_and_then_falls_to_zero(warmup):
     assert max(rates) == rates[rise] == 2.0
 
 
-def test_linear_schedule_carries_its_numbers_in_its_state():
+def test_the_state_of_a_schedule_contains_its_step_numbers():
     optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=1.0)
     state = linear_schedule(optimizer, total_steps=20, warmup=0.5).state_dict()
     assert state["lr_lambdas"] == [{"total_steps": 20, "warmup_steps": 10}]
 
 
 @pytest.mark.parametrize("warmup", [-0.1, 1.0, 5])
-def test_a_warm_up_that_is_no_fraction_is_refused(warmup):
+def test_a_warm_up_outside_of_0_to_1_is_an_error(warmup):
     optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=1.0)
     with pytest.raises(ValueError, match=rf"in \[0, 1\), got {warmup}; set scheduler.warmup"):
         linear_schedule(optimizer, total_steps=10, warmup=warmup)
@@ -72,20 +74,20 @@ def test_slanted_triangular_is_equation_3_of_the_paper():
 
 
 @pytest.mark.parametrize("total", [1, 5, 15, 19, 101])
-def test_slanted_triangular_ends_where_it_began_whatever_the_rounding(total):
+def test_slanted_triangular_ends_at_its_first_rate_with_any_rounding(total):
     rates = rates_of(slanted_triangular_schedule, total, steps=total + 3, ratio=4)
     assert min(rates) == rates[total] == rates[-1] == 0.25
     assert max(rates) == rates[math.floor(0.1 * total)] == 1.0
 
 
-def test_cosine_rises_and_then_falls_to_its_end():
+def test_cosine_increases_then_decreases_to_its_final_fraction():
     rates = rates_of(cosine_schedule, 10, lr=2.0, warmup=0.2, final=0.1, steps=12)
     fall = [0.2 + 1.8 * (1 + math.cos(math.pi * step / 8)) / 2 for step in range(9)]
     assert rates == pytest.approx([2 / 3, 4 / 3, *fall, 0.2])
 
 
 @pytest.mark.parametrize("warmup", [0.0, 0.3])
-def test_constant_stays_where_it_is_after_its_warm_up(warmup):
+def test_constant_does_not_change_after_its_warm_up(warmup):
     rates = rates_of(constant_schedule, 10, lr=2.0, warmup=warmup)
     rise = int(10 * warmup)
     assert rates == pytest.approx(
@@ -93,7 +95,7 @@ def test_constant_stays_where_it_is_after_its_warm_up(warmup):
     )
 
 
-def test_one_cycle_peaks_at_the_optimizers_rate():
+def test_the_peak_of_one_cycle_is_the_rate_of_the_optimizer():
     optimizer = torch.optim.AdamW([nn.Parameter(torch.ones(1))], lr=2.0)
     schedule = one_cycle_schedule(optimizer, total_steps=12, warmup=0.5, start_div=10, final_div=4)
     rates, betas = [], []
@@ -110,7 +112,7 @@ def test_one_cycle_peaks_at_the_optimizers_rate():
 @pytest.mark.parametrize(
     "make", [constant_schedule, cosine_schedule, linear_schedule, slanted_triangular_schedule]
 )
-def test_own_schedules_can_be_pickled(make):
+def test_schedules_of_the_package_can_be_pickled(make):
     [multiplier] = make(make_optimizer(), total_steps=20).lr_lambdas
     again = pickle.loads(pickle.dumps(multiplier))
     assert [again(step) for step in range(20)] == [multiplier(step) for step in range(20)]
@@ -128,6 +130,6 @@ def test_own_schedules_can_be_pickled(make):
         (one_cycle_schedule, {"start_div": 0.5}, "must be >= 1, got 0.5 and 10000.0"),
     ],
 )
-def test_numbers_out_of_range_are_refused(make, arguments, message):
+def test_values_out_of_range_are_an_error(make, arguments, message):
     with pytest.raises(ValueError, match=message):
         make(make_optimizer(), total_steps=10, **arguments)

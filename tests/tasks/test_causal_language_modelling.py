@@ -1,3 +1,5 @@
+"""Causal language modelling: loss, metrics, training, checkpoints and errors."""
+
 import math
 from functools import partial
 
@@ -53,19 +55,19 @@ def data(tokenizer, packing="packed", texts=None):
     return module
 
 
-def test_the_loss_is_that_of_transformers_own_gpt2():
+def test_the_loss_equals_that_of_gpt2_in_transformers():
     task, batch = make_task(), make_batch()
     model = GPT2LMHeadModel(task.backbone.config).eval()
     model.transformer.load_state_dict(task.backbone.model.state_dict())
     mask = batch["attention_mask"]
-    whole = batch["input_ids"].masked_fill(mask == 0, -100)  # theirs shifts by itself
-    theirs = model(input_ids=batch["input_ids"], attention_mask=mask, labels=whole)
+    whole = batch["input_ids"].masked_fill(mask == 0, -100)  # GPT2LMHeadModel shifts the labels
+    expected = model(input_ids=batch["input_ids"], attention_mask=mask, labels=whole)
     logits = task(batch)
-    assert torch.allclose(task.loss(logits, batch["labels"]), theirs.loss, atol=1e-5)
-    assert torch.allclose(logits, theirs.logits[batch["labels"] != -100], atol=1e-5)
+    assert torch.allclose(task.loss(logits, batch["labels"]), expected.loss, atol=1e-5)
+    assert torch.allclose(logits, expected.logits[batch["labels"] != -100], atol=1e-5)
 
 
-def test_rows_guess_the_next_token_and_nothing_is_hidden(tokenizer):
+def test_labels_are_the_next_tokens_and_no_input_is_masked(tokenizer):
     module = data(tokenizer)
     for loader in (module.train_dataloader(), module.val_dataloader(), module.test_dataloader()):
         for batch in loader:
@@ -78,20 +80,21 @@ def test_rows_guess_the_next_token_and_nothing_is_hidden(tokenizer):
     assert module.labels == NEXT
 
 
-def test_a_tokenizer_with_segments_is_told(tokenizer):
+def test_a_tokenizer_with_segments_is_an_error(tokenizer):
     tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
     with pytest.raises(
-        ValueError, match="pretraining='causal' needs a tokenizer without token_type_ids: G"
+        ValueError,
+        match="pretraining='causal' needs a tokenizer without token_type_ids, because GPT",
     ):
         data(tokenizer).rows("train")
 
 
-def test_next_tokens_are_the_row_one_place_on():
+def test_next_tokens_are_the_row_shifted_by_one():
     seen, targets = NextTokens()(np.array([4, 5, 6]), np.zeros(3, bool), np.random.default_rng(0))
     assert (seen.tolist(), targets.tolist()) == ([4, 5, 6], [5, 6, -100])
 
 
-def test_a_token_is_guessed_from_those_before_it_alone():
+def test_a_prediction_depends_on_earlier_tokens_only():
     task, batch = make_task(), make_batch()
     changed = {**batch, "input_ids": batch["input_ids"].clone()}
     changed["input_ids"][:, 3:] = 7
@@ -101,7 +104,7 @@ def test_a_token_is_guessed_from_those_before_it_alone():
 
 
 @pytest.mark.parametrize("packing", ["packed", "cut"])
-def test_metrics_are_means_over_all_tokens(tokenizer, packing):
+def test_metrics_are_averaged_over_all_tokens(tokenizer, packing):
     module, task = data(tokenizer, packing), make_task()
     [values] = make_trainer().test(task, datamodule=module, verbose=False)
     losses, hits, unigram = [], [], []
@@ -118,7 +121,7 @@ def test_metrics_are_means_over_all_tokens(tokenizer, packing):
     assert values["test/unigram_loss"] == pytest.approx(sum(unigram) / len(unigram), 1e-4)
 
 
-def test_training_makes_the_loss_fall_below_the_unigram_baseline(tokenizer):
+def test_training_reduces_the_loss_below_the_unigram_baseline(tokenizer):
     texts = [" ".join([word] * count) for word in WORDS for count in (12, 14, 16)]
     module = data(tokenizer, "cut", texts)
     task = make_task(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
@@ -128,7 +131,7 @@ def test_training_makes_the_loss_fall_below_the_unigram_baseline(tokenizer):
     assert values["test/lm_loss"] < values["test/unigram_loss"] - 0.5
 
 
-def test_a_checkpoint_gives_the_same_logits_and_is_handed_on(tmp_path, tokenizer):
+def test_a_checkpoint_gives_the_same_logits_and_can_be_transferred(tmp_path, tokenizer):
     module, task = data(tokenizer), make_task()
     trainer = make_trainer(max_steps=2)
     trainer.fit(task, datamodule=module)
@@ -144,7 +147,7 @@ def test_a_checkpoint_gives_the_same_logits_and_is_handed_on(tmp_path, tokenizer
     assert "new head" in str(transfer_weights(start, same.backbone, LinearHead(HIDDEN, 2), moods))
 
 
-def test_transformers_opens_the_model_folder_with_the_same_logits_and_text(tmp_path):
+def test_the_model_folder_gives_the_same_logits_and_text_in_transformers(tmp_path):
     task, batch = make_task(), make_batch()
     assert export(task, make_tokenizer(), tmp_path / "model")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "model").eval()
@@ -155,13 +158,13 @@ def test_transformers_opens_the_model_folder_with_the_same_logits_and_text(tmp_p
         again = load(tmp_path / "model").task
         assert torch.equal(again(inputs), ours)
         first = batch["input_ids"][:1]
-        made = model.generate(
+        generated = model.generate(
             first, attention_mask=first * 0 + 1, max_new_tokens=1, do_sample=False
         )
-    assert made[0, -1] == ours[first.shape[1] - 1].argmax()
+    assert generated[0, -1] == ours[first.shape[1] - 1].argmax()
 
 
-def test_labels_of_next_tokens_match_no_others():
+def test_labels_of_next_tokens_match_no_other_kind():
     assert match_outputs(NEXT, NEXT) == []
     assert (
         match_outputs(NEXT, Labels("masked_tokens"))
@@ -169,37 +172,38 @@ def test_labels_of_next_tokens_match_no_others():
         is None
     )
     assert (NEXT.num_outputs, NEXT.is_raw_text, Labels("text").is_raw_text) == (0, True, False)
-    with pytest.raises(ValueError, match=r"'next_tokens' have no label names, got \['next'\]"):
+    with pytest.raises(ValueError, match=r"'next_tokens' labels have no names, got \['next'\]"):
         Labels("next_tokens", ("next",))
 
 
-def test_what_does_not_go_together_is_told(tokenizer):
+def test_wrong_backbone_head_labels_or_data_are_errors(tokenizer):
     causal = make_seq2seq("gpt2")
     head = NextTokenHead(HIDDEN, 0, vocabulary=(VOCABULARY, HIDDEN))
-    with pytest.raises(ValueError, match="needs the table of embeddings as its head, got LinearHe"):
+    with pytest.raises(ValueError, match=r"needs a NextTokenHead, .* got LinearHead; set head="):
         CausalLanguageModelling(causal, LinearHead(HIDDEN, 1), labels=NEXT)
     with pytest.raises(
-        ValueError, match="got labels of kind 'masked_tokens'; use data of raw text with"
+        ValueError, match="needs labels of kind 'next_tokens', got 'masked_tokens'; use raw text"
     ):
         CausalLanguageModelling(causal, head, labels=Labels("masked_tokens"))
     with pytest.raises(
-        ValueError, match="Backbone does not say `is_causal`: one that sees the tok"
+        ValueError, match="got Backbone without a true `is_causal`; set backbone=hub"
     ):
         CausalLanguageModelling(make_backbone(), head, labels=NEXT)
     own = OwnBackbone()
     own.is_causal = True
-    with pytest.raises(ValueError, match="OwnBackbone shows no `token_embeddings`"):
+    with pytest.raises(ValueError, match="OwnBackbone has no `token_embeddings`"):
         CausalLanguageModelling(own, head, labels=NEXT)
-    with pytest.raises(ValueError, match="has learned text without labels"):
+    with pytest.raises(ValueError, match="predicts tokens of raw text and has no labels"):
         Predictor(make_task(), tokenizer, None)
     with pytest.raises(ValueError, match="pretraining must be one of masked, causal, got 'last'"):
         RawText(Listed("a"), pretraining="last")
     with pytest.raises(
-        ValueError, match="pairs is for masked tokens, got pretraining='causal'; set block"
+        ValueError,
+        match=r"pairs needs pretraining=masked, got pretraining='causal'; set data.block",
     ):
         RawText(Listed("a"), pretraining="causal", blocks=BlockSpec(20, "pairs"))
 
 
-def test_a_backbone_says_whether_it_is_causal():
+def test_is_causal_is_true_for_gpt2_and_false_for_encoders():
     assert make_seq2seq("gpt2").is_causal
     assert not any(make_backbone(name).is_causal for name in ("bert", "distilbert", "deberta-v2"))

@@ -1,3 +1,5 @@
+"""Lead-n baseline of summarization: scores, checkpoints and errors."""
+
 import pytest
 from torchmetrics.functional.text import rouge_score, sacre_bleu_score
 
@@ -36,7 +38,7 @@ def make_task(backbone=None, **arguments):
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_the_first_sentences_are_scored_as_what_a_model_writes(tokenizer, count):
+def test_the_first_sentences_are_scored_as_generated_texts(tokenizer, count):
     data = make_data(tokenizer)
     task = make_task(sentences=count, scores=["bleu", "rouge1", "rougeL"])
     [found] = make_trainer().test(task, datamodule=data, verbose=False)
@@ -54,7 +56,7 @@ def test_the_first_sentences_are_scored_as_what_a_model_writes(tokenizer, count)
     assert set(validated) == {"val/bleu", "val/rouge1", "val/rougeL"}
 
 
-def test_a_checkpoint_answers_alike(tokenizer, tmp_path):
+def test_a_checkpoint_gives_the_same_scores(tokenizer, tmp_path):
     data, trainer = make_data(tokenizer), make_trainer(max_steps=0)
     backbone = make_seq2seq("bart")
     head = make_head(DecoderHead, backbone, 0)
@@ -67,20 +69,26 @@ def test_a_checkpoint_answers_alike(tokenizer, tmp_path):
     assert scores[0] == scores[1]
 
 
-def test_it_learns_nothing(tokenizer):
+def test_training_is_an_error(tokenizer):
     data = make_data(tokenizer)
-    with pytest.raises(ValueError, match=r"LeadText has nothing to learn; .*trainer.max_steps=0"):
+    with pytest.raises(ValueError, match=r"LeadText has nothing to train; .*trainer.max_steps=0"):
         make_trainer(max_steps=1).fit(make_task(), datamodule=data)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"sentences": 0}, r"sentences must be >= 1, got 0; set task.sentences"),
-        ({"scores": ["rougeX"]}, r"scores must be among bleu, chrf, .*, got 'rougeX'"),
-        ({"labels": Labels("regression")}, r"labels of kind 'regression'; use data of pairs"),
+        ({"sentences": 0}, r"sentences must be >= 1, got 0; set task.sentences=1"),
+        (
+            {"scores": ["rougeX"]},
+            r"unknown score 'rougeX' in task.scores; did you mean rouge.* scores: bleu, chrf",
+        ),
+        (
+            {"labels": Labels("regression")},
+            r"needs labels of kind 'text', got 'regression'; use texts with target texts",
+        ),
     ],
 )
-def test_what_does_not_fit_is_refused(arguments, message):
+def test_wrong_arguments_are_errors(arguments, message):
     with pytest.raises(ValueError, match=message):
         LeadText(OwnBackbone(), OwnHead(16, 1), **{"labels": TEXT, **arguments})

@@ -1,4 +1,4 @@
-"""The mean loss of a split is that of its rows, however many each process has."""
+"""The mean loss of a split counts each row once, independent of the number of rows per rank."""
 
 import pytest
 from lightning.pytorch import LightningDataModule
@@ -13,8 +13,8 @@ from tests.tiny import HIDDEN, make_backbone, make_loader, make_trainer
 LABELS = Labels("single_label", ("a", "b"))
 
 
-class Dealt(LightningDataModule):
-    """Nine rows, five of them for the first of two processes."""
+class UnequalRanks(LightningDataModule):
+    """Nine rows, five of them for the first of two ranks."""
 
     def test_dataloader(self):
         world, rank = self.trainer.world_size, self.trainer.global_rank
@@ -23,14 +23,14 @@ class Dealt(LightningDataModule):
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_two_processes_find_the_loss_of_one():
+def test_two_ranks_log_the_loss_of_one():
     def loss(**arguments):
         head = MLPHead(HIDDEN, LABELS.num_outputs)
         task = SequenceClassification(make_backbone(), head, labels=LABELS).eval()
         for parameter in head.parameters():
             parameter.data.fill_(0.5).view(-1)[::2] = -0.7
         trainer = make_trainer(use_distributed_sampler=False, **arguments)
-        trainer.test(task, datamodule=Dealt(), verbose=False)
+        trainer.test(task, datamodule=UnequalRanks(), verbose=False)
         return float(trainer.callback_metrics["test/loss"])
 
     ranks = DDPStrategy(start_method="fork", process_group_backend="gloo")

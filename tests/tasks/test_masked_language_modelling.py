@@ -1,3 +1,5 @@
+"""Masked language modelling: loss, metrics, training, checkpoints and errors."""
+
 import math
 from functools import partial
 
@@ -62,37 +64,37 @@ def data(tokenizer, packing="packed", seed=0):
     return module
 
 
-def their_model(task):
-    """Transformers' own pretraining model with the same weights."""
+def hf_model(task):
+    """Return the pretraining model of transformers with the same weights."""
     config = task.backbone.config
     model = BertForPreTraining(config).eval()
     model.bert.load_state_dict(task.backbone.model.state_dict(), strict=False)
-    head, theirs = task.head, model.cls.predictions
-    theirs.transform.dense.load_state_dict(head.transform.state_dict())
-    theirs.transform.LayerNorm.load_state_dict(head.norm.state_dict())
-    theirs.decoder.bias.data.copy_(head.bias)
+    head, hf_head = task.head, model.cls.predictions
+    hf_head.transform.dense.load_state_dict(head.transform.state_dict())
+    hf_head.transform.LayerNorm.load_state_dict(head.norm.state_dict())
+    hf_head.decoder.bias.data.copy_(head.bias)
     model.bert.pooler.dense.load_state_dict(head.dense.state_dict())
     model.cls.seq_relationship.load_state_dict(head.out.state_dict())
     return model
 
 
-def test_the_loss_is_that_of_transformers_own_pretraining():
+def test_the_loss_equals_that_of_bert_pretraining_in_transformers():
     task, batch = make_task(labels=PAIRS), make_batch(PAIRS)
-    theirs = their_model(task)(
+    expected = hf_model(task)(
         input_ids=batch["input_ids"],
         attention_mask=batch["attention_mask"],
         token_type_ids=batch["token_type_ids"],
         labels=batch["labels"],
         next_sentence_label=batch["pair_labels"],
     )
-    guesses = task(batch)
-    assert torch.allclose(task.loss(guesses, batch["labels"]), theirs.loss, atol=1e-5)
+    outputs = task(batch)
+    assert torch.allclose(task.loss(outputs, batch["labels"]), expected.loss, atol=1e-5)
     wanted = batch["labels"] != -100
-    assert torch.allclose(guesses.tokens, theirs.prediction_logits[wanted], atol=1e-5)
-    assert torch.allclose(guesses.pairs, theirs.seq_relationship_logits, atol=1e-5)
+    assert torch.allclose(outputs.tokens, expected.prediction_logits[wanted], atol=1e-5)
+    assert torch.allclose(outputs.pairs, expected.seq_relationship_logits, atol=1e-5)
 
 
-def test_logits_are_computed_for_masked_positions_alone():
+def test_logits_are_computed_for_masked_positions_only():
     task, batch = make_task(), make_batch()
     assert task(batch).tokens.shape == (4, VOCABULARY)
     whole = task({k: v for k, v in batch.items() if k != "labels"}).tokens
@@ -109,7 +111,7 @@ def test_the_head_is_tied_to_the_embeddings(name):
     table = task.backbone.token_embeddings.weight
     task.loss(task(batch), batch["labels"]).backward()
     unseen = [t for t in range(VOCABULARY) if t not in batch["input_ids"].unique()]
-    assert (table.grad[unseen].abs().sum(1) > 0).all()  # through the output alone
+    assert (table.grad[unseen].abs().sum(1) > 0).all()  # from the output layer only
     assert sum(p is table for p in task.parameters()) == 1
 
 
@@ -121,20 +123,20 @@ def test_a_step_on_tokens_and_pairs_reaches_every_parameter():
 
 
 @pytest.mark.parametrize("packing", ["packed", "pairs"])
-def test_metrics_are_means_over_the_masked_tokens(tokenizer, packing):
+def test_metrics_are_averaged_over_the_masked_tokens(tokenizer, packing):
     module = data(tokenizer, packing)
     task = make_task(labels=module.labels, max_position_embeddings=40)
     [values] = make_trainer().test(task, datamodule=module, verbose=False)
     losses, hits, unigram, pairs = [], [], [], []
     with torch.no_grad():
         for batch in module.test_dataloader():
-            guesses = task(batch)
+            outputs = task(batch)
             wanted = batch["labels"][batch["labels"] != -100]
-            losses += nn.functional.cross_entropy(guesses.tokens, wanted, reduction="none").tolist()
-            hits += (guesses.tokens.argmax(-1) == wanted).tolist()
+            losses += nn.functional.cross_entropy(outputs.tokens, wanted, reduction="none").tolist()
+            hits += (outputs.tokens.argmax(-1) == wanted).tolist()
             unigram += batch["unigram_loss"].tolist()
             if packing == "pairs":
-                pairs += (guesses.pairs.argmax(-1) == batch["pair_labels"]).tolist()
+                pairs += (outputs.pairs.argmax(-1) == batch["pair_labels"]).tolist()
     mean = sum(losses) / len(losses)
     assert values["test/mlm_loss"] == pytest.approx(mean, 1e-4)
     assert values["test/perplexity"] == pytest.approx(math.exp(mean), 1e-4)
@@ -145,7 +147,7 @@ def test_metrics_are_means_over_the_masked_tokens(tokenizer, packing):
         assert values["test/nsp_accuracy"] == pytest.approx(sum(pairs) / len(pairs), 1e-4)
 
 
-def test_a_new_head_begins_with_the_frequencies_and_a_trained_one_goes_on(tokenizer):
+def test_only_a_new_head_gets_token_frequencies_as_bias(tokenizer):
     module = data(tokenizer)
     backbone = make_backbone(vocab_size=VOCABULARY + 5)  # more rows than tokens
     head = LanguageModelHead(HIDDEN, 0, vocabulary=(VOCABULARY + 5, HIDDEN))
@@ -160,10 +162,10 @@ def test_a_new_head_begins_with_the_frequencies_and_a_trained_one_goes_on(tokeni
     assert (head.bias == 0.5).all()
 
 
-def test_training_makes_the_loss_fall_below_the_unigram_baseline(tokenizer):
+def test_training_reduces_the_loss_below_the_unigram_baseline(tokenizer):
     texts = [" ".join([word] * count) for word in WORDS for count in (12, 14, 16)]
     module = RawText(
-        Listed(*texts),  # a masked word is any of its neighbours
+        Listed(*texts),  # a masked word equals its neighbours
         blocks=BlockSpec(20, "cut"),
         splits=Splits(val=4, test=16),
         batch_size=8,
@@ -187,7 +189,7 @@ def checkpoint(folder, tokenizer, packing="packed", **changes):
 
 
 @pytest.mark.parametrize("packing", ["packed", "pairs"])
-def test_a_checkpoint_gives_the_same_guesses(tmp_path, tokenizer, packing):
+def test_a_checkpoint_gives_the_same_logits(tmp_path, tokenizer, packing):
     path, task = checkpoint(tmp_path, tokenizer, packing)
     loaded = load(path).task
     batch = make_batch(task.labels)
@@ -197,7 +199,7 @@ def test_a_checkpoint_gives_the_same_guesses(tmp_path, tokenizer, packing):
         assert torch.equal(loaded(batch).pairs, task(batch).pairs)
 
 
-def test_the_backbone_is_handed_on_and_the_head_to_those_that_learn_the_same(tmp_path, tokenizer):
+def test_the_head_is_transferred_only_to_the_same_task_and_the_backbone_to_any(tmp_path, tokenizer):
     path, task = checkpoint(tmp_path, tokenizer)
     start = read_weights(path)
     moods = Labels("single_label", ("good", "bad"))
@@ -212,7 +214,7 @@ def test_the_backbone_is_handed_on_and_the_head_to_those_that_learn_the_same(tmp
     assert "new head" in str(transfer_weights(start, paired.backbone, paired.head, PAIRS))
 
 
-def test_labels_of_text_match_no_others():
+def test_labels_of_masked_tokens_match_no_other_kind():
     assert match_outputs(TOKENS, TOKENS) == []
     assert match_outputs(PAIRS, PAIRS) == [0, 1]
     assert match_outputs(TOKENS, PAIRS) is match_outputs(PAIRS, TOKENS) is None
@@ -231,15 +233,15 @@ def test_labels_of_text_match_no_others():
         ("mpnet", {}),
     ],
 )
-def test_transformers_opens_the_model_folder_with_the_same_logits(tmp_path, name, changes):
+def test_the_model_folder_gives_the_same_logits_in_transformers(tmp_path, name, changes):
     task = make_task(name, **changes)
     assert export(task, make_tokenizer(), tmp_path / "model")
     batch = {k: v for k, v in make_batch().items() if k in ("input_ids", "attention_mask")}
     with torch.no_grad():
         ours = task(batch)
-        theirs = AutoModelForMaskedLM.from_pretrained(tmp_path / "model").eval()(**batch)
+        expected = AutoModelForMaskedLM.from_pretrained(tmp_path / "model").eval()(**batch)
     inside = batch["attention_mask"].bool()
-    assert torch.allclose(ours.tokens, theirs.logits[inside], atol=1e-5)
+    assert torch.allclose(ours.tokens, expected.logits[inside], atol=1e-5)
     again = load(tmp_path / "model").task
     with torch.no_grad():
         assert torch.equal(again(batch).tokens, ours.tokens)
@@ -249,7 +251,7 @@ def test_transformers_opens_the_model_folder_with_the_same_logits(tmp_path, name
             assert torch.allclose(ours.pairs, model(**batch).seq_relationship_logits, atol=1e-5)
 
 
-def test_what_transformers_does_not_have_is_kept_apart(tmp_path):
+def test_a_head_unknown_to_transformers_is_stored_separately(tmp_path):
     task = make_task("electra")
     assert not export(task, make_tokenizer(), tmp_path / "model")
     batch = make_batch()
@@ -257,35 +259,37 @@ def test_what_transformers_does_not_have_is_kept_apart(tmp_path):
     assert not export(make_task(eps=1e-3), make_tokenizer(), tmp_path / "eps")
 
 
-def test_there_is_nothing_to_predict():
-    with pytest.raises(ValueError, match="a MaskedLanguageModelling has learned text without lab"):
+def test_predictor_rejects_a_task_without_labels():
+    with pytest.raises(
+        ValueError, match="MaskedLanguageModelling predicts tokens of raw text and has no labels"
+    ):
         Predictor(make_task(), make_tokenizer(), None)
 
 
-def test_what_does_not_go_together_is_told():
+def test_wrong_backbone_head_or_labels_are_errors():
     backbone = make_backbone()
-    with pytest.raises(ValueError, match="needs a head over the vocabulary, got LinearHead; set"):
+    with pytest.raises(ValueError, match="needs a LanguageModelHead, got LinearHead; set head="):
         MaskedLanguageModelling(backbone, LinearHead(HIDDEN, 1), labels=TOKENS)
     head = LanguageModelHead(HIDDEN, 0, vocabulary=(VOCABULARY, HIDDEN))
-    with pytest.raises(
-        ValueError, match="needs text without labels, got labels of kind 'regression'"
-    ):
+    with pytest.raises(ValueError, match="needs labels of kind 'masked_tokens', got 'regression'"):
         MaskedLanguageModelling(backbone, head, labels=Labels("regression"))
-    with pytest.raises(ValueError, match="OwnBackbone shows no `token_embeddings`"):
+    with pytest.raises(ValueError, match="OwnBackbone has no `token_embeddings`"):
         MaskedLanguageModelling(OwnBackbone(), head, labels=TOKENS)
-    with pytest.raises(ValueError, match="OwnBackbone shows no `token_embeddings`"):
+    with pytest.raises(ValueError, match="OwnBackbone has no `token_embeddings`"):
         make_head(LanguageModelHead, OwnBackbone(), 0)
-    with pytest.raises(ValueError, match="this head judges no pairs"):
+    with pytest.raises(ValueError, match="this head has no output for pairs of texts"):
         head(torch.zeros(1, 2, HIDDEN))
 
 
-def test_a_tokenizer_with_more_tokens_than_embeddings_is_told(tokenizer):
+def test_a_tokenizer_with_more_tokens_than_embeddings_is_an_error(tokenizer):
     check_vocabulary(tokenizer, make_backbone())
-    with pytest.raises(ValueError, match="the tokenizer has 33 tokens and the backbone embeddings"):
+    with pytest.raises(
+        ValueError, match="the tokenizer has 33 tokens, the backbone has embeddings"
+    ):
         check_vocabulary(tokenizer, make_backbone(vocab_size=20))
 
 
-def test_a_pretrained_pooler_goes_to_the_pairs(tiny_bert):
+def test_a_pretrained_pooler_initialises_the_head_for_pairs(tiny_bert):
     backbone = Backbone(tiny_bert)
     head = make_head(LanguageModelHead, backbone, 2)
     transfer_weights(None, backbone, head, PAIRS)

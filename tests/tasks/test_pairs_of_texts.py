@@ -1,4 +1,4 @@
-"""Texts and target texts of a domain, learned by an encoder-decoder."""
+"""Training of encoder-decoders with the texts and target texts of a domain."""
 
 from functools import partial
 
@@ -12,7 +12,7 @@ from lightning_transfer.optim import Recipe
 from tests.callbacks.activation_cache.test_callback import Watch
 from tests.conftest import WORDS, make_tokenizer
 from tests.data.test_text_to_text import domain
-from tests.seq2seq import make_small, make_task
+from tests.seq2seq import make_target_tokenizer, make_task
 from tests.tiny import make_trainer
 
 TOP = 3  # the depth of the encoder's output
@@ -45,29 +45,29 @@ def fit(name, *callbacks, epochs=2, **arguments):
 
 
 @pytest.mark.parametrize("name", ["t5", "bart", "marian"])
-def test_a_task_learns_from_pairs_and_its_text_is_scored_by_their_targets(name):
+def test_training_on_pairs_reduces_the_loss_and_generated_texts_are_scored(name):
     trainer, task, data, losses = fit(name, epochs=6)
     assert len(losses.rows) == 6 * len(set(losses.rows)) == 6 * data.n_train
     per_epoch = len(losses.train) // 6
     assert sum(losses.train[-per_epoch:]) < 0.8 * sum(losses.train[:per_epoch])
     [found] = trainer.test(task, datamodule=data, verbose=False)
     assert {"test/loss", "test/bleu", "test/chrf", "test/rougeL"} <= found.keys()
-    written = {}
+    generated = {}
     for part in trainer.predict(task, datamodule=data):
-        texts = task.texts(part["ids"], data.tokenizer)
-        written |= dict(zip(part["index"].tolist(), texts, strict=True))
-    assert sorted(written) == list(range(8))
+        texts = task.decode_texts(part["ids"], data.tokenizer)
+        generated |= dict(zip(part["index"].tolist(), texts, strict=True))
+    assert sorted(generated) == list(range(8))
 
 
-def test_targets_of_another_tokenizer_are_learned():
-    _, task, _, losses = fit("bert2bert-wider", target_tokenizer=make_small(), epochs=4)
+def test_training_with_another_tokenizer_for_targets_reduces_the_loss():
+    _, task, _, losses = fit("bert2bert-wider", target_tokenizer=make_target_tokenizer(), epochs=4)
     per_epoch = len(losses.train) // 4
     assert sum(losses.train[-per_epoch:]) < 0.9 * sum(losses.train[:per_epoch])
-    assert task.backbone.config.decoder_start_token_id == make_small().cls_token_id
+    assert task.backbone.config.decoder_start_token_id == make_target_tokenizer().cls_token_id
 
 
 @pytest.mark.parametrize("name", ["bart", "marian"])
-def test_a_frozen_encoder_reads_each_text_once(name):
+def test_a_frozen_encoder_runs_once_for_each_text(name):
     watch = Watch()
     *_, plain = fit(name, Freezing(TOP + 1), epochs=3)
     _, _, data, cached = fit(name, Freezing(TOP + 1), ActivationCache(), watch, epochs=3)

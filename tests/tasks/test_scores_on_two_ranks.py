@@ -1,4 +1,4 @@
-"""Entities and summaries are scored on two gloo ranks as on one."""
+"""Scores of entities and summaries on two gloo ranks and on one."""
 
 import json
 
@@ -20,8 +20,8 @@ pytestmark = [
 ]
 
 
-class Note(pl.Callback):
-    """Writes down what a rank found: a forked process keeps it to itself."""
+class MetricsFile(pl.Callback):
+    """Writes metrics to a file, because those of a forked process are lost with it."""
 
     def __init__(self, path):
         self.path = path
@@ -33,7 +33,7 @@ class Note(pl.Callback):
 
 
 @pytest.mark.parametrize("kind", ["tags", "summaries"])
-def test_two_ranks_score_as_one(kind, folder, tokenizer, tmp_path):
+def test_two_ranks_give_the_scores_of_one(kind, folder, tokenizer, tmp_path):
     found = []
     for ranks in (1, 2):
         if kind == "tags":
@@ -45,11 +45,11 @@ def test_two_ranks_score_as_one(kind, folder, tokenizer, tmp_path):
             devices=ranks,
             strategy=strategy if ranks > 1 else "auto",
             use_distributed_sampler=False,
-            callbacks=[Note(tmp_path / f"{ranks}.json")],
+            callbacks=[MetricsFile(tmp_path / f"{ranks}.json")],
         )
         trainer.test(task, datamodule=data, verbose=False)
         found.append(json.loads((tmp_path / f"{ranks}.json").read_text()))
-    names = {name for name in found[0] if not name.endswith("loss")}  # a mean of ranks' means
+    names = {name for name in found[0] if not name.endswith("loss")}  # a mean over ranks
     assert len(names) >= 4
     assert {n: found[1][n] for n in names} == pytest.approx({n: found[0][n] for n in names})
     assert max(found[0][name] for name in names) > 0.05

@@ -1,3 +1,5 @@
+"""Extractive summarization and its lead-n baseline."""
+
 from functools import partial
 
 import pytest
@@ -35,7 +37,7 @@ def score_of(task, data):
 
 
 @pytest.mark.parametrize("size", [1, 3])
-def test_the_control_chooses_the_first_sentences(folder, tokenizer, size):
+def test_lead_sentences_selects_the_first_sentences(folder, tokenizer, size):
     data = make_data(folder, tokenizer, extract=Extract(sentences=size))
     found = score_of(make_task(LeadSentences), data)
     extraction = data.extraction
@@ -52,7 +54,7 @@ def test_the_control_chooses_the_first_sentences(folder, tokenizer, size):
         assert found[name] == pytest.approx(expected, abs=1e-3)
 
 
-def test_highlights_are_learned_and_beat_the_lead(folder, tokenizer, tmp_path):
+def test_a_trained_model_beats_the_lead_baseline(folder, tokenizer, tmp_path):
     torch.manual_seed(0)
     data, task = make_data(folder, tokenizer), make_task()
     trainer = make_trainer(max_epochs=5)
@@ -69,8 +71,8 @@ def test_highlights_are_learned_and_beat_the_lead(folder, tokenizer, tmp_path):
     assert score_of(loaded, data) == pytest.approx(found)
 
 
-def test_devices_share_their_scores():
-    class Words:
+def test_scores_of_several_ranks_are_merged():
+    class TwoDocuments:
         references = ("a b", "c d")
 
         def summaries(self, rows, scores):
@@ -78,20 +80,20 @@ def test_devices_share_their_scores():
 
     parts = [SummaryRouge("rouge1"), SummaryRouge("rouge1")]
     for row, part in enumerate(parts):
-        part.extraction = Words()
+        part.extraction = TwoDocuments()
         part.update(torch.tensor([0.9]), torch.tensor([row]))
     parts[0].merge_state(parts[1])
-    assert parts[0].compute() == pytest.approx(50)  # the first right, the second wrong
+    assert parts[0].compute() == pytest.approx(50)  # the first is correct, the second is not
 
 
-def test_what_does_not_fit_is_refused():
+def test_wrong_labels_and_missing_documents_are_errors():
     metric = SummaryRouge("rouge1")
     metric.update(torch.tensor([0.9]), torch.tensor([0]))
-    with pytest.raises(RuntimeError, match="no extraction"):
+    with pytest.raises(RuntimeError, match="extraction is not set"):
         metric.compute()
     backbone = make_backbone()
     three = Labels("single_label", ("a", "b", "c"))
-    with pytest.raises(ValueError, match="2 names, what is chosen last, got 'single_label' with"):
+    with pytest.raises(ValueError, match="'single_label' with 2 names, got 'single_label' with"):
         SentenceExtraction(backbone, MLPHead(HIDDEN, 3), labels=three)
     with pytest.raises(ValueError, match="needs a DataModule with `extraction`, got NoneType"):
         make_task().setup("fit")

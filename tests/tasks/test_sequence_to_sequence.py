@@ -1,3 +1,5 @@
+"""Sequence to sequence: loss, generation, metrics, checkpoints, special tokens and errors."""
+
 import math
 from functools import partial
 
@@ -19,7 +21,16 @@ from lightning_transfer.tasks import Generation, SequenceToSequence
 from lightning_transfer.utils import Labels
 from lightning_transfer.weight_transfer import align_outputs, transfer_weights
 from tests.conftest import WORDS, make_tokenizer
-from tests.seq2seq import FAMILIES, IDS, SHORT, TEXT, Pairs, make_batch, make_small, make_task
+from tests.seq2seq import (
+    FAMILIES,
+    IDS,
+    SHORT,
+    TEXT,
+    Pairs,
+    make_batch,
+    make_target_tokenizer,
+    make_task,
+)
 from tests.tiny import HIDDEN, make_backbone, make_trainer
 from tests.tiny_seq2seq import SEQ2SEQ, make_seq2seq
 
@@ -31,7 +42,7 @@ QUICK = ("t5", "bart", "marian-apart", "bert2bert-wider")
 
 
 def families(names):
-    """One model of each form, and the others where there is time."""
+    """Return the names of model families, all but one of each head layout marked as slow."""
     return [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in names]
 
 
@@ -41,29 +52,31 @@ def logits_of(task, batch):
 
 
 @pytest.mark.parametrize("name", families(SEQ2SEQ))
-def test_logits_are_those_of_transformers_own_model(name):
+def test_logits_equal_those_of_the_model_of_transformers(name):
     task, batch = make_task(name), make_batch()
-    whole = task.whole().eval()
+    whole = task.hf_model().eval()
     inputs = {k: batch[k] for k in ("input_ids", "attention_mask")}
     with torch.no_grad():
-        theirs = whole(**inputs, decoder_input_ids=task.shift_right(batch["labels"])).logits
+        expected = whole(**inputs, decoder_input_ids=task.shift_right(batch["labels"])).logits
     found = logits_of(task, batch)
-    assert torch.allclose(found, theirs[batch["labels"] != -100], atol=1e-5)
+    assert torch.allclose(found, expected[batch["labels"] != -100], atol=1e-5)
     assert found.std() > 1e-3
 
 
 @pytest.mark.parametrize("name", families(FAMILIES))
-@pytest.mark.parametrize("how", [{}, BEAMS, {"no_repeat_ngram_size": 2, "repetition_penalty": 1.5}])
-def test_texts_are_those_of_transformers_own_generate(name, how):
-    task, batch = make_task(name, generation={**SHORT, **how}), make_batch()
+@pytest.mark.parametrize(
+    "settings", [{}, BEAMS, {"no_repeat_ngram_size": 2, "repetition_penalty": 1.5}]
+)
+def test_texts_equal_those_of_generate_in_transformers(name, settings):
+    task, batch = make_task(name, generation={**SHORT, **settings}), make_batch()
     inputs = {k: batch[k] for k in ("input_ids", "attention_mask")}
     found = task.generate(batch)
-    theirs = task.whole().generate(**inputs, **IDS, **SHORT, **how)
-    assert torch.equal(found, theirs[:, 1:])
+    expected = task.hf_model().generate(**inputs, **IDS, **SHORT, **settings)
+    assert torch.equal(found, expected[:, 1:])
     assert 1 < found.shape[1] <= 8
 
 
-def test_samples_follow_the_seed():
+def test_samples_are_reproducible_with_a_seed():
     task, batch = make_task(generation={**SHORT, "do_sample": True, "top_p": 0.9}), make_batch()
     torch.manual_seed(1)
     first = task.generate(batch)
@@ -75,12 +88,12 @@ def test_samples_follow_the_seed():
 
 
 @pytest.mark.parametrize("name", families(FAMILIES))
-def test_generation_sees_the_weights_in_training_and_copies_none(name):
+def test_generation_uses_the_trained_weights_without_a_copy(name):
     task, batch = make_task(name), make_batch()
     task.generate(batch)
     own = {id(p) for p in task.parameters()}
-    assert {id(p) for p in task.whole().parameters()} <= own
-    assert not any(name.startswith("_whole") for name, _ in task.named_modules())
+    assert {id(p) for p in task.hf_model().parameters()} <= own
+    assert not any(name.startswith("_hf_model") for name, _ in task.named_modules())
     before = logits_of(task, batch)
     with torch.no_grad():
         for parameter in task.parameters():
@@ -88,12 +101,12 @@ def test_generation_sees_the_weights_in_training_and_copies_none(name):
     inputs = {k: batch[k] for k in ("input_ids", "attention_mask")}
     with torch.no_grad():
         shifted = task.shift_right(batch["labels"])
-        theirs = task.whole().eval()(**inputs, decoder_input_ids=shifted).logits
-    assert torch.allclose(logits_of(task, batch), theirs[batch["labels"] != -100], atol=1e-5)
+        expected = task.hf_model().eval()(**inputs, decoder_input_ids=shifted).logits
+    assert torch.allclose(logits_of(task, batch), expected[batch["labels"] != -100], atol=1e-5)
     assert not torch.allclose(logits_of(task, batch), before, atol=1e-3)
 
 
-def test_generation_changes_no_mode():
+def test_generation_keeps_train_and_eval_modes():
     task = make_task().train()
     task.backbone.layers[1].eval()
     before = [module.training for module in task.modules()]
@@ -101,7 +114,7 @@ def test_generation_changes_no_mode():
     assert [module.training for module in task.modules()] == before
 
 
-def test_targets_are_shifted_behind_the_start():
+def test_decoder_inputs_are_the_start_token_and_the_shifted_labels():
     task, batch = make_task(), make_batch()
     shifted = task.shift_right(batch["labels"])
     assert shifted[:, 0].tolist() == [2, 2, 2]
@@ -112,7 +125,7 @@ def test_targets_are_shifted_behind_the_start():
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 def test_the_loss_is_the_smoothed_cross_entropy_of_the_target_tokens(smoothing):
     task, batch = make_task(label_smoothing=smoothing), make_batch()
-    whole = task.whole().eval()
+    whole = task.hf_model().eval()
     inputs = {k: batch[k] for k in ("input_ids", "attention_mask")}
     logits = whole(**inputs, decoder_input_ids=task.shift_right(batch["labels"])).logits
     expected = nn.CrossEntropyLoss(label_smoothing=smoothing, ignore_index=-100)(
@@ -122,7 +135,7 @@ def test_the_loss_is_the_smoothed_cross_entropy_of_the_target_tokens(smoothing):
 
 
 @pytest.mark.parametrize("name", families(SEQ2SEQ))
-def test_a_step_reaches_every_parameter(name):
+def test_every_parameter_gets_a_gradient(name):
     task, batch = make_task(name).train(), make_batch()
     task.loss(task(batch), batch["labels"]).backward()
     fixed = ("embed_positions",) if name.startswith(("marian", "pegasus")) else ()
@@ -140,9 +153,9 @@ def fit(task, data=None, **arguments):
 def test_a_checkpoint_gives_the_same_logits_and_texts(name, tmp_path):
     backbone = make_seq2seq(name)
     wide = backbone.target_embeddings.num_embeddings >= len(make_tokenizer())
-    writer = None if wide else make_small()
+    target_tokenizer = None if wide else make_target_tokenizer()
     task = make_task(backbone=backbone, generation={**SHORT, **BEAMS})
-    trainer = fit(task, Pairs(target_tokenizer=writer), limit_train_batches=1)
+    trainer = fit(task, Pairs(target_tokenizer=target_tokenizer), limit_train_batches=1)
     trainer.save_checkpoint(tmp_path / "last.ckpt", weights_only=True)
     found = load(tmp_path / "last.ckpt")
     batch = make_batch()
@@ -150,21 +163,21 @@ def test_a_checkpoint_gives_the_same_logits_and_texts(name, tmp_path):
     assert torch.equal(logits_of(found.task, batch), logits_of(task.eval(), batch))
     assert torch.equal(found.task.generate(batch), task.generate(batch))
     assert found.target_tokens.max_length == 24
-    assert (found.target_tokenizer is None) == (writer is None)
+    assert (found.target_tokenizer is None) == (target_tokenizer is None)
 
 
 @pytest.mark.parametrize("name", families([*FAMILIES, "t5-gated", "umt5", "mbart", "bert2bert"]))
-def test_transformers_opens_the_model_folder_and_writes_the_same(name, tmp_path):
+def test_the_model_folder_gives_the_same_logits_and_texts_in_transformers(name, tmp_path):
     task = make_task(name, generation={**SHORT, **BEAMS})
     task.backbone.eval()
-    tokenizer, writer = make_tokenizer(), make_small()
-    assert export(task, tokenizer, tmp_path / "model", target_tokenizer=writer)
+    tokenizer, target_tokenizer = make_tokenizer(), make_target_tokenizer()
+    assert export(task, tokenizer, tmp_path / "model", target_tokenizer=target_tokenizer)
     model = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "model").eval()
     batch = make_batch()
     inputs = {k: batch[k] for k in ("input_ids", "attention_mask")}
     with torch.no_grad():
-        theirs = model(**inputs, decoder_input_ids=task.shift_right(batch["labels"])).logits
-    assert torch.allclose(logits_of(task, batch), theirs[batch["labels"] != -100], atol=1e-5)
+        expected = model(**inputs, decoder_input_ids=task.shift_right(batch["labels"])).logits
+    assert torch.allclose(logits_of(task, batch), expected[batch["labels"] != -100], atol=1e-5)
     assert torch.equal(model.generate(**inputs)[:, 1:], task.generate(batch))
     found = load(tmp_path / "model")
     assert torch.equal(logits_of(found.task, batch), logits_of(task, batch))
@@ -199,18 +212,18 @@ def test_scores_are_those_of_the_generated_texts_against_the_references():
 
 
 @pytest.mark.parametrize(("every", "expected"), [(1, 3), (2, 1), (None, 0)])
-def test_text_is_generated_every_so_many_epochs(every, expected, monkeypatch):
+def test_texts_are_generated_every_n_epochs(every, expected, monkeypatch):
     task = make_task(generate_every=every, generation={**SHORT, "scores": ["chrf"]})
     calls = []
-    plain = task._write
-    monkeypatch.setattr(task, "_write", lambda *args: calls.append(1) or plain(*args))
+    plain = task._generate
+    monkeypatch.setattr(task, "_generate", lambda *args: calls.append(1) or plain(*args))
     trainer = fit(task, max_epochs=3)
     assert len(calls) == expected * 3  # batches
     assert ("val/chrf" in trainer.callback_metrics) == (expected > 0)
     assert {"val/loss", "val/perplexity"} <= set(trainer.callback_metrics)
 
 
-def test_training_teaches_to_write():
+def test_training_improves_loss_and_generated_texts():
     torch.manual_seed(0)
     task = make_task("bart", recipe=ADAM, generate_every=None, generation={"max_new_tokens": 8})
     data = Pairs()
@@ -222,18 +235,18 @@ def test_training_teaches_to_write():
 
 
 @pytest.mark.parametrize("name", ["bart", "t5"])
-def test_a_frozen_encoder_is_read_once_and_the_losses_stay(name):
+def test_the_activation_cache_of_a_frozen_encoder_changes_no_metric(name):
     def losses(*callbacks):
         task = make_task(name, recipe=ADAM, generation={**SHORT, "scores": ["bleu"]})
         torch.manual_seed(3)
         trainer = fit(task.train(), max_epochs=3, callbacks=list(callbacks))
         return {k: float(v) for k, v in trainer.callback_metrics.items()}
 
-    frozen = partial(Freezing, 4)  # the encoder's top stands at depth 3
+    frozen = partial(Freezing, 4)  # the encoder ends at depth 3
     assert losses(frozen(), ActivationCache()) == pytest.approx(losses(frozen()), rel=1e-4)
 
 
-def test_pretrained_heads_are_taken_over(tmp_path):
+def test_head_and_generation_settings_of_a_pretrained_model_are_used(tmp_path):
     config = SEQ2SEQ["bart"]
     torch.manual_seed(0)
     whole = AutoModelForSeq2SeqLM.from_config(config).eval()
@@ -251,15 +264,16 @@ def test_pretrained_heads_are_taken_over(tmp_path):
     inputs = {k: batch[k] for k in ("input_ids", "attention_mask")}
     with torch.no_grad():
         shifted = task.shift_right(batch["labels"])
-        theirs = whole(**inputs, decoder_input_ids=shifted).logits[batch["labels"] != -100]
-    assert torch.allclose(logits_of(task, batch), theirs, atol=1e-5)
-    written = task.generate(batch)
-    assert 7 not in written  # what the model came with stays, but for what is said
-    theirs = whole.generate(**inputs, **SHORT, no_repeat_ngram_size=0)
-    assert torch.equal(written, theirs[:, 1:])
+        expected = whole(**inputs, decoder_input_ids=shifted).logits[batch["labels"] != -100]
+    assert torch.allclose(logits_of(task, batch), expected, atol=1e-5)
+    generated = task.generate(batch)
+    assert 7 not in generated  # bad_words_ids of the pretrained model
+    # Settings of the task replace those of the pretrained model.
+    expected = whole.generate(**inputs, **SHORT, no_repeat_ngram_size=0)
+    assert torch.equal(generated, expected[:, 1:])
 
 
-def test_an_output_layer_of_its_own_is_kept_apart_from_the_embeddings(tmp_path):
+def test_an_untied_output_layer_is_not_replaced_by_the_embeddings(tmp_path):
     torch.manual_seed(0)
     whole = AutoModelForSeq2SeqLM.from_config(SEQ2SEQ["t5"])
     state = {k: v.clone() for k, v in whole.state_dict().items()}
@@ -273,109 +287,124 @@ def test_an_output_layer_of_its_own_is_kept_apart_from_the_embeddings(tmp_path):
     assert export(task, make_tokenizer(), tmp_path / "model")
     batch = make_batch()
     assert torch.equal(logits_of(load(tmp_path / "model").task, batch), logits_of(task, batch))
-    fresh = Backbone.from_config(read_weights(tmp_path / "model").described["backbone"])
+    fresh = Backbone.from_config(read_weights(tmp_path / "model").description["backbone"])
     assert make_head(DecoderHead, fresh, 0).out is not None
 
 
-def test_the_head_of_the_same_task_is_kept_with_its_text(tmp_path):
+def test_the_head_is_transferred_to_the_same_task(tmp_path):
     task = make_task()
     trainer = fit(task, limit_train_batches=1)
     trainer.save_checkpoint(tmp_path / "last.ckpt", weights_only=True)
     other = make_task(seed=5)
-    said = transfer_weights(read_weights(tmp_path / "last.ckpt"), other.backbone, other.head, TEXT)
-    assert "head kept" in str(said)
+    weights = read_weights(tmp_path / "last.ckpt")
+    assert "head kept" in str(transfer_weights(weights, other.backbone, other.head, TEXT))
     batch = make_batch()
     assert torch.equal(logits_of(other, batch), logits_of(task.eval(), batch))
     again = align_outputs(task, TEXT)
     assert again.generation == task.generation
 
 
-def test_ids_come_from_the_tokenizer_where_the_model_leaves_them_open():
+def test_missing_special_tokens_are_set_from_the_tokenizer():
     backbone = make_seq2seq("bert2bert")
     head = make_head(DecoderHead, backbone, 0)
     task = SequenceToSequence(backbone, head, labels=TEXT, generation=SHORT)
-    with pytest.raises(ValueError, match=r"does not say its decoder_start_token_id, .*task.adopt"):
+    with pytest.raises(ValueError, match=r"has no decoder_start_token_id, .*task.set_special_to"):
         task.shift_right(make_batch()["labels"])
-    task.adopt(make_small())
+    task.set_special_tokens(make_target_tokenizer())
     assert task.shift_right(make_batch()["labels"])[0, 0] == 2  # [CLS]
 
 
-def test_ids_that_do_not_agree_are_told():
+def test_special_tokens_that_differ_are_errors():
     task = make_task("bart")
     task.backbone.config.eos_token_id = 1
-    with pytest.raises(ValueError, match=r"eos_token_id is 1, .* has 3 \('\[SEP\]'\); set b"):
-        task.adopt(make_tokenizer())
+    with pytest.raises(
+        ValueError, match=r"eos_token_id of the model is 1, .* is 3 \('\[SEP\]'\); use"
+    ):
+        task.set_special_tokens(make_tokenizer())
     task.backbone.config.eos_token_id = 3
     task.backbone.config.decoder_start_token_id = 58100
-    with pytest.raises(ValueError, match=r"decoder_start_token_id is 58100, .* has 33 tokens"):
-        task.adopt(make_tokenizer())
-    small = make_small()
+    with pytest.raises(
+        ValueError, match=r"decoder_start_token_id of the model is 58100, .* has only 33 t"
+    ):
+        task.set_special_tokens(make_tokenizer())
+    small = make_target_tokenizer()
     small.pad_token = None
     with pytest.raises(
-        ValueError, match=r"TokenizersBackend has no pad_token for the texts .*pad_"
+        ValueError, match=r"TokenizersBackend has no pad_token for target texts; .*pad_"
     ):
-        task.adopt(small)
+        task.set_special_tokens(small)
     small.sep_token = None
-    with pytest.raises(ValueError, match=r"has no eos_token or sep_token and no pad_token for the"):
-        task.adopt(small)
+    with pytest.raises(ValueError, match=r"has no eos_token or sep_token and no pad_token for tar"):
+        task.set_special_tokens(small)
 
 
-def test_a_model_that_knows_several_ends_stops_at_each(tmp_path):
+def test_several_end_tokens_are_kept(tmp_path):
     task = make_task("bart")
     task.backbone.config.eos_token_id = [1, 3]
-    task.adopt(make_tokenizer())  # whose end is 3
+    task.set_special_tokens(make_tokenizer())  # its end token is 3
     task.generate(make_batch())
-    assert task.whole().generation_config.eos_token_id == [1, 3]
+    assert task.hf_model().generation_config.eos_token_id == [1, 3]
     assert export(task, make_tokenizer(), tmp_path / "model")
     opened = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "model")
     assert opened.generation_config.eos_token_id == [1, 3]
 
 
-def test_what_does_not_go_together_is_told():
+def test_wrong_backbone_head_labels_or_arguments_are_errors():
     backbone = make_seq2seq("bart")
     head = make_head(DecoderHead, backbone, 0)
-    with pytest.raises(ValueError, match="needs an encoder-decoder, and BertModel is none"):
+    with pytest.raises(ValueError, match="needs an encoder-decoder, got BertModel; use T5"):
         SequenceToSequence(make_backbone(), head, labels=TEXT)
-    with pytest.raises(ValueError, match="needs the head of a decoder, got LinearHead; set head=d"):
+    with pytest.raises(ValueError, match="needs a DecoderHead, got LinearHead; set head=decoder"):
         SequenceToSequence(backbone, LinearHead(HIDDEN, 1), labels=TEXT)
-    with pytest.raises(ValueError, match="got labels of kind 'regression'; use data of pairs"):
+    with pytest.raises(ValueError, match="labels of kind 'text', got 'regression'; use texts"):
         SequenceToSequence(backbone, head, labels=Labels("regression"), generation=SHORT)
     with pytest.raises(ValueError, match=r"label_smoothing must be in \[0, 1\), got 1.5"):
         SequenceToSequence(backbone, head, labels=TEXT, label_smoothing=1.5)
-    with pytest.raises(ValueError, match="generate_every must be null or >= 1, got 0"):
+    with pytest.raises(
+        ValueError, match=r"generate_every must be null or >= 1, got 0; set task.gen"
+    ):
         SequenceToSequence(backbone, head, labels=TEXT, generate_every=0)
-    with pytest.raises(ValueError, match="max_new_tokens=64 is more than the decoder has positi"):
+    with pytest.raises(
+        ValueError, match=r"max_new_tokens must be <= 40, .* got 64; set .*tokens=40"
+    ):
         SequenceToSequence(backbone, head, labels=TEXT)
-    with pytest.raises(ValueError, match="a decoder's head needs an encoder-decoder, and Bert"):
+    with pytest.raises(
+        ValueError, match="the head of a decoder needs an encoder-decoder, got BertModel"
+    ):
         make_head(DecoderHead, make_backbone(), 0)
-    with pytest.raises(ValueError, match="writes tokens and has no other outputs, got 2"):
+    with pytest.raises(ValueError, match="predicts tokens only, so num_outputs must be 0, got 2"):
         make_head(DecoderHead, backbone, 2)
-    with pytest.raises(ValueError, match=r"a text to be written has no label names, got \['a'\]"):
+    with pytest.raises(ValueError, match=r"'text' labels have no names, got \['a'\]"):
         Labels("text", ("a",))
 
 
-def test_a_score_that_is_not_there_after_each_epoch_is_not_monitored():
+def test_a_monitored_score_requires_generation_in_each_epoch():
     task = make_task(recipe=Recipe(monitor="val/bleu", mode="max"), generate_every=2)
-    with pytest.raises(ValueError, match="monitor=val/bleu is a score of generated text, and gene"):
+    with pytest.raises(
+        ValueError, match=r"monitor=val/bleu is a score .*, got generate_every=2; set"
+    ):
         fit(task)
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"beams": 2}, "generation has no setting 'beams'; did you mean num_beams"),
+        ({"beams": 2}, "unknown generation setting 'beams'; did you mean num_beams"),
         ({"num_beams": 0}, "generation.num_beams must be >= 1, got 0"),
         ({"top_p": 0.0, "do_sample": True}, r"generation.top_p must be in \(0, 1\], got 0.0"),
-        ({"top_p": 0.9}, "are of samples; set generation.do_sample=true too"),
-        ({"length_penalty": 2.0}, "are of beams; set generation.num_beams too"),
-        ({"scores": ["blue"]}, "got 'blue'; did you mean bleu"),
+        ({"top_p": 0.9}, "top_p=0.9 need sampling; set generation.do_sample=true"),
+        (
+            {"length_penalty": 2.0},
+            "length_penalty=2.0 .*need beam search; set generation.num_beams=4",
+        ),
+        ({"scores": ["blue"]}, "unknown score 'blue' in generation.scores; did you mean bleu"),
         ({"temperature": 0.0}, "generation.temperature must be > 0, got 0.0"),
     ],
 )
-def test_settings_of_generation_that_make_no_sense_are_told(given, message):
+def test_wrong_generation_settings_are_errors(given, message):
     with pytest.raises(ValueError, match=message):
         Generation.of(given)
 
 
-def test_the_words_of_the_tests_fit_the_vocabulary():
+def test_the_small_tokenizer_knows_the_words_of_the_targets():
     assert len(WORDS[:14]) + 5 == 19

@@ -1,4 +1,4 @@
-"""Scores of generated text under two processes are those of one."""
+"""Scores of generated texts on two ranks and on one."""
 
 import pytest
 import torch
@@ -9,8 +9,8 @@ from tests.seq2seq import Pairs, make_task
 from tests.tiny import make_trainer
 
 
-class Dealt(Pairs):
-    """Deals its rows to the ranks, one more to the first."""
+class UnequalPairs(Pairs):
+    """Distributes rows to ranks, one more to the first."""
 
     def _loader(self):
         whole = super()._loader()
@@ -23,12 +23,12 @@ class Dealt(Pairs):
 
 
 @pytest.mark.slow
-def test_scores_are_those_of_one_process(tmp_path):
+def test_two_ranks_give_the_scores_of_one(tmp_path):
     def test(**arguments):
         torch.manual_seed(0)
         trainer = make_trainer(use_distributed_sampler=False, **arguments)
         task = make_task("bart")
-        trainer.test(task, datamodule=Dealt(rows=11), verbose=False)
+        trainer.test(task, datamodule=UnequalPairs(rows=11), verbose=False)
         return {k: float(v) for k, v in trainer.callback_metrics.items()}
 
     alone = test()

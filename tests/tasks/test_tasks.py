@@ -1,3 +1,5 @@
+"""Classification and regression tasks, and the base class of tasks."""
+
 import math
 from types import SimpleNamespace
 
@@ -22,13 +24,13 @@ from tests.tiny import (
 )
 
 MOODS = ("negative", "neutral", "positive")
-RATING = Labels("regression")
-BANDS = Labels("regression", MOODS, (-0.5, 0.5))
+REGRESSION = Labels("regression")
+BINS = Labels("regression", MOODS, (-0.5, 0.5))
 SINGLE = Labels("single_label", MOODS)
 MULTI = Labels("multi_label", MOODS)
 
 
-def regression(labels=RATING, **arguments):
+def regression(labels=REGRESSION, **arguments):
     return SequenceRegression(make_backbone(), LinearHead(HIDDEN, 1), labels=labels, **arguments)
 
 
@@ -38,7 +40,7 @@ def classification(labels=SINGLE, **arguments):
 
 
 def measure(task, logits, targets):
-    """Metrics over several batches, the last of them smaller."""
+    """Return metrics over several batches, the last of them smaller."""
     metrics = task.build_metrics()
     for rows in torch.arange(len(logits)).split(9):
         task.update_metrics(metrics, logits[rows], targets[rows])
@@ -49,21 +51,21 @@ def accuracy(one, other):
     return np.mean(np.asarray(one) == np.asarray(other))
 
 
-def f1(truth, guess, value=1):
-    hits = np.sum((truth == value) & (guess == value))
-    return 2 * hits / max(1, np.sum(truth == value) + np.sum(guess == value))
+def f1(truth, predicted, value=1):
+    hits = np.sum((truth == value) & (predicted == value))
+    return 2 * hits / max(1, np.sum(truth == value) + np.sum(predicted == value))
 
 
-def matthews(truth, guess):
-    """Of two classes, from the four counts."""
-    tp, tn = np.sum(truth & guess), np.sum(~truth & ~guess)
-    fp, fn = np.sum(~truth & guess), np.sum(truth & ~guess)
+def matthews(truth, predicted):
+    """Return the Matthews correlation coefficient of two classes from the four counts."""
+    tp, tn = np.sum(truth & predicted), np.sum(~truth & ~predicted)
+    fp, fn = np.sum(~truth & predicted), np.sum(truth & ~predicted)
     return (tp * tn - fp * fn) / math.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
 
 
 RNG = np.random.default_rng(0)
-TRUE_RATINGS = RNG.normal(size=47).astype(np.float32)
-RATINGS = (0.6 * TRUE_RATINGS + RNG.normal(scale=0.7, size=47)).astype(np.float32)
+TRUE_VALUES = RNG.normal(size=47).astype(np.float32)
+PREDICTED_VALUES = (0.6 * TRUE_VALUES + RNG.normal(scale=0.7, size=47)).astype(np.float32)
 
 
 def test_regression_loss_is_the_mean_squared_error():
@@ -71,30 +73,36 @@ def test_regression_loss_is_the_mean_squared_error():
     assert loss.item() == pytest.approx((0 + 4 + 0.25) / 3)
 
 
-def test_regression_metrics_equal_scipys():
-    values = measure(regression(), torch.tensor(RATINGS)[:, None], torch.tensor(TRUE_RATINGS))
-    error = np.sum((RATINGS - TRUE_RATINGS) ** 2)
-    assert set(values) == {"pearson", "spearman", "r2"}
-    assert values["pearson"] == pytest.approx(scipy.stats.pearsonr(RATINGS, TRUE_RATINGS)[0], 1e-4)
-    assert values["spearman"] == pytest.approx(
-        scipy.stats.spearmanr(RATINGS, TRUE_RATINGS)[0], 1e-4
+def test_regression_metrics_equal_those_of_scipy():
+    values = measure(
+        regression(), torch.tensor(PREDICTED_VALUES)[:, None], torch.tensor(TRUE_VALUES)
     )
-    expected = 1 - error / np.sum((TRUE_RATINGS - TRUE_RATINGS.mean()) ** 2)
+    error = np.sum((PREDICTED_VALUES - TRUE_VALUES) ** 2)
+    assert set(values) == {"pearson", "spearman", "r2"}
+    assert values["pearson"] == pytest.approx(
+        scipy.stats.pearsonr(PREDICTED_VALUES, TRUE_VALUES)[0], 1e-4
+    )
+    assert values["spearman"] == pytest.approx(
+        scipy.stats.spearmanr(PREDICTED_VALUES, TRUE_VALUES)[0], 1e-4
+    )
+    expected = 1 - error / np.sum((TRUE_VALUES - TRUE_VALUES.mean()) ** 2)
     assert values["r2"] == pytest.approx(expected, 1e-4)
 
 
-def test_named_bands_are_scored_as_classes():
-    values = measure(regression(BANDS), torch.tensor(RATINGS)[:, None], torch.tensor(TRUE_RATINGS))
-    truth = np.array([BANDS.band_index(r) for r in TRUE_RATINGS])
-    guess = np.array([BANDS.band_index(r) for r in RATINGS])
+def test_named_bins_are_scored_as_classes():
+    values = measure(
+        regression(BINS), torch.tensor(PREDICTED_VALUES)[:, None], torch.tensor(TRUE_VALUES)
+    )
+    truth = np.array([BINS.bin_index(r) for r in TRUE_VALUES])
+    predicted = np.array([BINS.bin_index(r) for r in PREDICTED_VALUES])
     assert set(truth) == {0, 1, 2}
-    assert values["accuracy"] == pytest.approx(accuracy(truth, guess))
-    assert values["macro_f1"] == pytest.approx(np.mean([f1(truth, guess, c) for c in range(3)]))
+    assert values["accuracy"] == pytest.approx(accuracy(truth, predicted))
+    assert values["macro_f1"] == pytest.approx(np.mean([f1(truth, predicted, c) for c in range(3)]))
 
 
-def test_a_rating_on_a_cut_off_is_scored_in_the_band_below():
+def test_a_value_equal_to_a_cutoff_is_in_the_lower_bin():
     targets = torch.tensor([-0.5, 0.5, 0.5, -0.5])
-    values = measure(regression(BANDS), torch.tensor([[-9.0], [0.0], [0.51], [-0.49]]), targets)
+    values = measure(regression(BINS), torch.tensor([[-9.0], [0.0], [0.51], [-0.49]]), targets)
     assert values["accuracy"] == 0.5
 
 
@@ -105,7 +113,7 @@ def test_single_label_loss_is_cross_entropy():
     assert loss.item() == pytest.approx(-(logs[0, 0] + logs[1, 2]).item() / 2)
 
 
-def test_class_weights_go_by_name():
+def test_class_weights_are_given_by_name():
     task = classification(class_weights={"positive": 3, "negative": 0.5})
     assert task.loss_weights.tolist() == [0.5, 1.0, 3.0]
     logits = torch.tensor([[2.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
@@ -114,7 +122,7 @@ def test_class_weights_go_by_name():
     assert loss.item() == pytest.approx(-(0.5 * logs[0, 0] + 3 * logs[1, 2]).item() / 3.5)
 
 
-def test_label_smoothing_spreads_a_share_over_all_classes():
+def test_label_smoothing_spreads_a_fraction_over_all_classes():
     logits = torch.tensor([[2.0, 0.0, -1.0]])
     logs = (logits - logits.exp().sum(-1, keepdim=True).log())[0]
     loss = classification(label_smoothing=0.3).loss(logits, torch.tensor([1]))
@@ -143,27 +151,27 @@ def test_balanced_weights_are_inverse_to_the_training_counts():
     assert sum(weights[name] * count for name, count in counts.items()) == 60
 
 
-def test_balanced_weights_need_counts():
+def test_balanced_weights_without_counts_are_an_error():
     task = classification(class_weights="balanced")
-    with pytest.raises(ValueError, match="needs a DataModule with `label_counts`; give the wei"):
+    with pytest.raises(ValueError, match="needs a DataModule with `label_counts`; pass weights"):
         make_trainer().fit(task, *[make_loader("single_label", outputs=3)] * 2)
 
 
-def test_single_label_metrics_equal_those_by_hand():
+def test_single_label_metrics_equal_their_definitions():
     truth = RNG.integers(0, 3, 60)
     logits = RNG.normal(size=(60, 3)) + 1.2 * np.eye(3)[truth]
-    guess = logits.argmax(1)
+    predicted = logits.argmax(1)
     values = measure(classification(), torch.tensor(logits).float(), torch.tensor(truth))
-    assert values["accuracy"] == pytest.approx(accuracy(truth, guess))
-    assert values["macro_f1"] == pytest.approx(np.mean([f1(truth, guess, c) for c in range(3)]))
-    # Matthews' coefficient of several classes is the correlation of the one-hot tables.
-    one, other = np.eye(3)[truth], np.eye(3)[guess]
+    assert values["accuracy"] == pytest.approx(accuracy(truth, predicted))
+    assert values["macro_f1"] == pytest.approx(np.mean([f1(truth, predicted, c) for c in range(3)]))
+    # For several classes the coefficient is the correlation of the one-hot tables.
+    one, other = np.eye(3)[truth], np.eye(3)[predicted]
     one, other = one - one.mean(0), other - other.mean(0)
     expected = np.sum(one * other) / np.sqrt(np.sum(one**2) * np.sum(other**2))
     assert values["mcc"] == pytest.approx(expected, 1e-4)
 
 
-def test_matthews_of_two_classes_is_that_of_the_four_counts():
+def test_matthews_of_two_classes_follows_from_the_four_counts():
     truth = RNG.integers(0, 2, 60)
     logits = RNG.normal(size=(60, 2)) + np.eye(2)[truth]
     task = classification(Labels("single_label", ("no", "yes")))
@@ -172,24 +180,27 @@ def test_matthews_of_two_classes_is_that_of_the_four_counts():
     assert values["mcc"] == pytest.approx(expected, 1e-4)
 
 
-def test_multi_label_metrics_equal_those_by_hand():
+def test_multi_label_metrics_equal_their_definitions():
     truth = RNG.integers(0, 2, (60, 3))
     logits = RNG.normal(size=(60, 3)) + 1.2 * (2 * truth - 1)
-    guess = logits > 0
-    targets = torch.tensor(truth).float()  # multi-hot, as the DataModule gives them
+    predicted = logits > 0
+    targets = torch.tensor(truth).float()  # multi-hot, as in a batch
     values = measure(classification(MULTI), torch.tensor(logits).float(), targets)
-    assert values["accuracy"] == pytest.approx(accuracy(truth, guess))
+    assert values["accuracy"] == pytest.approx(accuracy(truth, predicted))
     assert values["macro_f1"] == pytest.approx(
-        np.mean([f1(truth[:, c], guess[:, c]) for c in range(3)])
+        np.mean([f1(truth[:, c], predicted[:, c]) for c in range(3)])
     )
-    expected = matthews(truth.astype(bool).ravel(), guess.ravel())
+    expected = matthews(truth.astype(bool).ravel(), predicted.ravel())
     assert values["mcc"] == pytest.approx(expected, 1e-4)
 
 
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: classification(RATING), "got numbers; use task=sequence_regression, or data.lab"),
+        (
+            lambda: classification(REGRESSION),
+            "got 'regression'; use task=sequence_regression, or dat",
+        ),
         (
             lambda: regression(SINGLE),
             "of kind 'regression', got 'single_label'; use task=sequence_classif",
@@ -204,21 +215,21 @@ def test_multi_label_metrics_equal_those_by_hand():
         ),
         (
             lambda: classification(class_weights="equal"),
-            "null, balanced or {label: weight}, got 'equal'",
+            "null, balanced or {label: weight}, got 'equal'; set task.class_weights",
         ),
         (
             lambda: classification(label_smoothing=1),
-            r"in \[0, 1\), got 1; set task.label_smoothing",
+            r"in \[0, 1\), got 1; set task.label_smoothing=0.1",
         ),
         (lambda: classification(label_smoothing=-0.1), r"in \[0, 1\), got -0.1"),
     ],
 )
-def test_what_makes_no_task_is_refused(build, message):
+def test_wrong_labels_and_arguments_are_errors(build, message):
     with pytest.raises(ValueError, match=message):
         build()
 
 
-def test_scores_follow_from_the_kind_of_labels():
+def test_probabilities_depend_on_the_kind_of_labels():
     logits = torch.tensor([[0.0, math.log(3.0), -50.0]])
     torch.testing.assert_close(
         classification().probabilities(logits), torch.tensor([[0.25, 0.75, 0.0]])
@@ -229,22 +240,22 @@ def test_scores_follow_from_the_kind_of_labels():
     assert regression().probabilities(logits) is logits
 
 
-def test_outputs_are_the_heads_of_the_backbones_features():
+def test_outputs_are_those_of_the_head_from_the_features_of_the_backbone():
     task = regression().eval()
     batch = make_batch()
     hidden = task.backbone(batch["input_ids"], batch["attention_mask"])
     assert torch.equal(task(batch), task.head(hidden, batch["attention_mask"]))
 
 
-def test_token_types_reach_a_backbone_that_takes_them():
+def test_token_types_are_passed_to_a_backbone_that_accepts_them():
     task = regression().eval()
     batch = make_batch()
     other = {**batch, "token_type_ids": torch.ones_like(batch["input_ids"])}
     assert (task(batch) - task(other)).abs().max() > 1e-3
 
 
-def test_a_backbone_that_takes_no_token_types_is_not_given_any():
-    task = SequenceRegression(OwnBackbone(), OwnHead(HIDDEN, 1), labels=RATING)
+def test_token_types_are_not_passed_to_a_backbone_that_does_not_accept_them():
+    task = SequenceRegression(OwnBackbone(), OwnHead(HIDDEN, 1), labels=REGRESSION)
     batch = make_batch()
     batch["token_type_ids"] = torch.ones_like(batch["input_ids"])
     assert task(batch).shape == (3, 1)
@@ -254,12 +265,12 @@ def test_a_backbone_that_takes_no_token_types_is_not_given_any():
 @pytest.mark.parametrize(
     ("kind", "build"),
     [
-        ("regression", lambda b: SequenceRegression(b, MLPHead(HIDDEN, 1), labels=BANDS)),
+        ("regression", lambda b: SequenceRegression(b, MLPHead(HIDDEN, 1), labels=BINS)),
         ("single_label", lambda b: SequenceClassification(b, MLPHead(HIDDEN, 3), labels=SINGLE)),
         ("multi_label", lambda b: SequenceClassification(b, MLPHead(HIDDEN, 3), labels=MULTI)),
     ],
 )
-def test_a_backbone_in_16_bits_trains_below_a_head_that_is_not(kind, build, precision):
+def test_a_16_bit_backbone_trains_with_a_32_bit_head(kind, build, precision):
     task = build(make_backbone(dtype="bfloat16"))
     loader = make_loader(kind, outputs=3)
     trainer = make_trainer(precision=precision)
@@ -271,7 +282,7 @@ def test_a_backbone_in_16_bits_trains_below_a_head_that_is_not(kind, build, prec
 
 
 @pytest.mark.parametrize("backbone_mode", [True, False])
-def test_fit_trains_in_train_mode_whatever_it_was_given(backbone_mode):
+def test_fit_trains_in_train_mode_for_any_initial_mode(backbone_mode):
     modes = []
 
     class Watched(SequenceRegression):
@@ -283,13 +294,13 @@ def test_fit_trains_in_train_mode_whatever_it_was_given(backbone_mode):
             modes.append({module.training for module in self.modules()})
             super().validation_step(batch, batch_idx)
 
-    task = Watched(make_backbone(), LinearHead(HIDDEN, 1), labels=RATING)
+    task = Watched(make_backbone(), LinearHead(HIDDEN, 1), labels=REGRESSION)
     task.backbone.model.train(backbone_mode)
     make_trainer(max_epochs=2).fit(task, make_loader(), make_loader())
     assert modes == ([{True}] * 3 + [{False}] * 3) * 2
 
 
-def test_logged_values_are_those_of_all_rows():
+def test_logged_values_are_computed_over_all_rows():
     task = classification().eval()
     loader = make_loader("single_label", rows=10, outputs=3)
     trainer = make_trainer()
@@ -307,7 +318,7 @@ def test_logged_values_are_those_of_all_rows():
     assert {name.replace("test/", "val/"): v for name, v in tested.items()} == values
 
 
-def test_metrics_of_two_validations_do_not_mix():
+def test_metrics_are_reset_between_validations():
     task = regression()
     trainer = make_trainer()
     first, _, again = (
@@ -316,13 +327,13 @@ def test_metrics_of_two_validations_do_not_mix():
     assert first == again
 
 
-def test_monitored_metric_is_among_the_validation_metrics():
-    for task in (regression(), regression(BANDS), classification(), classification(MULTI)):
+def test_the_monitored_metric_is_a_validation_metric():
+    for task in (regression(), regression(BINS), classification(), classification(MULTI)):
         assert task.monitor in task.val_metrics.keys()
         assert task.mode == "max"
 
 
-def test_predictions_come_with_the_position_of_their_rows():
+def test_predictions_contain_the_index_of_their_rows():
     task = classification().eval()
     batches = make_trainer().predict(task, make_loader("single_label", rows=10, outputs=3))
     assert torch.cat([batch["index"] for batch in batches]).tolist() == list(range(10))
@@ -330,7 +341,7 @@ def test_predictions_come_with_the_position_of_their_rows():
 
 
 class Constant(nn.Module):
-    """An objective that notes what it is given."""
+    """An objective that records its arguments."""
 
     def __init__(self, value):
         super().__init__()
@@ -343,7 +354,7 @@ class Constant(nn.Module):
 
 
 def step(task, batch, *, at=0):
-    """A training step at optimizer step ``at``, and what it logged."""
+    """Return the loss of a training step at optimizer step ``at``, and the logged values."""
     logged = {}
     task.log = lambda name, value, **_: logged.update({name: value.item()})
     task._trainer = SimpleNamespace(global_step=at)
@@ -369,7 +380,7 @@ def test_objectives_are_added_with_their_weight_and_warm_up():
     assert given is task
 
 
-def test_the_task_learns_from_the_source_batch_and_objectives_see_the_target_batch():
+def test_the_loss_uses_the_source_batch_and_objectives_get_both_batches():
     objective = Constant(0.0)
     task = regression(objectives={"own": Weighted(objective)}).eval()
     source, target = make_batch(), make_batch(seed=9)
@@ -378,7 +389,7 @@ def test_the_task_learns_from_the_source_batch_and_objectives_see_the_target_bat
     assert objective.given[0][:2] == (source, target)
 
 
-def test_objectives_learn_with_the_task():
+def test_parameters_of_objectives_are_trained_and_saved():
     objective = Constant(5.0)
     task = regression(objectives={"own": Weighted(objective)})
     make_trainer().fit(task, make_loader(), make_loader())
@@ -386,7 +397,7 @@ def test_objectives_learn_with_the_task():
     assert "objectives.own.value" in task.state_dict()
 
 
-def test_class_weights_go_with_logits_of_16_bits():
+def test_class_weights_work_with_16_bit_logits():
     task = classification(class_weights={"positive": 3.0})
     logits, targets = torch.randn(4, 3), torch.arange(4) % 3
     half = task.loss(logits.bfloat16(), targets)
@@ -394,7 +405,7 @@ def test_class_weights_go_with_logits_of_16_bits():
 
 
 @pytest.mark.parametrize("accumulated", [1, 2])
-def test_no_gradient_lives_through_the_next_steps_forward_pass(accumulated):
+def test_gradients_are_released_before_the_next_forward_pass(accumulated):
     task = regression()
     held = []
 
@@ -408,5 +419,5 @@ def test_no_gradient_lives_through_the_next_steps_forward_pass(accumulated):
     )
     batches = len(make_loader())
     assert batches > 2
-    summed = [batch % accumulated != 0 for batch in range(batches)]  # what is summed is kept
+    summed = [batch % accumulated != 0 for batch in range(batches)]  # accumulated gradients stay
     assert held == summed * 2

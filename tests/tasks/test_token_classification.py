@@ -1,3 +1,5 @@
+"""Token classification: loss, entity scores, model families, checkpoints and errors."""
+
 from functools import partial
 
 import pytest
@@ -83,7 +85,7 @@ def as_tags(preds, targets):
     ("score", "function"),
     [("f1", f1_score), ("precision", precision_score), ("recall", recall_score)],
 )
-def test_entities_are_scored_as_seqeval_does_whatever_the_batches(score, function):
+def test_entity_scores_equal_those_of_seqeval_for_any_batches(score, function):
     preds, targets = sequences(0)
     metric = EntityScore(LABELS, score)
     for rows in (slice(0, 3), slice(3, 20)):
@@ -93,17 +95,17 @@ def test_entities_are_scored_as_seqeval_does_whatever_the_batches(score, functio
     assert metric.compute() == pytest.approx(expected, abs=1e-6)
 
 
-def test_two_devices_score_as_one():
+def test_merged_states_give_the_score_of_all_rows():
     metrics = [EntityScore(LABELS), EntityScore(LABELS), EntityScore(LABELS)]
     parts = [sequences(1, rows=5), sequences(2, rows=9)]
     for metric, part in zip(metrics, parts, strict=False):
         metric.update(*part)
         metrics[2].update(*part)
-    metrics[0].merge_state(metrics[1])  # by the reductions that devices use
+    metrics[0].merge_state(metrics[1])  # with the reductions of several ranks
     assert metrics[0].compute() == metrics[2].compute()
 
 
-def test_entities_that_nothing_began_begin_and_rows_do_not_run_together():
+def test_an_inside_tag_may_start_an_entity_and_none_spans_two_rows():
     metric = EntityScore(LABELS)
     # O I-BAD | I-BAD: two entities, in prediction and truth
     metric.update(torch.tensor([[0, 2], [2, 0]]), torch.tensor([[0, 1], [1, 0]]))
@@ -116,14 +118,14 @@ def test_a_batch_without_entities_scores_zero():
     assert metric.compute() == 0
 
 
-def test_plain_tags_count_word_by_word():
+def test_tags_without_prefixes_count_as_single_words():
     metric = EntityScore(Labels("tags", ("NN", "VB", "IN")))
     metric.update(torch.tensor([[0, 0, 1, 2]]), torch.tensor([[0, 1, 1, -100]]))
     assert metric.compute() == pytest.approx(2 / 3)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_each_family_trains_a_step_and_is_read_back_the_same(name, tokenizer, tmp_path):
+def test_each_family_trains_and_gives_the_same_logits_from_a_checkpoint(name, tokenizer, tmp_path):
     data = tagged(tokenizer)
     task = make_task(name, recipe=recipe())
     before = {k: v.clone() for k, v in task.state_dict().items()}
@@ -141,7 +143,9 @@ def test_each_family_trains_a_step_and_is_read_back_the_same(name, tokenizer, tm
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_plain_transformers_gives_the_same_logits_and_tag_names(name, tokenizer, tmp_path):
+def test_the_model_folder_gives_the_same_logits_and_names_in_transformers(
+    name, tokenizer, tmp_path
+):
     task = make_task(name)
     assert export(task, tokenizer, tmp_path / "model") is True
     model, report = AutoModelForTokenClassification.from_pretrained(
@@ -153,14 +157,14 @@ def test_plain_transformers_gives_the_same_logits_and_tag_names(name, tokenizer,
         found = model.eval()(input_ids=IDS, attention_mask=MASK).logits
     inside = MASK.bool()
     assert (found - expected)[inside].abs().max() < 1e-5
-    assert expected.std((0, 1)).min() > 1e-4  # tokens are told apart
+    assert expected.std((0, 1)).min() > 1e-4  # logits differ between tokens
     assert model.config.id2label == dict(enumerate(NAMES))
     assert model.config.label2id == {name: i for i, name in enumerate(NAMES)}
     assert torch.equal(logits_of(load(tmp_path / "model").task), expected)
     assert read_labels(tmp_path / "model") == LABELS
 
 
-def test_a_folder_that_gives_other_logits_is_not_written(tokenizer, tmp_path, monkeypatch):
+def test_a_model_folder_with_other_logits_is_an_error_and_deleted(tokenizer, tmp_path, monkeypatch):
     task = make_task()
     monkeypatch.setattr(TokenHead, "forward", lambda self, hidden, mask=None: self.out(hidden) * 2)
     with pytest.raises(RuntimeError, match="gives other logits"):
@@ -168,7 +172,7 @@ def test_a_folder_that_gives_other_logits_is_not_written(tokenizer, tmp_path, mo
     assert not (tmp_path / "model").exists()
 
 
-def test_moods_are_learned(tokenizer):
+def test_training_improves_the_entity_score(tokenizer):
     torch.manual_seed(0)
     data = tagged(tokenizer)
     task = make_task(recipe=recipe(0.02), hidden_dropout_prob=0.0)
@@ -181,7 +185,7 @@ def test_moods_are_learned(tokenizer):
     assert set(found) == {f"test/{name}" for name in names}
 
 
-def test_stored_activations_change_no_loss(tokenizer, tmp_path):
+def test_the_activation_cache_changes_no_loss(tokenizer, tmp_path):
     losses = []
     for callbacks in ([], [ActivationCache(folder=tmp_path)]):
         torch.manual_seed(0)
@@ -193,7 +197,7 @@ def test_stored_activations_change_no_loss(tokenizer, tmp_path):
     assert any(tmp_path.iterdir())
 
 
-def test_tags_are_handed_on_by_name(tmp_path):
+def test_tags_are_transferred_by_name(tmp_path):
     task = make_task()
     trainer = make_trainer()
     trainer.strategy.connect(task)
@@ -201,7 +205,9 @@ def test_tags_are_handed_on_by_name(tmp_path):
     start = read_weights(tmp_path / "a.ckpt")
     order = Labels("tags", NAMES[::-1])
     new = make_task(labels=order, seed=5)
-    assert "head kept by label name" in str(transfer_weights(start, new.backbone, new.head, order))
+    assert "head kept: outputs matched by name" in str(
+        transfer_weights(start, new.backbone, new.head, order)
+    )
     assert torch.allclose(logits_of(new), logits_of(task).flip(-1), atol=1e-5)
     assert torch.allclose(logits_of(align_outputs(new, LABELS)), logits_of(task), atol=1e-5)
     single = Labels("single_label", NAMES)
@@ -209,23 +215,27 @@ def test_tags_are_handed_on_by_name(tmp_path):
     assert "new head" in str(transfer_weights(start, make_backbone(), head, single))
 
 
-def test_a_backbone_of_the_users_own_will_do():
+def test_a_custom_backbone_is_accepted():
     task = TokenClassification(OwnBackbone(), TokenHead(HIDDEN, 5), labels=LABELS)
     assert logits_of(task).shape == (3, 9, 5)
 
 
-def test_heads_and_labels_that_do_not_fit_are_refused():
+def test_wrong_heads_and_labels_are_errors():
     backbone = make_backbone()
-    with pytest.raises(ValueError, match="needs an output for each token, and a LinearHead gives"):
+    with pytest.raises(
+        ValueError, match="a head with one output per token, got LinearHead with one"
+    ):
         TokenClassification(backbone, LinearHead(HIDDEN, 5), labels=LABELS)
     single = Labels("single_label", NAMES)
-    with pytest.raises(ValueError, match="needs one output for each text, and a TokenHead gives"):
+    with pytest.raises(ValueError, match="a head with one output per text, got TokenHead with one"):
         SequenceClassification(backbone, TokenHead(HIDDEN, 5), labels=single)
     with pytest.raises(
-        ValueError, match="needs words with tags, got labels of kind 'single_label'"
+        ValueError, match="needs labels of kind 'tags', got 'single_label'; use data=conll"
     ):
         TokenClassification(backbone, TokenHead(HIDDEN, 5), labels=single)
-    with pytest.raises(ValueError, match="labels that are classes, got a tag for each word"):
+    with pytest.raises(
+        ValueError, match="or 'multi_label', got 'tags'; use task=token_classification"
+    ):
         SequenceClassification(backbone, LinearHead(HIDDEN, 5), labels=LABELS)
     with pytest.raises(ValueError, match="num_outputs must be >= 1, got 0"):
         TokenHead(HIDDEN, 0)

@@ -1,3 +1,5 @@
+"""Atomic writes, also under SIGKILL."""
+
 import os
 import signal
 import subprocess
@@ -14,7 +16,7 @@ def names(folder: Path) -> list[str]:
     return sorted(file.name for file in folder.iterdir())
 
 
-def test_writes_text_and_bytes_into_a_folder_that_it_makes(tmp_path):
+def test_text_and_bytes_are_written_into_a_new_folder(tmp_path):
     atomic_write(tmp_path / "new" / "a.txt", "naïve\r\n")
     atomic_write(tmp_path / "new" / "b.bin", b"\x00\xff")
     assert (tmp_path / "new" / "a.txt").read_bytes() == "naïve\r\n".encode()
@@ -22,7 +24,7 @@ def test_writes_text_and_bytes_into_a_folder_that_it_makes(tmp_path):
     assert names(tmp_path / "new") == ["a.txt", "b.bin"]
 
 
-def test_temp_file_lies_beside_the_target_and_ends_like_it(tmp_path, monkeypatch):
+def test_temp_file_is_beside_the_target_with_its_suffix(tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", "/dev/shm")
     with atomic_path(tmp_path / "curve.png") as temp:
         assert temp.parent == tmp_path
@@ -32,7 +34,7 @@ def test_temp_file_lies_beside_the_target_and_ends_like_it(tmp_path, monkeypatch
     assert names(tmp_path) == ["curve.png"]
 
 
-def test_error_leaves_the_old_file_and_no_temp_file(tmp_path):
+def test_an_error_keeps_the_old_file_and_removes_the_temp_file(tmp_path):
     target = tmp_path / "a.txt"
     target.write_text("old")
 
@@ -47,22 +49,22 @@ def test_error_leaves_the_old_file_and_no_temp_file(tmp_path):
     assert names(tmp_path) == ["a.txt"]
 
 
-def test_block_that_writes_nothing_is_an_error(tmp_path):
+def test_a_block_without_a_file_is_an_error(tmp_path):
     (tmp_path / "a.txt").write_text("old")
     with (
-        pytest.raises(FileNotFoundError, match=r"nothing was written to .*a\.txt stays as it was"),
+        pytest.raises(FileNotFoundError, match=r"nothing was written to .*; .*a\.txt is unchanged"),
         atomic_path(tmp_path / "a.txt"),
     ):
         pass
     assert (tmp_path / "a.txt").read_text() == "old"
 
 
-def test_a_folder_is_refused_as_target(tmp_path):
-    with pytest.raises(IsADirectoryError, match=r"to be written at .*, but that is a folder"):
+def test_a_folder_as_target_is_refused(tmp_path):
+    with pytest.raises(IsADirectoryError, match=r"cannot write a file at .*: it is a folder"):
         atomic_write(tmp_path, "x")
 
 
-def test_a_long_name_is_no_problem(tmp_path):
+def test_a_file_name_of_245_characters_is_written(tmp_path):
     name = "x" * 240 + ".json"
     atomic_write(tmp_path / name, "{}")
     assert names(tmp_path) == [name]
@@ -77,7 +79,7 @@ def test_permissions_follow_the_umask(tmp_path):
     assert (tmp_path / "a.txt").stat().st_mode & 0o777 == 0o640
 
 
-def test_killed_writer_leaves_a_whole_file(tmp_path):
+def test_a_killed_process_leaves_a_complete_file(tmp_path):
     script = (
         "import sys\nfrom lightning_transfer.utils.atomic_files import atomic_write\n"
         "for i in range(10**9):\n"

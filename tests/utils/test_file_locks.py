@@ -1,4 +1,4 @@
-"""Locks on files: exclusive, shared, and released with the process."""
+"""File locks: exclusive, shared, and released with the process."""
 
 import os
 import subprocess
@@ -19,12 +19,12 @@ time.sleep(60)
 
 @pytest.fixture
 def hold(tmp_path):
-    """Let another process hold a lock."""
+    """Start a process that holds a lock."""
     started = []
 
     def start(kind):
-        words = [sys.executable, "-c", HOLD, str(tmp_path / "lock"), kind]
-        process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+        command = [sys.executable, "-c", HOLD, str(tmp_path / "lock"), kind]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         started.append(process)
         assert process.stdout.readline() == "held\n"
         return process
@@ -45,7 +45,7 @@ def hold(tmp_path):
         ("shared", True, True),
     ],
 )
-def test_only_shared_locks_are_held_together(hold, tmp_path, theirs, shared, is_free):
+def test_only_shared_locks_are_held_at_the_same_time(hold, tmp_path, theirs, shared, is_free):
     hold(theirs)
     if is_free:
         os.close(lock_file(tmp_path / "lock", shared=shared, wait=False))
@@ -54,27 +54,27 @@ def test_only_shared_locks_are_held_together(hold, tmp_path, theirs, shared, is_
         lock_file(tmp_path / "lock", shared=shared, wait=False)
 
 
-def test_a_lock_is_free_when_its_process_is_dead(hold, tmp_path):
+def test_the_lock_of_a_dead_process_is_released(hold, tmp_path):
     process = hold("exclusive")
     process.kill()
     process.wait()
     os.close(lock_file(tmp_path / "lock", wait=False))
 
 
-def test_who_has_to_wait_is_told_once(hold, tmp_path):
-    process, told = hold("exclusive"), []
+def test_on_wait_is_called_once_if_the_lock_is_held(hold, tmp_path):
+    process, calls = hold("exclusive"), []
 
     def note():
-        told.append("waits")
+        calls.append("waits")
         process.kill()
 
     with locked(tmp_path / "lock", on_wait=note):
-        assert told == ["waits"]
+        assert calls == ["waits"]
     with locked(tmp_path / "lock", on_wait=note):
-        assert told == ["waits"]
+        assert calls == ["waits"]
 
 
-def test_a_failed_lock_leaves_no_open_file(hold, tmp_path):
+def test_a_failed_lock_leaves_no_open_descriptor(hold, tmp_path):
     hold("exclusive")
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(BlockingIOError):
@@ -82,7 +82,7 @@ def test_a_failed_lock_leaves_no_open_file(hold, tmp_path):
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_a_file_that_must_be_there_is_not_created(tmp_path):
+def test_a_missing_file_is_not_created_without_create(tmp_path):
     with pytest.raises(FileNotFoundError):
         lock_file(tmp_path / "lock", create=False)
     assert list(tmp_path.iterdir()) == []

@@ -1,3 +1,5 @@
+"""Close names and the end of an error message."""
+
 import pytest
 
 from lightning_transfer.utils.suggestions import closest, closest_keys, did_you_mean, dotted
@@ -31,24 +33,24 @@ KEYS = [
         ("trainer.device", "trainer.devices"),
     ],
 )
-def test_closest_key_is_what_was_meant(key, first):
+def test_the_closest_key_comes_first(key, first):
     assert closest_keys(key, KEYS)[0] == first
 
 
-def test_nothing_close_gives_nothing():
+def test_without_close_names_the_list_is_empty():
     assert closest_keys("zzz", KEYS) == []
     assert closest("zzz", KEYS) == []
 
 
-def test_keys_of_hydra_are_not_suggested():
+def test_keys_with_an_underscore_are_not_suggested():
     assert "stages.target.data._target_" not in closest_keys("stages.target.data._targt_", KEYS)
 
 
-def test_sentence_ends_for_none_one_and_many():
+def test_did_you_mean_for_no_one_and_several_names():
     assert did_you_mean([]) == "."
     assert did_you_mean(["a"]) == "; did you mean a?"
     assert did_you_mean(["a", "b", "c"]) == "; did you mean a, b or c?"
 
 
-def test_dotted_keys_include_the_containers():
+def test_dotted_keys_include_those_of_mappings():
     assert dotted({"a": {"b": 1, "c": {}}, "d": [{"e": 1}]}) == ["a", "a.b", "a.c", "d"]

@@ -1,4 +1,4 @@
-"""What a stage of a run takes of the one before it: as told, reported, and checked beforehand."""
+"""Weight transfer between the stages of a run: options, reports, and checks before training."""
 
 import json
 import logging
@@ -26,13 +26,13 @@ def _reset():
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """Folders of other pretrained models: of three layers, wider, and with another tokenizer."""
+    """Folders of pretrained models with three layers, a larger width, and another tokenizer."""
     root = tmp_path_factory.mktemp("others")
     other = make_other(["zebra", *reversed(WORDS[2:])])
     changes = {
         "deeper": {"num_hidden_layers": 3},
         "wider": {"hidden_size": 24},
-        "worded": {"vocab_size": len(other), "pad_token_id": other.pad_token_id},
+        "vocabulary": {"vocab_size": len(other), "pad_token_id": other.pad_token_id},
     }
     for name, values in changes.items():
         torch.manual_seed(7)
@@ -46,7 +46,7 @@ def final(folder, name):
 
 
 def parts_of(found, name):
-    """Part and what became of it, of a stage run in the results."""
+    """Return the status of each part of a stage run in the results."""
     [run] = [run for run in found["weight_transfer"] if run["run"] == f"stages/{name}"]
     return {part["part"]: part["status"] for part in run["parts"]}
 
@@ -63,7 +63,7 @@ def own_backbone(folder, *options):
     ]
 
 
-def test_by_default_everything_is_taken_and_the_results_say_so(runs, tmp_path, caplog):
+def test_everything_is_transferred_by_default_and_reported(runs, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     found = runs.fit(tmp_path, *both(runs))
     assert [(run["run"], run["from"]) for run in found["weight_transfer"]] == [
@@ -77,14 +77,14 @@ def test_by_default_everything_is_taken_and_the_results_say_so(runs, tmp_path, c
         "encoder": "transferred",
         "head": "transferred",
     }
-    assert "taken from stage source" in caplog.text
+    assert "transferred from stage source" in caplog.text
     assert "token embeddings" in caplog.text
     assert Results.read(tmp_path).to_dict() == found
     sizes = [part["parameters"] for part in found["weight_transfer"][1]["parts"]]
     assert sum(sizes) == sum(p.numel() for p in load(tmp_path).task.parameters())
 
 
-def test_the_head_is_left_where_the_backbone_alone_is_asked_for(runs, tmp_path):
+def test_the_head_is_reinitialised_if_only_the_backbone_is_requested(runs, tmp_path):
     found = runs.fit(tmp_path, *both(runs, "stages.target.weight_transfer=[backbone]"))
     old, start = final(tmp_path, SOURCE), dict(Watch.started)[TARGET]
     same = {name: torch.equal(old[name], start[name]) for name in old}
@@ -93,7 +93,7 @@ def test_the_head_is_left_where_the_backbone_alone_is_asked_for(runs, tmp_path):
     assert parts_of(found, TARGET)["head"] == "reinitialised"
 
 
-def test_the_backbone_is_the_pretrained_one_where_it_is_not_asked_for(runs, tmp_path):
+def test_the_backbone_is_the_pretrained_one_if_it_is_not_requested(runs, tmp_path):
     found = runs.fit(tmp_path, *both(runs, "stages.target.weight_transfer={backbone: false}"))
     first, start = Watch.started[0][1], dict(Watch.started)[TARGET]
     assert all(torch.equal(first[k], start[k]) for k in first if k.startswith("backbone."))
@@ -101,26 +101,24 @@ def test_the_backbone_is_the_pretrained_one_where_it_is_not_asked_for(runs, tmp_
     assert parts_of(found, TARGET)["backbone of the weights"] == "skipped"
 
 
-def test_labels_that_agree_in_part_do_not_matter_to_a_head_that_is_not_taken(runs, tmp_path):
+def test_partly_equal_labels_are_allowed_without_a_transfer_of_the_head(runs, tmp_path):
     classes = {"label": "mood", "kind": "single_label"}
-    words = [
+    overrides = [
         *stage("source", runs.news, **classes, epochs=1),
         *stage("target", runs.movies, "data.label.names=[negative,positive]", **classes, epochs=1),
         "order=[source,target]",
         "stages.target.data.on_bad_row=skip",
     ]
-    with pytest.raises(ValueError, match="agree only in part"):
-        runs.fit(tmp_path / "a", *words)
+    with pytest.raises(ValueError, match="match only in part"):
+        runs.fit(tmp_path / "a", *overrides)
     assert Watch.started == []
-    found = runs.fit(tmp_path / "b", *words, "stages.target.weight_transfer={head: false}")
+    found = runs.fit(tmp_path / "b", *overrides, "stages.target.weight_transfer={head: false}")
     assert parts_of(found, TARGET)["head"] == "reinitialised"
 
 
-def test_a_stage_with_a_backbone_of_its_own_takes_what_fits_by_string_and_name(
-    runs, folders, tmp_path
-):
-    words = own_backbone(folders / "deeper", "stages.target.on_mismatch=new")
-    found = runs.fit(tmp_path, *both(runs, *words))
+def test_a_stage_with_its_own_backbone_gets_matching_layers_and_tokens(runs, folders, tmp_path):
+    overrides = own_backbone(folders / "deeper", "stages.target.on_mismatch=new")
+    found = runs.fit(tmp_path, *both(runs, *overrides))
     old, start = final(tmp_path, SOURCE), dict(Watch.started)[TARGET]
     own = BertModel.from_pretrained(folders / "deeper").state_dict()
     for name, value in start.items():
@@ -130,30 +128,34 @@ def test_a_stage_with_a_backbone_of_its_own_takes_what_fits_by_string_and_name(
         elif "encoder.layer" in name:
             assert torch.equal(value, old[name]), name
     table = "backbone.model.embeddings.word_embeddings.weight"
-    there, here = (AutoTokenizer.from_pretrained(f).get_vocab() for f in _tokenizers(runs, folders))
-    assert torch.equal(start[table][here["film"]], old[table][there["film"]])
+    old_ids, new_ids = (
+        AutoTokenizer.from_pretrained(f).get_vocab() for f in _tokenizers(runs, folders)
+    )
+    assert torch.equal(start[table][new_ids["film"]], old[table][old_ids["film"]])
     assert parts_of(found, TARGET)["token embeddings"] == "resized"
     loaded = load(tmp_path)
-    assert loaded.tokenizer.get_vocab() == here
+    assert loaded.tokenizer.get_vocab() == new_ids
     assert len(loaded.task.backbone.layers) == 4
 
 
 def _tokenizers(runs, folders):
-    [name] = [w.partition("=")[2] for w in runs.words if w.startswith("backbone.name=")]
+    [name] = [w.partition("=")[2] for w in runs.overrides if w.startswith("backbone.name=")]
     return name, folders / "deeper"
 
 
-def test_a_tokenizer_of_its_own_gives_the_backbone_another_table(runs, folders, tmp_path):
-    found = runs.fit(tmp_path, *both(runs, f"stages.target.tokenizer={folders / 'worded'}"))
+def test_a_stage_with_its_own_tokenizer_has_another_token_table(runs, folders, tmp_path):
+    found = runs.fit(tmp_path, *both(runs, f"stages.target.tokenizer={folders / 'vocabulary'}"))
     old, start = final(tmp_path, SOURCE), dict(Watch.started)[TARGET]
     table = "backbone.model.embeddings.word_embeddings.weight"
     for name in old:
         if name.startswith("backbone.") and name != table:
             assert torch.equal(start[name], old[name]), name
-    there, here = (AutoTokenizer.from_pretrained(f).get_vocab() for f in _tokenizers(runs, folders))
-    for word in set(there) & set(here):
-        assert torch.equal(start[table][here[word]], old[table][there[word]])
-    assert len(start[table]) == len(here) != len(there)
+    old_ids, new_ids = (
+        AutoTokenizer.from_pretrained(f).get_vocab() for f in _tokenizers(runs, folders)
+    )
+    for word in set(old_ids) & set(new_ids):
+        assert torch.equal(start[table][new_ids[word]], old[table][old_ids[word]])
+    assert len(start[table]) == len(new_ids) != len(old_ids)
     assert parts_of(found, TARGET) == {
         "token embeddings": "resized",
         "positions": "transferred",
@@ -162,10 +164,10 @@ def test_a_tokenizer_of_its_own_gives_the_backbone_another_table(runs, folders, 
     }
 
 
-def test_the_next_stage_goes_on_with_the_backbone_of_the_one_before(runs, folders, tmp_path):
-    words = own_backbone(folders / "wider", "stages.target.weight_transfer=[]")
+def test_the_next_stage_continues_with_the_backbone_of_the_previous_stage(runs, folders, tmp_path):
+    overrides = own_backbone(folders / "wider", "stages.target.weight_transfer=[]")
     third = stage("third", runs.movies, epochs=1)
-    found = runs.fit(tmp_path, *both(runs, *words), *third, "order=[source,target,third]")
+    found = runs.fit(tmp_path, *both(runs, *overrides), *third, "order=[source,target,third]")
     last = f"{TARGET}/third-seed0"
     assert set(parts_of(found, last).values()) == {"transferred"}
     assert parts_of(found, TARGET)["encoder"] == "kept"
@@ -177,38 +179,39 @@ def test_the_next_stage_goes_on_with_the_backbone_of_the_one_before(runs, folder
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["deeper"], "the weights in stage source do not fit .* layer 3, and they have 2 layers"),
-        (["wider"], "the token embeddings are 16 wide in the weights and 24 here"),
+        (
+            ["deeper"],
+            "the weights in stage source do not fit .* layer 3, the weights have 2 layers",
+        ),
+        (["wider"], "the token embeddings have width 16 in the weights and 24 in the backbone"),
         (
             ["wider", "stages.target.weight_transfer=[encodr]"],
-            "stages.target: weight_transfer names 'encodr'.*encoder?",
+            "stages.target: unknown part 'encodr' in weight_transfer.*encoder?",
         ),
         (["wider", "stages.target.on_mismatch=no"], "stages.target: on_mismatch must be error or"),
-        (["wider", "stages.target.weight_transfer=[decoder]"], "nothing of them has a place in it"),
+        (["wider", "stages.target.weight_transfer=[decoder]"], "no part of the weights fits"),
         (
             ["wider", "+stages.target.weight_transfers=[]"],
-            "stages.target.weight_transfers is no setting .*weight_transfer?",
+            "unknown key 'stages.target.weight_transfers'.*mean stages.target.weight_transfer?",
         ),
     ],
 )
-def test_what_does_not_fit_is_found_before_the_first_step(
-    runs, folders, tmp_path, options, message
-):
+def test_a_mismatch_is_found_before_the_first_step(runs, folders, tmp_path, options, message):
     name, *more = options
     with pytest.raises(ValueError, match=message):
         runs.fit(tmp_path, *both(runs, *own_backbone(folders / name, *more)))
     assert Watch.started == []
 
 
-def test_a_run_that_was_cut_off_still_knows_what_was_handed_on(runs, tmp_path):
-    words = [*both(runs), "resume_every=1"]
-    whole = runs.fit(tmp_path / "whole", *words)
+def test_a_resumed_run_reports_the_weight_transfer(runs, tmp_path):
+    overrides = [*both(runs), "resume_every=1"]
+    whole = runs.fit(tmp_path / "whole", *overrides)
     Watch.reset()
     Watch.stop = (TARGET, "batch", 2)
     with pytest.raises(Stop):
-        runs.fit(tmp_path / "cut", *words)
+        runs.fit(tmp_path / "cut", *overrides)
     Watch.reset()
-    found = runs.fit(tmp_path / "cut", *words, resume=True)
+    found = runs.fit(tmp_path / "cut", *overrides, resume=True)
     assert found["weight_transfer"] == whole["weight_transfer"]
     record = json.loads((tmp_path / "cut/stages" / TARGET / "fit.json").read_text())
     assert record["weight_transfer"] == found["weight_transfer"][1]["parts"]

@@ -27,12 +27,12 @@ def make_task(labels, head_class=MLPHead, backbone=None, **arguments):
 
 
 def weights_of(task):
-    described = describe_task(task, tokenizer=None, tokens=None)
-    return Weights(described, task.state_dict(), None, "a.ckpt")
+    description = describe_task(task, tokenizer=None, tokens=None)
+    return Weights(description, task.state_dict(), None, "a.ckpt")
 
 
-def hand(old, labels, head_class=MLPHead, label_map=None, **arguments):
-    """A new task that starts from the weights of an old one, and the line about it."""
+def new_task_from(old, labels, head_class=MLPHead, label_map=None, **arguments):
+    """Return a new task with the weights of an old one, and the line of the report."""
     new = make_task(labels, head_class, make_backbone(seed=9), **arguments)
     line = str(
         transfer_weights(weights_of(old), new.backbone, new.head, labels, label_map=label_map)
@@ -42,7 +42,7 @@ def hand(old, labels, head_class=MLPHead, label_map=None, **arguments):
     return new, line
 
 
-def test_a_pretrained_pooler_goes_to_an_mlp_head_over_the_first_token():
+def test_a_pretrained_pooler_is_loaded_into_an_mlp_head_with_cls_pooling():
     torch.manual_seed(3)
     model = BertModel(CONFIGS["bert"])
     pooler = model.pooler.dense.weight.detach().clone()
@@ -55,13 +55,13 @@ def test_a_pretrained_pooler_goes_to_an_mlp_head_over_the_first_token():
 @pytest.mark.parametrize(
     "head", [MLPHead(HIDDEN, 1, pooling="mean"), LinearHead(HIDDEN, 1), OwnHead(HIDDEN, 1)]
 )
-def test_other_heads_start_anew(head):
+def test_a_pretrained_pooler_is_not_loaded_into_other_heads(head):
     before = {name: value.clone() for name, value in head.state_dict().items()}
     assert str(transfer_weights(None, make_backbone(), head, RATING)) == "new head"
     assert all(torch.equal(value, before[name]) for name, value in head.state_dict().items())
 
 
-def test_without_a_pooler_the_head_starts_anew():
+def test_without_a_pooler_the_head_is_new():
     for backbone in (make_backbone("distilbert"), OwnBackbone()):
         assert str(transfer_weights(None, backbone, MLPHead(HIDDEN, 1), RATING)) == "new head"
 
@@ -69,7 +69,7 @@ def test_without_a_pooler_the_head_starts_anew():
 @pytest.mark.parametrize("head_class", [MLPHead, LinearHead, OwnHead])
 def test_same_labels_keep_the_head(head_class):
     old = make_task(single("neg", "neu", "pos"), head_class)
-    new, line = hand(old, single("neg", "neu", "pos"), head_class)
+    new, line = new_task_from(old, single("neg", "neu", "pos"), head_class)
     assert line == "head kept: labels neg, neu, pos"
     assert torch.equal(new(BATCH), old(BATCH))
 
@@ -79,26 +79,26 @@ def test_same_labels_keep_the_head(head_class):
 def test_same_labels_in_another_order_permute_the_logits(head_class, kind):
     names, order = ("neg", "neu", "pos"), ("pos", "neg", "neu")
     old = make_task(Labels(kind, names), head_class)
-    new, line = hand(old, Labels(kind, order), head_class)
-    assert line == "head kept by label name: neg, neu, pos become pos, neg, neu"
+    new, line = new_task_from(old, Labels(kind, order), head_class)
+    assert line == "head kept: outputs matched by name, neg, neu, pos become pos, neg, neu"
     before, after = old(BATCH), new(BATCH)
     for position, name in enumerate(order):
         assert torch.equal(after[:, position], before[:, names.index(name)])
 
 
-def test_weights_of_another_backbone_are_refused():
+def test_weights_of_another_backbone_are_an_error():
     start = weights_of(make_task(RATING))
     with pytest.raises(ValueError, match=r"a.ckpt do not fit the backbone, a OwnBackbone: .*Unexp"):
         transfer_weights(start, OwnBackbone(), MLPHead(HIDDEN, 1), RATING)
 
 
-def test_labels_that_agree_in_part_are_an_error():
+def test_partly_equal_labels_are_an_error():
     old = make_task(single("neg", "pos"))
-    with pytest.raises(ValueError, match=r"only in part: the weights know \['neg', 'pos'\], the d"):
-        hand(old, single("neg", "neu", "pos"))
+    with pytest.raises(ValueError, match=r"only in part: the weights have \['neg', 'pos'\], the d"):
+        new_task_from(old, single("neg", "neu", "pos"))
 
 
-def test_a_label_map_carries_rows_and_leaves_the_others_new():
+def test_a_label_map_transfers_rows_and_the_others_are_new():
     old = make_task(single("neg", "pos"))
     head = MLPHead(HIDDEN, 3).eval()
     fresh = head.out.weight.detach().clone()
@@ -106,15 +106,15 @@ def test_a_label_map_carries_rows_and_leaves_the_others_new():
     labels = single("mixed", "good", "bad")
     label_map = {"neg": "bad", "pos": "good"}
     line = str(transfer_weights(weights_of(old), backbone, head, labels, label_map=label_map))
-    assert line == "head kept by label name: neg, pos become mixed, good, bad"
+    assert line == "head kept: outputs matched by name, neg, pos become mixed, good, bad"
     new = SequenceClassification(backbone, head, labels=labels).eval()
     assert torch.equal(new(BATCH)[:, [2, 1]], old(BATCH))
     assert torch.equal(head.out.weight[0], fresh[0])
 
 
-def test_a_label_map_may_leave_an_old_label_behind():
+def test_a_label_map_may_drop_an_old_label():
     old = make_task(single("neg", "neu", "pos"))
-    new, _ = hand(old, single("neg", "pos"), label_map={"neg": "neg", "pos": "pos"})
+    new, _ = new_task_from(old, single("neg", "pos"), label_map={"neg": "neg", "pos": "pos"})
     assert torch.equal(new(BATCH), old(BATCH)[:, [0, 2]])
 
 
@@ -126,7 +126,7 @@ def test_a_label_map_may_leave_an_old_label_behind():
         (RATING, "new head: the labels neg, pos become regression"),
     ],
 )
-def test_other_labels_start_a_new_head(labels, line):
+def test_other_labels_give_a_new_head(labels, line):
     old = make_task(single("neg", "pos"))
     torch.manual_seed(5)
     head = MLPHead(HIDDEN, labels.num_outputs)
@@ -136,30 +136,30 @@ def test_other_labels_start_a_new_head(labels, line):
 
 
 @pytest.mark.parametrize(
-    ("kind", "told"), [("masked_tokens", "masked tokens"), ("next_tokens", "next tokens")]
+    ("kind", "text"), [("masked_tokens", "masked tokens"), ("next_tokens", "next tokens")]
 )
-def test_labels_without_names_are_told_by_their_kind(kind, told):
+def test_labels_without_names_are_reported_by_kind(kind, text):
     start = weights_of(make_task(single("neg", "pos")))
-    start.described["labels"] = Labels(kind).to_dict()
-    handed = transfer_weights(start, make_backbone(), MLPHead(HIDDEN, 1), RATING)
-    assert str(handed) == f"new head: the labels {told} become regression"
+    start.description["labels"] = Labels(kind).to_dict()
+    report = transfer_weights(start, make_backbone(), MLPHead(HIDDEN, 1), RATING)
+    assert str(report) == f"new head: the labels {text} become regression"
 
 
-def test_a_rating_keeps_its_head_whatever_its_bands():
+def test_a_regression_head_is_kept_with_other_bins():
     old = make_task(Labels("regression", ("a", "b"), (0,)))
-    new, line = hand(old, Labels("regression", ("c", "d", "e"), (-1, 1)))
+    new, line = new_task_from(old, Labels("regression", ("c", "d", "e"), (-1, 1)))
     assert line == "head kept: labels regression"
     assert torch.equal(new(BATCH), old(BATCH))
 
 
 @pytest.mark.parametrize(("head_class", "name"), [(LinearHead, "LinearHead"), (OwnHead, "OwnHead")])
-def test_a_head_of_another_form_starts_anew(head_class, name):
-    _, line = hand(make_task(RATING), RATING, head_class)
-    assert line == f"new head: the config asks for another form ({name})"
+def test_a_head_of_another_class_is_new(head_class, name):
+    _, line = new_task_from(make_task(RATING), RATING, head_class)
+    assert line == f"new head: the config has another head ({name})"
 
 
 class Unnamed(nn.Module):
-    """A head whose last layer cannot be found."""
+    """Head without an attribute `out`."""
 
     def __init__(self, hidden_size, num_outputs):
         super().__init__()
@@ -169,16 +169,18 @@ class Unnamed(nn.Module):
         return self.last(hidden[:, 0])
 
 
-def test_rows_of_an_unnamed_layer_cannot_be_matched():
+def test_outputs_of_a_head_without_out_cannot_be_reordered():
     old = make_task(single("neg", "pos"), Unnamed)
-    new, line = hand(old, single("neg", "pos"), Unnamed)
+    new, line = new_task_from(old, single("neg", "pos"), Unnamed)
     assert line == "head kept: labels neg, pos"
     assert torch.equal(new(BATCH), old(BATCH))
-    with pytest.raises(ValueError, match=r"Unnamed shows no nn.Linear called `out`; name its last"):
-        hand(old, single("pos", "neg"), Unnamed)
+    with pytest.raises(
+        ValueError, match=r"Unnamed cannot be .* no nn.Linear called `out`; rename its last"
+    ):
+        new_task_from(old, single("pos", "neg"), Unnamed)
 
 
-def test_a_trained_task_answers_in_the_order_of_the_data():
+def test_align_outputs_returns_the_label_order_of_the_data():
     names, order = ("neg", "neu", "pos"), ("neu", "pos", "neg")
     task = make_task(single(*names)).train()
     before = task.eval()(BATCH)
@@ -190,16 +192,16 @@ def test_a_trained_task_answers_in_the_order_of_the_data():
         assert torch.equal(after[:, position], before[:, names.index(name)])
 
 
-def test_a_rating_is_scored_in_the_bands_of_the_data():
-    bands = Labels("regression", ("low", "high"), (0,))
-    aligned = align_outputs(make_task(RATING), bands)
-    assert aligned.labels == bands
+def test_a_regression_is_scored_in_the_bins_of_the_data():
+    bins = Labels("regression", ("low", "high"), (0,))
+    aligned = align_outputs(make_task(RATING), bins)
+    assert aligned.labels == bins
     assert "test/accuracy" in aligned.test_metrics.keys()
 
 
 @pytest.mark.parametrize(
     "labels", [RATING, single("a", "b"), Labels("multi_label", ("neg", "pos"))]
 )
-def test_a_task_is_not_scored_on_labels_it_never_learned(labels):
-    with pytest.raises(ValueError, match="the model answers neg, pos and the data ask for"):
+def test_a_task_is_not_scored_on_other_labels(labels):
+    with pytest.raises(ValueError, match="the model has the labels neg, pos, the data have"):
         align_outputs(make_task(single("neg", "pos")), labels)

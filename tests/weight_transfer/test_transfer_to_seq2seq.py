@@ -1,4 +1,4 @@
-"""Stages that read and stages that write hand on to each other, in one run."""
+"""Weight transfer between encoders and encoder-decoders in one run."""
 
 import json
 
@@ -12,13 +12,13 @@ WRITE = "source-seed0/write-seed0"
 READ = f"{WRITE}/target-seed0"
 
 
-def writing(runs, folder):
-    """The overrides of a stage that learns to write a text backwards, on a warm start."""
+def seq2seq_stage(runs, folder):
+    """Return the overrides of a stage with a warm start, trained to reverse texts."""
     path = folder / "pairs.jsonl"
     texts = [" ".join(WORDS[i : i + 3]) for i in range(len(WORDS) - 3)]
     rows = [{"text": text, "target": " ".join(reversed(text.split()))} for text in texts]
     path.write_text("\n".join(map(json.dumps, rows)))
-    [name] = [w.partition("=")[2] for w in runs.words if w.startswith("backbone.name=")]
+    [name] = [w.partition("=")[2] for w in runs.overrides if w.startswith("backbone.name=")]
     return [
         "+stage@stages.write=default",
         "data@stages.write.data=parallel_files",
@@ -43,13 +43,13 @@ def parts_of(found, name):
     return {(part["part"], part["status"]): part["why"] for part in run["parts"]}
 
 
-def test_an_encoder_goes_below_a_decoder_and_comes_back_alone(runs, tmp_path):
+def test_an_encoder_is_transferred_to_an_encoder_decoder_and_back(runs, tmp_path):
     Watch.reset()
-    [name] = [w.partition("=")[2] for w in runs.words if w.startswith("backbone.name=")]
+    [name] = [w.partition("=")[2] for w in runs.overrides if w.startswith("backbone.name=")]
     found = runs.fit(
         tmp_path,
         *stage("source", runs.news, epochs=1),
-        *writing(runs, tmp_path),
+        *seq2seq_stage(runs, tmp_path),
         *stage("target", runs.movies, epochs=1),
         "backbone@stages.target.backbone=hub",
         f"stages.target.backbone.name={name}",
@@ -58,22 +58,24 @@ def test_an_encoder_goes_below_a_decoder_and_comes_back_alone(runs, tmp_path):
     source, written = (
         weights(tmp_path / f"stages/{n}/final.ckpt") for n in ("source-seed0", WRITE)
     )
-    begun = dict(Watch.started)
+    started = dict(Watch.started)
     layers = [n.removeprefix("backbone.model.") for n in source if n.startswith("backbone.model.")]
     assert layers
     for layer in layers:
         old = source[f"backbone.model.{layer}"]
-        assert torch.equal(begun[WRITE][f"backbone.model.encoder.{layer}"], old), layer
+        assert torch.equal(started[WRITE][f"backbone.model.encoder.{layer}"], old), layer
         new = written[f"backbone.model.encoder.{layer}"]
-        assert torch.equal(begun[READ][f"backbone.model.{layer}"], new), layer
-    told = parts_of(found, WRITE)
-    assert told["encoder", "transferred"] == ""
-    # Its pretrained ones, and the cross-attention that no encoder comes with.
+        assert torch.equal(started[READ][f"backbone.model.{layer}"], new), layer
+    parts = parts_of(found, WRITE)
+    assert parts["encoder", "transferred"] == ""
+    # Its own pretrained weights, and the cross-attention, absent from pretrained encoders.
     assert (
-        told["decoder", "kept"] == told["decoder", "reinitialised"] == "the weights have no decoder"
+        parts["decoder", "kept"]
+        == parts["decoder", "reinitialised"]
+        == "the weights have no decoder"
     )
-    assert ("head", "reinitialised") in told
-    told = parts_of(found, READ)
-    assert told["encoder", "transferred"] == ""
-    assert told["decoder", "skipped"] == "the backbone has no decoder"
+    assert ("head", "reinitialised") in parts
+    parts = parts_of(found, READ)
+    assert parts["encoder", "transferred"] == ""
+    assert parts["decoder", "skipped"] == "the backbone has no decoder"
     assert not load(tmp_path).task.backbone.is_encoder_decoder

@@ -1,4 +1,4 @@
-"""The config of a model with the vocabulary of other tokenizers."""
+"""Model configs with the vocabulary of other tokenizers."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def bart(**changes):
     return {**config, "bos_token_id": 2, "eos_token_id": 3, "decoder_start_token_id": 3, **changes}
 
 
-def test_special_tokens_keep_their_parts():
+def test_special_tokens_keep_their_roles():
     found = config_for(bart(), BOTH)
     assert found["vocab_size"] == len(NEW)
     assert found["pad_token_id"] == NEW.pad_token_id == 4
@@ -38,37 +38,37 @@ def test_special_tokens_keep_their_parts():
     assert unknown["unk_token_id"] is None
 
 
-def test_what_generation_is_told_of_tokens_moves_with_them():
-    there, here = OLD.get_vocab(), NEW.get_vocab()
+def test_token_ids_of_generation_settings_are_converted():
+    old_ids, new_ids = OLD.get_vocab(), NEW.get_vocab()
     film, plot, story = WORDS[4], WORDS[5], WORDS[-1]
-    told = {
+    settings = {
         "num_beams": 4,
-        "forced_bos_token_id": there[film],
-        "eos_token_id": [there["[SEP]"], there[plot]],
+        "forced_bos_token_id": old_ids[film],
+        "eos_token_id": [old_ids["[SEP]"], old_ids[plot]],
         "bad_words_ids": [
-            [there[film]],
-            [there[plot], there[story]],
-            [there[plot], there[WORDS[0]]],
+            [old_ids[film]],
+            [old_ids[plot], old_ids[story]],
+            [old_ids[plot], old_ids[WORDS[0]]],
         ],
-        "suppress_tokens": [there[film], there[WORDS[0]], there[plot]],
-        "sequence_bias": [[[there[film], there[plot]], -1.5], [[there[WORDS[0]]], 2.0]],
+        "suppress_tokens": [old_ids[film], old_ids[WORDS[0]], old_ids[plot]],
+        "sequence_bias": [[[old_ids[film], old_ids[plot]], -1.5], [[old_ids[WORDS[0]]], 2.0]],
     }
-    assert WORDS[0] not in here
-    found = config_for(bart(**{GENERATION: told}), BOTH)[GENERATION]
+    assert WORDS[0] not in new_ids
+    found = config_for(bart(**{GENERATION: settings}), BOTH)[GENERATION]
     assert found == {
         "num_beams": 4,
-        "forced_bos_token_id": here[film],
-        "eos_token_id": [here["[SEP]"], here[plot]],
-        "bad_words_ids": [[here[film]], [here[plot], here[story]]],
-        "suppress_tokens": [here[film], here[plot]],
-        "sequence_bias": [[[here[film], here[plot]], -1.5]],
+        "forced_bos_token_id": new_ids[film],
+        "eos_token_id": [new_ids["[SEP]"], new_ids[plot]],
+        "bad_words_ids": [[new_ids[film]], [new_ids[plot], new_ids[story]]],
+        "suppress_tokens": [new_ids[film], new_ids[plot]],
+        "sequence_bias": [[[new_ids[film], new_ids[plot]], -1.5]],
     }
-    assert config_for(bart(**{GENERATION: told}), Tokenizers(OLD, OLD))[GENERATION] == told
+    assert config_for(bart(**{GENERATION: settings}), Tokenizers(OLD, OLD))[GENERATION] == settings
 
 
-def test_one_token_of_many_roles_gets_the_one_that_is_asked_for():
+def test_a_token_with_several_roles_is_converted_by_the_role_of_its_key():
     one = make_other(["film"])
-    one.unk_token = one.eos_token = one.bos_token = "[SEP]"  # as GPT-2 has it
+    one.unk_token = one.eos_token = one.bos_token = "[SEP]"  # as in GPT-2
     config = {"vocab_size": 6, "eos_token_id": 0, "bos_token_id": 0, "unk_token_id": 0}
     other = make_other(["film"], ("</s>", "<s>", "<unk>", "<mask>", "<pad>"))
     other.eos_token, other.bos_token = "</s>", "<s>"
@@ -92,7 +92,7 @@ def test_special_tokens_are_those_of_the_targets(family):
     assert new.target_embeddings.num_embeddings == len(NEW)
 
 
-def test_the_sides_of_a_pair_get_the_vocabulary_of_their_tokenizers():
+def test_encoder_and_decoder_configs_get_the_vocabulary_of_their_tokenizers():
     both = {
         "is_encoder_decoder": True,
         "encoder": {"vocab_size": 31},
@@ -109,17 +109,17 @@ def test_the_sides_of_a_pair_get_the_vocabulary_of_their_tokenizers():
     assert sizes(OLD, FOREIGN, OLD, NEW) == (len(FOREIGN), len(NEW))
 
 
-def test_a_tokenizer_that_is_not_known_changes_nothing():
+def test_an_unknown_tokenizer_changes_nothing():
     assert config_for(bart(), Tokenizers(None, NEW)) == bart()
 
 
-def test_a_model_folder_generates_by_the_new_tokenizer_of_the_targets(tmp_path):
+def test_a_model_folder_generates_with_the_new_target_tokenizer(tmp_path):
     labels, words = Labels("text"), NEW.get_vocab()
     old = make("marian-apart", vocab_size=len(OLD), decoder_vocab_size=len(OLD))
-    there = OLD.get_vocab()
-    told = {"bad_words_ids": [[there[WORDS[4]]]], "forced_bos_token_id": there[WORDS[5]]}
+    old_ids = OLD.get_vocab()
+    settings = {"bad_words_ids": [[old_ids[WORDS[4]]]], "forced_bos_token_id": old_ids[WORDS[5]]}
     config = config_to_dict(old.config) | {"eos_token_id": 3, "decoder_start_token_id": 2}
-    config = config_for({**config, GENERATION: told}, Tokenizers(OLD, OLD, None, NEW))
+    config = config_for({**config, GENERATION: settings}, Tokenizers(OLD, OLD, None, NEW))
     torch.manual_seed(0)
     new = Backbone.from_config(config)
     head = make_head(DecoderHead, new, 0)
@@ -144,6 +144,6 @@ def test_a_model_folder_generates_by_the_new_tokenizer_of_the_targets(tmp_path):
 
 
 @pytest.mark.parametrize("strange", [-100, 10_000])
-def test_an_id_that_no_token_has_is_left_open(strange):
+def test_an_id_without_a_token_becomes_none(strange):
     found = config_for({"vocab_size": len(OLD), "forced_bos_token_id": strange}, BOTH)
     assert found == {"vocab_size": len(NEW), "forced_bos_token_id": None}

@@ -1,4 +1,4 @@
-"""Weights of tiny backbones to hand over, and what is looked at afterwards."""
+"""Tiny backbones and their weights for tests of weight transfer."""
 
 import copy
 from dataclasses import replace
@@ -25,7 +25,7 @@ def make(name, *, seed=0, **changes):
 
 
 def pair(name="bert", decoder="bert", *, seed=0, layers=3):
-    """An encoder-decoder of two models of one size, of any kinds."""
+    """Return an encoder-decoder of two models of equal width."""
     configs = [copy.deepcopy({**CONFIGS, **CAUSAL}[one]) for one in (name, decoder)]
     if layers != 3:
         configs[1].num_hidden_layers = layers
@@ -43,19 +43,21 @@ def weights_of(backbone, *, head=None, labels=RATING, tokenizer=None, target=Non
     return replace(start, target_tokenizer=target)
 
 
-def hand(old, new, parts=None, *, on_mismatch="error", tokenizers=(None, None), **more):
-    """Hand the weights of one backbone to another, and return what became of them."""
+def run_transfer(old, new, parts=None, *, on_mismatch="error", tokenizers=(None, None), **more):
+    """Transfer the weights of one backbone to another, and return the report."""
     start = old if isinstance(old, Weights) else weights_of(old, tokenizer=tokenizers[0])
     spec = WeightTransferSpec.of(parts, on_mismatch=on_mismatch)
     head = more.pop("head", None) or LinearHead(new.hidden_size, 1)
     return transfer_weights(start, new, head, RATING, spec=spec, tokenizer=tokenizers[1], **more)
 
 
-def rows(handed):
-    """Part and what became of it, without sizes; the head aside."""
-    return [(p.part, p.status) for p in handed.parts if p.part != "head"]
+def rows(report):
+    """Return name and status of all parts except the head."""
+    return [(p.part, p.status) for p in report.parts if p.part != "head"]
 
 
-def state(backbone, side):
-    """The weights of a side by name, as they are now."""
-    return {k: v.detach().clone() for k, v in stacks_of(backbone)[side].module.state_dict().items()}
+def state(backbone, stack):
+    """Return copies of the weights of a stack by name."""
+    return {
+        k: v.detach().clone() for k, v in stacks_of(backbone)[stack].module.state_dict().items()
+    }

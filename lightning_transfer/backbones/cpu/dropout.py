@@ -1,4 +1,4 @@
-"""Random masks, four numbers to a draw."""
+"""Dropout with cheap random masks: one draw of 64 bits for four elements."""
 
 import math
 from collections.abc import Sequence
@@ -7,28 +7,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_LANES, _LANE = 4, 65536  # 16-bit numbers in an int64, and how many values one has
+_LANES, _LANE = 4, 65536  # 16-bit numbers in an int64, and the number of their values
 
 
 def rounded(p: float) -> float:
-    """Return the probability, a multiple of 1/65536 in [0, 1], that a mask has for ``p``."""
+    """Return the drop probability of a mask for ``p``: the nearest multiple of 1/65536."""
     return round(p * _LANE) / _LANE
 
 
 def keep_mask(shape: Sequence[int], p: float) -> Tensor:
-    """Draw which elements are kept.
+    """Draw a random mask of the elements to keep.
 
-    torch draws 64 bits for each element, one after the other on one core, and that is most of the
-    cost of its dropout on a CPU. Here a draw of 64 bits serves four elements. It is taken from
-    torch's global generator, so seeds and resumed runs are as exact as they are with torch's own.
+    torch's dropout on the CPU draws 64 bits for each element, on one core, which is most of its
+    cost. Here 64 bits serve four elements. They come from torch's global generator, so a seed or a
+    resumed run reproduces the masks.
 
     Args:
-        shape: Of the mask.
-        p: Probability that an element is dropped, with ``rounded(p)`` in [0, 1): ``rounded(p)`` is
-            what it is taken for.
+        shape: Shape of the mask.
+        p: Probability of dropping an element; ``rounded(p)``, in [0, 1), is used.
 
     Returns:
-        1 where an element is kept and 0 where it is dropped, uint8, on the CPU.
+        1 for elements to keep and 0 for elements to drop, uint8, on the CPU.
 
     Example:
         >>> keep_mask((2, 3), 0.0).tolist()
@@ -36,27 +35,27 @@ def keep_mask(shape: Sequence[int], p: float) -> Tensor:
     """
     size = math.prod(shape)
     draws = torch.empty(-(-size // _LANES), dtype=torch.int64)
-    draws.random_(-(2**63), None)  # the whole range: the default leaves the topmost bit 0
+    draws.random_(-(2**63), None)  # the whole range: by default the highest bit stays 0
     lanes = draws.view(torch.int16)[:size].view(tuple(shape))
     threshold = round(p * _LANE) - _LANE // 2  # lanes are signed
-    mask = torch.empty(lanes.shape, dtype=torch.uint8)  # five times as fast as bool, and as small
+    mask = torch.empty(lanes.shape, dtype=torch.uint8)  # five times as fast as bool, same size
     return torch.ge(lanes, threshold, out=mask)
 
 
 class FastDropout(nn.Dropout):
-    """``nn.Dropout``, three times as fast on a CPU.
+    """``nn.Dropout`` that is three times as fast on a CPU.
 
-    It keeps a mask of one byte an element for the backward pass, where torch keeps four. On other
-    devices, in eval mode, in place and inside ``torch.compile`` it is torch's own. It has no
-    parameters and no buffers, so it may take the place of any ``nn.Dropout``.
+    The backward pass stores a mask of one byte per element, instead of four in torch. On other
+    devices, in eval mode, in place and under ``torch.compile`` torch's own dropout runs. The class
+    has no parameters and buffers, so it can replace any ``nn.Dropout``.
 
     Args:
-        p: Probability of dropping an element, in [0, 1], rounded to a multiple of 1/65536; what is
-            kept is scaled by the rounded value, so that the mean stays exact.
+        p: Probability of dropping an element, in [0, 1], rounded to a multiple of 1/65536. Other
+            elements are scaled by the rounded value, so that the mean is exact.
         inplace: As in ``nn.Dropout``.
 
     Raises:
-        ValueError: If ``p`` is out of its range.
+        ValueError: If ``p`` is not in [0, 1].
 
     Example:
         >>> dropout = FastDropout(0.5)
@@ -67,7 +66,7 @@ class FastDropout(nn.Dropout):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """Drop elements of a float tensor of any shape; the output has that shape and dtype."""
+        """Drop elements of a float tensor of any shape; shape and dtype do not change."""
         p = rounded(self.p)
         if (
             not self.training

@@ -1,45 +1,47 @@
-"""Memory that a training step needs again stays with the process."""
+"""Settings of glibc's allocator for training: freed memory stays with the process."""
 
 import ctypes
 import gc
 import sys
 
-# Of mallopt, in glibc's malloc.h.
+# Options of mallopt, from glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
-_LARGE = 2**30  # bytes: a tensor of this size still goes back to the system at once
+_LARGE = 2**30  # bytes; freed blocks of this size are still returned to the system
 
 
 def keep_freed_memory() -> bool:
-    """Let this process keep the memory that tensors on the CPU leave behind.
+    """Make this process keep the memory of freed CPU tensors for later tensors.
 
-    glibc gives every block above 32 MiB back to the system when it is freed, and the top of its
-    heap, too. The gradient of an embedding table is such a block: in each step the system clears
-    and maps it anew, page by page, on one core. Between peaks the process holds on to more, and its
-    peak is a little higher (0.2 to 3.5 % with MiniLM). It cannot be undone.
+    By default glibc returns every freed block above 32 MiB to the system, and the free top of its
+    heap. The gradient of an embedding table is such a block: the system then clears and maps it
+    again in each step, page by page, on one core. With this setting the process holds more memory
+    between peaks, and its peak is slightly higher (0.2 to 3.5 % with MiniLM). The setting lasts
+    until the process ends.
 
     Returns:
-        Whether it could be arranged; there is no such thing outside of Linux with glibc.
+        True if it was set; False outside of Linux or with another C library.
     """
     if not sys.platform.startswith("linux"):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:  # musl has none
         return False
-    # Some versions of glibc take no threshold above 32 MiB, but all can do without such blocks.
-    kept = mallopt(_MMAP_THRESHOLD, _LARGE) or mallopt(_MMAP_MAX, 0)
-    return bool(kept and mallopt(_TRIM_THRESHOLD, 2**31 - 1))
+    # Some versions of glibc refuse a threshold above 32 MiB, but all accept a maximum of zero
+    # blocks outside of the heap.
+    is_set = mallopt(_MMAP_THRESHOLD, _LARGE) or mallopt(_MMAP_MAX, 0)
+    return bool(is_set and mallopt(_TRIM_THRESHOLD, 2**31 - 1))
 
 
-def give_back_freed_memory() -> bool:
-    """Give what :func:`keep_freed_memory` has kept back to the system, once.
+def release_freed_memory() -> bool:
+    """Return the memory held by :func:`keep_freed_memory` to the system, once.
 
-    Between one training and the next: the models of several stages and seeds would otherwise add
-    up, since what each leaves behind is in pieces that the next one does not fit into.
+    Call it between two trainings. The memory left by one model is fragmented, and the next model
+    does not fit into the fragments, so the process would grow with every stage and seed.
 
     Returns:
-        Whether there was something to give back; there is no such call outside of Linux with glibc.
+        True if memory was returned; False also outside of Linux or with another C library.
     """
-    gc.collect()  # a trainer and its module know each other
+    gc.collect()  # a Trainer and its module refer to each other
     if not sys.platform.startswith("linux"):
         return False
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)

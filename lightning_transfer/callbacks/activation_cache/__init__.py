@@ -1,4 +1,4 @@
-"""Outputs of frozen layers, computed once and kept on disk."""
+"""Activation cache: outputs of frozen layers, computed once and stored on disk."""
 
 from lightning_transfer.callbacks.activation_cache.activation_store import ActivationStore
 from lightning_transfer.callbacks.activation_cache.prefix_outputs import PrefixOutputs

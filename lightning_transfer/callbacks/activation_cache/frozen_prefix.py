@@ -1,4 +1,4 @@
-"""Which layers are frozen from the input up, and what their output depends on."""
+"""Frozen prefix: the frozen layers of a backbone from the input up."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -7,27 +7,28 @@ import torch
 from torch import Tensor, nn
 
 
-class Prefix:
-    """The layers of a backbone from the input up, asked before each batch.
+class FrozenPrefix:
+    """Number and fingerprints of the frozen layers of a backbone, from the input up.
 
     Args:
-        layers: In order, the embeddings first; the modules in them are looked up once.
+        layers: Layers in order, the embeddings first. Modules added later are ignored.
     """
 
     def __init__(self, layers: Sequence[nn.Module]) -> None:
         """See the class."""
+        # Collected once: walking the modules before each batch would take too long.
         self._layers = list(layers)
         self._modules = [list(layer.modules()) for layer in layers]
         self._parameters = [list(layer.parameters()) for layer in layers]
         self._tensors = [[*layer.parameters(), *layer.buffers()] for layer in layers]
 
     def frozen(self, *, training: bool) -> int:
-        """Return how many of the lowest layers take no gradient.
+        """Return the number of frozen layers at the bottom.
 
         Args:
-            training: Whether they must be in eval mode too: what dropout lets through differs
-                each time.
+            training: True to count a layer only if it is in eval mode too.
         """
+        # With active dropout the output differs in each pass, so it cannot be stored.
         for depth, parameters in enumerate(self._parameters):
             if any(parameter.requires_grad for parameter in parameters):
                 return depth
@@ -36,7 +37,9 @@ class Prefix:
         return len(self._parameters)
 
     def versions(self, depth: int) -> tuple[int, ...]:
-        """Return numbers that change when a tensor of the layers up to ``depth`` is written to."""
+        """Return numbers that change with any tensor of the layers up to ``depth``."""
+        # Cheap enough for each batch, unlike a hash of the weights. torch increases _version at
+        # each write in place; a replaced tensor has another address.
         return tuple(
             number
             for tensors in self._tensors[: depth + 1]
@@ -45,18 +48,18 @@ class Prefix:
         )
 
     def fingerprints(self, depth: int) -> list[str]:
-        """Return a hash for each depth up to ``depth``: of all that its output depends on.
+        """Return a hash of each depth up to ``depth``.
 
-        These are the weights and buffers of the layers up to there, and the classes and settings
-        of their modules, dropout excepted.
+        It covers the weights and buffers of the layers up to the depth, and the classes and
+        settings of their modules.
         """
         state, found = hashlib.sha256(), []
         for layer in self._layers[: depth + 1]:
             for name, module in layer.named_modules():
-                if not isinstance(module, nn.Dropout):
+                if not isinstance(module, nn.Dropout):  # without effect in eval mode
                     kind = type(module)
-                    said = f"{name} {kind.__module__}.{kind.__qualname__} {module.extra_repr()}"
-                    state.update(said.encode())
+                    settings = f"{name} {kind.__module__}.{kind.__qualname__} {module.extra_repr()}"
+                    state.update(settings.encode())
             for name, tensor in _named_tensors(layer):
                 state.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
                 flat = tensor.detach().cpu().contiguous().reshape(-1)

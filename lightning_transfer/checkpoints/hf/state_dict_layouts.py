@@ -1,6 +1,11 @@
-"""How transformers stores a masked language model: its names for what our parts hold."""
+"""State-dict layouts of the model classes of transformers.
 
-from collections.abc import Mapping
+A model folder in such a layout contains backbone and head in one file, with the parameter names of
+a class of transformers such as ``BertForSequenceClassification``. A layout converts between these
+names and those of this package, and compares the outputs of both models.
+"""
+
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +21,9 @@ from transformers import (
     AutoModelForTokenClassification,
     PretrainedConfig,
 )
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CLASSES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL_LM_CLASSES,
+)
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED_LM_CLASSES,
 )
@@ -27,17 +34,17 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES as CLASSIFICATION_CLASSES,
 )
 from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES as TOKEN_CLASSES,
+    MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES as TOKEN_CLASSIFICATION_CLASSES,
 )
 
 from lightning_transfer.adapters.adapter import applied, name_of
 from lightning_transfer.backbones import Backbone
 from lightning_transfer.backbones.lm_heads import (
-    empty_whole,
-    head_form,
-    kept_generation,
-    native_names,
-    without_notes,
+    hf_names,
+    lm_head_layout,
+    model_on_meta,
+    pretrained_generation,
+    remove_private_keys,
 )
 from lightning_transfer.backbones.masked_lm import MASKED_LM, MaskedLMHeadLayout
 from lightning_transfer.checkpoints.adapter_files import InPeft
@@ -54,92 +61,94 @@ from lightning_transfer.tasks.special_tokens import special_tokens
 from lightning_transfer.utils import Labels
 from lightning_transfer.utils.checkpoint_format import config_of
 
+_UNTIED = "the output layer is not tied to the embeddings"
+
 
 @dataclass(frozen=True)
-class MaskedLMLayout:
-    """Where an architecture's own masked language model keeps our backbone and head.
-
-    The output layer itself is not stored: it is tied to the embeddings.
+class ClassificationLayout:
+    """Layout of a model for sequence classification.
 
     Args:
-        form: Where it keeps the head, and what this computes.
+        prefix: Path of the base model.
+        dense: Path of the head's hidden layer.
+        out: Path of the head's output layer.
+        activation: Activation between the two.
     """
 
-    form: MaskedLMHeadLayout
+    prefix: str
+    dense: str
+    out: str
+    activation: str
 
-    def names(self, ours: str) -> str:
-        """Return the native name of one of our parameters."""
-        part, _, rest = ours.partition(".")
+    def to_hf(self, name: str) -> str:
+        """Convert a parameter name from this package to transformers."""
+        part, _, rest = name.partition(".")
         if part == "backbone":
-            return f"{self.form.prefix}.{rest.removeprefix('model.')}"
+            return f"{self.prefix}.{rest.removeprefix('model.')}"
         layer, _, leaf = rest.partition(".")
-        return f"{self.form.paths[layer]}.{leaf}" if leaf else self.form.bias
+        return f"{self.dense if layer == 'dense' else self.out}.{leaf}"
 
-    def ours(self, native: str) -> str:
-        """Return our name of one of its parameters."""
-        if native == self.form.bias:
-            return "head.bias"
-        path, _, leaf = native.rpartition(".")
-        for layer, own in self.form.paths.items():
-            if path == own:
-                return f"head.{layer}.{leaf}"
-        return f"backbone.model.{native.removeprefix(self.form.prefix + '.')}"
+    def from_hf(self, name: str) -> str:
+        """Convert a parameter name from transformers to this package."""
+        # The head first: BERT's pooler is part of its base model, but of the head here.
+        path, _, leaf = name.rpartition(".")
+        if path in (self.dense, self.out):
+            return f"head.{'dense' if path == self.dense else 'out'}.{leaf}"
+        return f"backbone.model.{name.removeprefix(self.prefix + '.')}"
 
-    def objection(self, config: object, head: nn.Module) -> str:
-        """Return why a head is not this architecture's, or nothing.
+    def unsupported_reason(self, config: Any, head: nn.Module) -> str:
+        """Return the reason why transformers cannot represent a head, or an empty string.
 
         Args:
-            config: The model's own config.
+            config: Config of the backbone's model.
             head: Any head.
         """
-        if type(head) is not LanguageModelHead:
-            return f"transformers has no {type(head).__name__} for masked language models"
-        if head.out is not None and self.form.pairs is None:
-            return f"transformers' {self.form.prefix} judges no pairs"
-        activation, eps = self.form.computes(config)
-        if (head.activation, head.norm.eps) != (activation, eps):
+        model_type = config.model_type
+        # The exact class, here and in the other layouts: a subclass may compute something else.
+        if type(head) is not MLPHead:
+            return f"transformers has no {type(head).__name__} for {model_type!r}"
+        if head.pooling != "cls" or head.activation != self.activation:
             return (
-                f"transformers' head has the activation {activation} and norm_eps {eps}, this one "
-                f"{head.activation} and {head.norm.eps}; set head.activation and head.norm_eps"
+                f"the {model_type!r} head of transformers has cls pooling and {self.activation}, "
+                f"this one has {head.pooling} pooling and {head.activation}"
             )
-        return "" if getattr(config, "tie_word_embeddings", True) else "its embeddings are not tied"
+        # Only DeBERTa reads the key; the poolers of other models have a fixed activation.
+        pooler_activation = getattr(config, "pooler_hidden_act", self.activation)
+        if self is _DEBERTA and pooler_activation != self.activation:
+            return f"the model's config has a pooler with {pooler_activation}"
+        return ""
 
-    def describe(self, config: Any, labels: Labels) -> None:
-        """Write the architecture into a model's config; it has two, one for pairs too."""
-        classes = PRETRAINING_CLASSES if labels.names else MASKED_LM_CLASSES
-        config.architectures = [classes[config.model_type]]
+    def update_config(self, config: Any, labels: Labels) -> None:
+        """Write the model class and the labels into a config, in place."""
+        config.architectures = [CLASSIFICATION_CLASSES[config.model_type]]
+        # Names of bins are not outputs: a regression has one, with a name of this package.
+        _set_label_names(config, ("value",) if labels.kind == "regression" else labels.names)
+        config.problem_type = {
+            "regression": "regression",
+            "single_label": "single_label_classification",
+            "multi_label": "multi_label_classification",
+        }[labels.kind]
 
-    def opener(self, labels: Labels) -> Any:
-        """Return the class that opens a folder of such a model."""
-        return AutoModelForPreTraining if labels.names else AutoModelForMaskedLM
+    def auto_class(self, labels: Labels) -> Any:
+        """Return the class of transformers for loading the folder."""
+        return AutoModelForSequenceClassification
 
-    def compared(
-        self, ours: MaskedLMOutput, theirs: Any, mask: Tensor
+    def comparable_outputs(
+        self, outputs: Tensor, hf_outputs: Any, mask: Tensor
     ) -> list[tuple[Tensor, Tensor]]:
-        """Return what has to be equal: our output and that of transformers' own model.
+        """Return pairs of outputs required to be equal.
 
         Args:
-            ours: A guess of each token of a batch.
-            theirs: What transformers' model returns for it.
+            outputs: Outputs of the task, float (batch, outputs).
+            hf_outputs: Outputs of the model of transformers for the same batch.
             mask: 1 on tokens, int64 (batch, seq).
         """
-        inside = mask.bool()
-        if ours.pairs is None:
-            return [(ours.tokens, theirs.logits[inside])]
-        pairs = (ours.pairs, theirs.seq_relationship_logits)
-        return [(ours.tokens, theirs.prediction_logits[inside]), pairs]
-
-
-MASKED_LM_LAYOUTS: Mapping[str, MaskedLMLayout] = {
-    name: MaskedLMLayout(form) for name, form in MASKED_LM.items()
-}
+        return [(outputs, hf_outputs.logits)]
 
 
 @dataclass(frozen=True)
-class CausalLMLayout:
-    """Where an architecture's own causal language model keeps our backbone.
-
-    The output layer is not stored: it is tied to the embeddings.
+class TokenClassificationLayout:
+    """Layout of a model for token classification.
 
     Args:
         prefix: Path of the base model.
@@ -147,57 +156,193 @@ class CausalLMLayout:
 
     prefix: str
 
-    def names(self, ours: str) -> str:
-        """Return the native name of one of our parameters."""
-        return f"{self.prefix}.{ours.removeprefix('backbone.model.')}"
+    def to_hf(self, name: str) -> str:
+        """Convert a parameter name from this package to transformers."""
+        part, _, rest = name.partition(".")
+        if part == "backbone":
+            return f"{self.prefix}.{rest.removeprefix('model.')}"
+        return f"classifier.{rest.removeprefix('out.')}"
 
-    def ours(self, native: str) -> str:
-        """Return our name of one of its parameters."""
-        return f"backbone.model.{native.removeprefix(self.prefix + '.')}"
+    def from_hf(self, name: str) -> str:
+        """Convert a parameter name from transformers to this package."""
+        path, _, leaf = name.rpartition(".")
+        if path == "classifier":
+            return f"head.out.{leaf}"
+        return f"backbone.model.{name.removeprefix(self.prefix + '.')}"
 
-    def objection(self, config: object, head: nn.Module) -> str:
-        """Return why a head is not this architecture's, or nothing.
+    def unsupported_reason(self, config: Any, head: nn.Module) -> str:
+        """Return the reason why transformers cannot represent a head, or an empty string.
 
         Args:
-            config: The model's own config.
+            config: Config of the backbone's model.
+            head: Any head.
+        """
+        if type(head) is TokenHead:
+            return ""
+        return f"transformers has no {type(head).__name__} for token classification"
+
+    def update_config(self, config: Any, labels: Labels) -> None:
+        """Write the model class and the tags into a config, in place."""
+        config.architectures = [TOKEN_CLASSIFICATION_CLASSES[config.model_type]]
+        _set_label_names(config, labels.names)
+
+    def auto_class(self, labels: Labels) -> Any:
+        """Return the class of transformers for loading the folder."""
+        return AutoModelForTokenClassification
+
+    def comparable_outputs(
+        self, outputs: Tensor, hf_outputs: Any, mask: Tensor
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Return pairs of outputs required to be equal.
+
+        Args:
+            outputs: Outputs of the task, float (batch, seq, tags).
+            hf_outputs: Outputs of the model of transformers for the same batch.
+            mask: 1 on tokens, int64 (batch, seq). Outputs on padding are not compared.
+        """
+        inside = mask.bool()
+        return [(outputs[inside.to(outputs.device)], hf_outputs.logits[inside])]
+
+
+@dataclass(frozen=True)
+class MaskedLMLayout:
+    """Layout of a masked language model.
+
+    The output layer is tied to the embeddings and not stored.
+
+    Args:
+        form: Parameter names and computation of the head.
+    """
+
+    form: MaskedLMHeadLayout
+
+    def to_hf(self, name: str) -> str:
+        """Convert a parameter name from this package to transformers."""
+        part, _, rest = name.partition(".")
+        if part == "backbone":
+            return f"{self.form.prefix}.{rest.removeprefix('model.')}"
+        # `head.bias` is the bias of the output layer, the only parameter of the head itself.
+        layer, _, leaf = rest.partition(".")
+        return f"{self.form.paths[layer]}.{leaf}" if leaf else self.form.bias
+
+    def from_hf(self, name: str) -> str:
+        """Convert a parameter name from transformers to this package."""
+        if name == self.form.bias:
+            return "head.bias"
+        path, _, leaf = name.rpartition(".")
+        for layer, hf_path in self.form.paths.items():
+            if path == hf_path:
+                return f"head.{layer}.{leaf}"
+        return f"backbone.model.{name.removeprefix(self.form.prefix + '.')}"
+
+    def unsupported_reason(self, config: object, head: nn.Module) -> str:
+        """Return the reason why transformers cannot represent a head, or an empty string.
+
+        Args:
+            config: Config of the backbone's model.
+            head: Any head.
+        """
+        if type(head) is not LanguageModelHead:
+            return f"transformers has no {type(head).__name__} for masked language models"
+        if head.out is not None and self.form.pairs is None:
+            return f"transformers has no {self.form.prefix} model with an output for text pairs"
+        activation, eps = self.form.activation_and_eps(config)
+        if (head.activation, head.norm.eps) != (activation, eps):
+            return (
+                f"the head of transformers has activation {activation} and norm_eps {eps}, this "
+                f"one has {head.activation} and {head.norm.eps}; set head.activation={activation} "
+                f"and head.norm_eps={eps}"
+            )
+        # Tokens are predicted with the embeddings; an untied output layer would stay untrained.
+        return "" if getattr(config, "tie_word_embeddings", True) else _UNTIED
+
+    def update_config(self, config: Any, labels: Labels) -> None:
+        """Write the model class into a config, in place."""
+        # With label names the head has an output for text pairs, as in BertForPreTraining.
+        classes = PRETRAINING_CLASSES if labels.names else MASKED_LM_CLASSES
+        config.architectures = [classes[config.model_type]]
+
+    def auto_class(self, labels: Labels) -> Any:
+        """Return the class of transformers for loading the folder."""
+        return AutoModelForPreTraining if labels.names else AutoModelForMaskedLM
+
+    def comparable_outputs(
+        self, outputs: MaskedLMOutput, hf_outputs: Any, mask: Tensor
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Return pairs of outputs required to be equal.
+
+        Args:
+            outputs: Predictions of the task for every token of a batch.
+            hf_outputs: Outputs of the model of transformers for the same batch.
+            mask: 1 on tokens, int64 (batch, seq).
+        """
+        inside = mask.bool()
+        if outputs.pairs is None:
+            return [(outputs.tokens, hf_outputs.logits[inside])]
+        pairs = (outputs.pairs, hf_outputs.seq_relationship_logits)
+        return [(outputs.tokens, hf_outputs.prediction_logits[inside]), pairs]
+
+
+@dataclass(frozen=True)
+class CausalLMLayout:
+    """Layout of a causal language model.
+
+    The output layer is tied to the embeddings and not stored.
+
+    Args:
+        prefix: Path of the base model.
+    """
+
+    prefix: str
+
+    def to_hf(self, name: str) -> str:
+        """Convert a parameter name from this package to transformers."""
+        return f"{self.prefix}.{name.removeprefix('backbone.model.')}"
+
+    def from_hf(self, name: str) -> str:
+        """Convert a parameter name from transformers to this package."""
+        return f"backbone.model.{name.removeprefix(self.prefix + '.')}"
+
+    def unsupported_reason(self, config: object, head: nn.Module) -> str:
+        """Return the reason why transformers cannot represent a head, or an empty string.
+
+        Args:
+            config: Config of the backbone's model.
             head: Any head.
         """
         if type(head) is not NextTokenHead:
             return f"transformers has no {type(head).__name__} for causal language models"
-        return "" if getattr(config, "tie_word_embeddings", True) else "its embeddings are not tied"
+        return "" if getattr(config, "tie_word_embeddings", True) else _UNTIED
 
-    def describe(self, config: Any, labels: Labels) -> None:
-        """Write the architecture into a model's config."""
-        config.architectures = [CLASSES[config.model_type]]
+    def update_config(self, config: Any, labels: Labels) -> None:
+        """Write the model class into a config, in place."""
+        config.architectures = [CAUSAL_LM_CLASSES[config.model_type]]
 
-    def opener(self, labels: Labels) -> Any:
-        """Return the class that opens a folder of such a model."""
+    def auto_class(self, labels: Labels) -> Any:
+        """Return the class of transformers for loading the folder."""
         return AutoModelForCausalLM
 
-    def compared(self, ours: Tensor, theirs: Any, mask: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Return what has to be equal: our output and that of transformers' own model.
+    def comparable_outputs(
+        self, outputs: Tensor, hf_outputs: Any, mask: Tensor
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Return pairs of outputs required to be equal.
 
         Args:
-            ours: Logits at each token of a batch, float (tokens, vocabulary).
-            theirs: What transformers' model returns for it.
+            outputs: Logits of the task at every token, float (tokens, vocabulary).
+            hf_outputs: Outputs of the model of transformers for the same batch.
             mask: 1 on tokens, int64 (batch, seq).
         """
-        return [(ours, theirs.logits[mask.bool()])]
-
-
-CAUSAL_LM_LAYOUTS: Mapping[str, CausalLMLayout] = {
-    "gpt2": CausalLMLayout("transformer"),
-    "gpt_neo": CausalLMLayout("transformer"),
-}
+        return [(outputs, hf_outputs.logits[mask.bool()])]
 
 
 @dataclass(frozen=True)
 class Seq2SeqLayout:
-    """Where an architecture's own model keeps our backbone and head.
+    """Layout of an encoder-decoder with a language modelling head.
 
     Args:
-        pairs: Our names and theirs; one that ends in a dot, or is empty, stands for all below it.
-        architecture: Name of their class.
+        pairs: Names of this package and of transformers. A name with a dot at its end is a prefix;
+            an empty one is the prefix of all names.
+        architecture: Name of the model class in transformers.
     """
 
     pairs: tuple[tuple[str, str], ...]
@@ -205,145 +350,118 @@ class Seq2SeqLayout:
 
     @classmethod
     def of(cls, config: PretrainedConfig | Mapping[str, Any]) -> "Seq2SeqLayout":
-        """Return it for a model's config, or the ``to_dict()`` of one.
+        """Return the layout for a model config, or for its plain values.
 
         Raises:
             ValueError: If transformers has no such model.
         """
         if isinstance(config, Mapping):
             config = config_of(config)
-        pairs = tuple(native_names(config, head_form(config)))
-        return cls(pairs, type(empty_whole(config)).__name__)
+        pairs = tuple(hf_names(config, lm_head_layout(config)))
+        return cls(pairs, type(model_on_meta(config)).__name__)
 
-    def names(self, ours: str) -> str:
-        """Return the native name of one of our parameters."""
-        return _renamed(ours, self.pairs)
+    def to_hf(self, name: str) -> str:
+        """Convert a parameter name from this package to transformers."""
+        return _rename(name, self.pairs)
 
-    def ours(self, native: str) -> str:
-        """Return our name of one of its parameters."""
-        # The longest first: an empty prefix is that of all names.
-        back = sorted(((theirs, own) for own, theirs in self.pairs), key=lambda p: -len(p[0]))
-        return _renamed(native, back)
+    def from_hf(self, name: str) -> str:
+        """Convert a parameter name from transformers to this package."""
+        # The longest prefix first, because an empty prefix matches every name.
+        swapped = sorted(((theirs, own) for own, theirs in self.pairs), key=lambda p: -len(p[0]))
+        return _rename(name, swapped)
 
-    def objection(self, config: object, head: nn.Module) -> str:
-        """Return why a head is not this architecture's, or nothing."""
+    def unsupported_reason(self, config: object, head: nn.Module) -> str:
+        """Return the reason why transformers cannot represent a head, or an empty string.
+
+        Args:
+            config: Config of the backbone's model.
+            head: Any head.
+        """
         if type(head) is DecoderHead:
             return ""
         return f"transformers has no {type(head).__name__} for encoder-decoders"
 
-    def describe(self, config: Any, labels: Labels) -> None:
-        """Write the architecture into a model's config."""
+    def update_config(self, config: Any, labels: Labels) -> None:
+        """Write the model class into a config, in place."""
         config.architectures = [self.architecture]
-        without_notes(config)
+        remove_private_keys(config)
 
-    def opener(self, labels: Labels) -> Any:
-        """Return the class that opens a folder of such a model."""
+    def auto_class(self, labels: Labels) -> Any:
+        """Return the class of transformers for loading the folder."""
         return AutoModelForSeq2SeqLM
 
-    def write_generation(self, task: SequenceToSequence, folder: Path) -> None:
-        """Write how the task generates, where ``generate`` of transformers looks for it."""
+    def write_generation_config(self, task: SequenceToSequence, folder: Path) -> None:
+        """Write the generation settings of a task, for ``generate`` of transformers."""
         config = task.backbone.config
-        settings = task.generation.config(kept_generation(config), special_tokens(config))
-        settings.save_pretrained(folder)
+        base, ids = pretrained_generation(config), special_tokens(config)
+        task.generation.to_generation_config(base, ids).save_pretrained(folder)
 
-    def compared(
+    def comparable_outputs(
         self, task: SequenceToSequence, model: Any, ids: Tensor, mask: Tensor
     ) -> list[tuple[Tensor, Tensor]]:
-        """Return what has to be equal: our logits and those of transformers' own model.
+        """Return pairs of outputs that have to be equal, and compare the generated texts.
 
         Args:
-            task: In eval mode.
-            model: Transformers' own, in eval mode.
+            task: The task, in eval mode.
+            model: Model of transformers, in eval mode.
             ids: Token ids, int64 (batch, seq).
             mask: 1 on tokens, int64 (batch, seq).
 
         Raises:
-            RuntimeError: If they write other texts.
+            RuntimeError: If the generated texts differ.
         """
         device = next(task.parameters()).device
-        labels = ids.remainder(task.head.form.vocabulary[0]).masked_fill(mask == 0, -100)
+        # Any ids of the decoder's vocabulary serve as targets; -100 is excluded from the loss.
+        labels = ids.remainder(task.head.layout.vocabulary[0]).masked_fill(mask == 0, -100)
         batch = {"input_ids": ids, "attention_mask": mask, "labels": labels}
         batch = {name: value.to(device) for name, value in batch.items()}
         logits = task(batch)  # (targets, vocabulary)
         inputs = task.shift_right(batch["labels"]).cpu()
-        theirs = model(input_ids=ids, attention_mask=mask, decoder_input_ids=inputs).logits
+        hf_logits = model(input_ids=ids, attention_mask=mask, decoder_input_ids=inputs).logits
+        # In 16 bits two tokens often have equal probabilities, and sampling is random: both may
+        # give different texts for equal models.
         exact = all(p.dtype in (torch.float32, torch.float64) for p in task.parameters())
-        if exact and not task.generation.do_sample:  # in 16 bits, two tokens are often as probable
-            written = task.generate(batch).cpu()
+        if exact and not task.generation.do_sample:
+            expected = task.generate(batch).cpu()
+            # transformers returns the decoder's start token too.
             found = model.generate(input_ids=ids, attention_mask=mask)[:, 1:]
-            if not torch.equal(written, found):
+            if not torch.equal(expected, found):
                 raise RuntimeError(
-                    "the exported model writes other texts than the trained one: "
-                    f"{found.tolist()}, not {written.tolist()}"
+                    "the exported model generates other texts than the trained one: got token ids "
+                    f"{found.tolist()}, expected {expected.tolist()}"
                 )
-        return [(logits, theirs[labels != -100])]
+        return [(logits, hf_logits[labels != -100])]
 
 
-def _renamed(name: str, pairs: Any) -> str:
+def _set_label_names(config: Any, names: Iterable[str]) -> None:
+    names = tuple(names)
+    config.num_labels = len(names)
+    config.id2label = dict(enumerate(names))
+    config.label2id = {name: index for index, name in enumerate(names)}
+
+
+def _rename(name: str, pairs: Iterable[tuple[str, str]]) -> str:
+    """Replace the first matching name or prefix of a parameter name."""
     for old, new in pairs:
         if name == old or (name.startswith(old) and (not old or old.endswith("."))):
             return f"{new}{name.removeprefix(old)}"
     return name
 
 
-@dataclass(frozen=True)
-class TokenClassificationLayout:
-    """Where an architecture's own token classifier keeps our backbone and head.
-
-    Args:
-        prefix: Path of the base model.
-    """
-
-    prefix: str
-
-    def names(self, ours: str) -> str:
-        """Return the native name of one of our parameters."""
-        part, _, rest = ours.partition(".")
-        if part == "backbone":
-            return f"{self.prefix}.{rest.removeprefix('model.')}"
-        return f"classifier.{rest.removeprefix('out.')}"
-
-    def ours(self, native: str) -> str:
-        """Return our name of one of its parameters."""
-        path, _, leaf = native.rpartition(".")
-        if path == "classifier":
-            return f"head.out.{leaf}"
-        return f"backbone.model.{native.removeprefix(self.prefix + '.')}"
-
-    def objection(self, config: Any, head: nn.Module) -> str:
-        """Return why a head is not this architecture's, or nothing.
-
-        Args:
-            config: The model's own config.
-            head: Any head.
-        """
-        if type(head) is TokenHead:
-            return ""
-        return f"transformers has no {type(head).__name__} to tag words with"
-
-    def describe(self, config: Any, labels: Labels) -> None:
-        """Write the architecture and the tags into a model's config."""
-        config.architectures = [TOKEN_CLASSES[config.model_type]]
-        config.num_labels = len(labels.names)
-        config.id2label = dict(enumerate(labels.names))
-        config.label2id = {name: index for index, name in enumerate(labels.names)}
-
-    def opener(self, labels: Labels) -> Any:
-        """Return the class that opens a folder of such a model."""
-        return AutoModelForTokenClassification
-
-    def compared(self, ours: Tensor, theirs: Any, mask: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Return what has to be equal: our output and that of transformers' own model, on tokens.
-
-        Args:
-            ours: Outputs, float (batch, seq, tags).
-            theirs: What transformers' model returns.
-            mask: 1 on tokens, int64 (batch, seq).
-        """
-        inside = mask.bool()
-        return [(ours[inside.to(ours.device)], theirs.logits[inside])]
-
-
+# The pooler of DeBERTa is outside of its base model, that of BERT inside.
+_ROBERTA = ClassificationLayout("roberta", "classifier.dense", "classifier.out_proj", "tanh")
+_DEBERTA = ClassificationLayout("deberta", "pooler.dense", "classifier", "gelu")
+CLASSIFICATION_LAYOUTS: Mapping[str, ClassificationLayout] = {
+    "bert": ClassificationLayout("bert", "bert.pooler.dense", "classifier", "tanh"),
+    "roberta": _ROBERTA,
+    "xlm-roberta": _ROBERTA,
+    "camembert": _ROBERTA,
+    "mpnet": ClassificationLayout("mpnet", "classifier.dense", "classifier.out_proj", "tanh"),
+    "electra": ClassificationLayout("electra", "classifier.dense", "classifier.out_proj", "gelu"),
+    "distilbert": ClassificationLayout("distilbert", "pre_classifier", "classifier", "relu"),
+    "deberta": _DEBERTA,
+    "deberta-v2": _DEBERTA,
+}
 TOKEN_CLASSIFICATION_LAYOUTS: Mapping[str, TokenClassificationLayout] = {
     name: TokenClassificationLayout(prefix)
     for name, prefix in {
@@ -358,146 +476,68 @@ TOKEN_CLASSIFICATION_LAYOUTS: Mapping[str, TokenClassificationLayout] = {
         "deberta-v2": "deberta",
     }.items()
 }
-
-
-@dataclass(frozen=True)
-class ClassificationLayout:
-    """Where an architecture's own classification model keeps what our backbone and head hold."""
-
-    prefix: str
-    dense: str
-    out: str
-    activation: str
-
-    def names(self, ours: str) -> str:
-        """Return the native name of one of our parameters."""
-        part, _, rest = ours.partition(".")
-        if part == "backbone":
-            return f"{self.prefix}.{rest.removeprefix('model.')}"
-        layer, _, leaf = rest.partition(".")
-        return f"{self.dense if layer == 'dense' else self.out}.{leaf}"
-
-    def ours(self, native: str) -> str:
-        """Return our name of one of its parameters."""
-        path, _, leaf = native.rpartition(".")
-        if path in (self.dense, self.out):
-            return f"head.{'dense' if path == self.dense else 'out'}.{leaf}"
-        return f"backbone.model.{native.removeprefix(self.prefix + '.')}"
-
-    def objection(self, config: Any, head: nn.Module) -> str:
-        """Return why a head is not this architecture's, or nothing.
-
-        Args:
-            config: The model's own config.
-            head: Any head.
-        """
-        model_type = config.model_type
-        if type(head) is not MLPHead:
-            return f"transformers has no {type(head).__name__} for {model_type!r}"
-        if head.pooling != "cls" or head.activation != self.activation:
-            return (
-                f"transformers' {model_type!r} head pools cls with {self.activation}, "
-                f"this one {head.pooling} with {head.activation}"
-            )
-        stated = getattr(config, "pooler_hidden_act", self.activation)  # DeBERTa's
-        if self is _DEBERTA and stated != self.activation:
-            return f"the model's config asks for a pooler with {stated}"
-        return ""
-
-    def describe(self, config: Any, labels: Labels) -> None:
-        """Write the architecture and the labels into a model's config."""
-        config.architectures = [CLASSIFICATION_CLASSES[config.model_type]]
-        names = ("value",) if labels.kind == "regression" else labels.names
-        config.num_labels = len(names)
-        config.id2label = dict(enumerate(names))
-        config.label2id = {name: index for index, name in enumerate(names)}
-        config.problem_type = {
-            "regression": "regression",
-            "single_label": "single_label_classification",
-            "multi_label": "multi_label_classification",
-        }[labels.kind]
-
-    def opener(self, labels: Labels) -> Any:
-        """Return the class that opens a folder of such a model."""
-        return AutoModelForSequenceClassification
-
-    def compared(self, ours: Tensor, theirs: Any, mask: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Return what has to be equal: our output and that of transformers' own model."""
-        return [(ours, theirs.logits)]
-
-
-_ROBERTA = ClassificationLayout("roberta", "classifier.dense", "classifier.out_proj", "tanh")
-_DEBERTA = ClassificationLayout("deberta", "pooler.dense", "classifier", "gelu")
-HFLayout = (
-    ClassificationLayout
-    | MaskedLMLayout
-    | CausalLMLayout
-    | TokenClassificationLayout
-    | Seq2SeqLayout
-)
-CLASSIFICATION_LAYOUTS: dict[str, ClassificationLayout] = {
-    "bert": ClassificationLayout("bert", "bert.pooler.dense", "classifier", "tanh"),
-    "roberta": _ROBERTA,
-    "xlm-roberta": _ROBERTA,
-    "camembert": _ROBERTA,
-    "mpnet": ClassificationLayout("mpnet", "classifier.dense", "classifier.out_proj", "tanh"),
-    "electra": ClassificationLayout("electra", "classifier.dense", "classifier.out_proj", "gelu"),
-    "distilbert": ClassificationLayout("distilbert", "pre_classifier", "classifier", "relu"),
-    "deberta": _DEBERTA,
-    "deberta-v2": _DEBERTA,
+MASKED_LM_LAYOUTS: Mapping[str, MaskedLMLayout] = {
+    name: MaskedLMLayout(form) for name, form in MASKED_LM.items()
 }
+CAUSAL_LM_LAYOUTS: Mapping[str, CausalLMLayout] = {
+    "gpt2": CausalLMLayout("transformer"),
+    "gpt_neo": CausalLMLayout("transformer"),
+}
+# The layout of an encoder-decoder follows from its config, so it needs no entry per architecture.
+ListedLayout = ClassificationLayout | TokenClassificationLayout | MaskedLMLayout | CausalLMLayout
+HFLayout = ListedLayout | Seq2SeqLayout
+"""Any layout."""
 
 
-def layout_of(described: Mapping[str, Any]) -> HFLayout:
-    """Return how transformers stores the model of a description that says that it does."""
-    if described["labels"]["kind"] == "text":
-        return Seq2SeqLayout.of(described["backbone"])
-    return _forms(described["labels"]["kind"])[described["backbone"]["model_type"]]
-
-
-def _form_of(kind: str, config: Any) -> HFLayout | None:
-    if kind == "text":
-        return Seq2SeqLayout.of(config)
-    return _forms(kind).get(config.model_type)
-
-
-def _forms(
-    kind: str,
-) -> Mapping[
-    str, ClassificationLayout | MaskedLMLayout | CausalLMLayout | TokenClassificationLayout
-]:
-    forms: Mapping[
-        str,
-        Mapping[
-            str, ClassificationLayout | MaskedLMLayout | CausalLMLayout | TokenClassificationLayout
-        ],
-    ]
-    forms = {
+def _layouts_for(kind: str) -> Mapping[str, ListedLayout]:
+    """Return the layouts for a kind of labels, by ``config.model_type``."""
+    by_kind: Mapping[str, Mapping[str, ListedLayout]] = {
         "masked_tokens": MASKED_LM_LAYOUTS,
         "next_tokens": CAUSAL_LM_LAYOUTS,
         "tags": TOKEN_CLASSIFICATION_LAYOUTS,
     }
-    return forms.get(kind, CLASSIFICATION_LAYOUTS)
+    # Single labels, several labels and regression have one class of transformers in common.
+    return by_kind.get(kind, CLASSIFICATION_LAYOUTS)
+
+
+def layout_of(description: Mapping[str, Any]) -> HFLayout:
+    """Return the layout of a model folder written in a layout of transformers.
+
+    Args:
+        description: Description of its task.
+    """
+    kind = description["labels"]["kind"]
+    if kind == "text":
+        return Seq2SeqLayout.of(description["backbone"])
+    return _layouts_for(kind)[description["backbone"]["model_type"]]
 
 
 def find_hf_layout(
     backbone: nn.Module, head: nn.Module, labels: Labels
 ) -> tuple[HFLayout | None, str]:
-    """Return how transformers stores this model, or None and the reason why it cannot.
+    """Find the layout of transformers for a model.
 
     Args:
-        backbone: A :class:`Backbone`; for a module of the user's own there is no such form.
+        backbone: Any backbone. Only a plain :class:`Backbone` can have a layout.
         head: Any head.
-        labels: What the head's outputs are.
+        labels: Labels of the task.
+
+    Returns:
+        The layout and an empty string, or None and the reason why there is none.
     """
+    # A subclass may compute something else than the model that it wraps.
     if type(backbone) is not Backbone:
         return None, f"{type(backbone).__name__} is not a Hugging Face model"
-    model_type = backbone.config.model_type
+    config = backbone.config
     adapter = applied(backbone)
     if adapter is not None and not isinstance(adapter, InPeft):
-        return None, f"plain transformers does not open a {name_of(adapter)}, nor does peft"
-    native = _form_of(labels.kind, backbone.config)
-    if native is None:
-        return None, f"model type {model_type!r} has no known form for labels of {labels.kind!r}"
-    objection = native.objection(backbone.config, head)
-    return (None, objection) if objection else (native, "")
+        return None, f"neither transformers nor peft can open a {name_of(adapter)}"
+    layout: HFLayout | None
+    if labels.kind == "text":
+        layout = Seq2SeqLayout.of(config)
+    else:
+        layout = _layouts_for(labels.kind).get(config.model_type)
+    if layout is None:
+        return None, f"no layout for model type {config.model_type!r} and {labels.kind!r} labels"
+    reason = layout.unsupported_reason(config, head)
+    return (None, reason) if reason else (layout, "")

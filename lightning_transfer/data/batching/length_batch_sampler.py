@@ -1,4 +1,4 @@
-"""Batches of rows of about the same length."""
+"""Batch sampler for rows of similar length."""
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -6,51 +6,56 @@ from itertools import islice
 import numpy as np
 from torch.utils.data import Sampler
 
-# How far chance moves a row from its place by length. More: less alike epochs, more padding.
-_SHARE = 1 / 256  # of all rows; with 64 batches it is a quarter of a batch
-_FEW_BATCHES = 16  # with so few, a whole batch: else the same rows would meet in every epoch
-_STRETCH = 0.1  # never among rows that are longer or shorter by more than this share
-_GRADE = 1.099  # of rows with two sides, from one grade of the first to the next: within reach
+# Largest random shift of a row from its position in order of length. A larger shift makes epochs
+# differ more, and increases padding.
+_SHARE = 1 / 256  # of all rows: a quarter of a batch if there are 64 batches
+_FEW_BATCHES = 16  # up to this number, shift by a whole batch: else batches repeat in every epoch
+_STRETCH = 0.1  # never to rows longer or shorter by more than this fraction
+_GRADE = 1.099  # ratio of two grades of pairs: below 1 + _STRETCH, so rows can change the grade
 
 
 class LengthBatchSampler(Sampler[list[int]]):
-    """Deals rows into batches of similar length, the same way for the same (seed, epoch).
+    """Batch sampler that groups rows of similar length, reproducible from (seed, epoch).
 
-    Padding costs as much as text, and random batches of sentences are half padding. For training,
-    the rows are sorted by length, ties in random order; each is then moved by chance, no further
-    than to rows of about its own length; the rows are cut into batches, and the batches are
-    shuffled. 2,048 snippets of about 27 tokens in batches of 32 hold 2.4 % padding (2.1 % if
-    nothing is moved), 25,000 hold less than 1 %. For evaluation, rows are sorted by length, the
-    longest first: a batch that does not fit into memory shows itself at once.
+    Padding costs as much as text, and random batches of sentences are half padding.
 
-    Rows of two sides, a text and its translation, are padded on both. They are sorted by the grade
-    of the first side, steps of a tenth of its length, and by the second side within a grade,
-    falling in one and rising in the next, so that neighbours are alike on both. 29,000 captions in
-    English and German in batches of 32 hold 2 % padding, 5,000 of them 5 % and 1,000 of them 11 %;
-    sorted by the sum of both lengths it would be 13 %, and in random order 44 %.
+    For training, rows are sorted by length, with equal lengths in random order. Each row is then
+    shifted at random among rows of about its length. The rows are divided into batches, and the
+    batches are shuffled. Padding is 2.4 % for 2,048 snippets of about 27 tokens in batches of 32
+    (2.1 % without the shift), and below 1 % for 25,000 snippets.
 
-    With several devices every rank forms the same global batch of ``world_size * batch_size``
-    rows and takes each ``world_size``-th of them, so step t sees exactly the rows that one device
-    with the global batch size would see, and the number of steps is the same on each rank. No
-    row is lost, and none is doubled, but for one case in training: if the last global batch of
-    an epoch has fewer rows than there are ranks, its rows are repeated so that each rank has one.
-    In evaluation a rank without a row has one batch less.
+    For evaluation, rows are sorted by length, the longest first. A batch too large for the memory
+    then fails at the beginning.
+
+    Pairs, such as a text and its translation, are padded on both sides. They are sorted by the
+    length of the first text in grades of 10 %, and within a grade by the length of the second text.
+    For 29,000 captions in English and German in batches of 32, padding is 2 %; for 5,000 of them
+    5 %, for 1,000 of them 11 %. Sorted by the sum of both lengths, it is 13 %, and in random order
+    44 %.
+
+    On several devices, every rank forms the same global batch of ``world_size * batch_size`` rows
+    and takes every ``world_size``-th row of it. Step t therefore has the rows of a single device
+    with the global batch size, and all ranks have the same number of steps. Every row occurs once,
+    with one exception: if the last global batch of a training epoch has fewer rows than ranks, its
+    rows are repeated to give each rank one. In evaluation, a rank without a row has one batch
+    fewer.
 
     Args:
-        lengths: Tokens of each row, int ``(rows,)``; or those of its two sides, ``(rows, 2)``.
-        batch_size: Rows per device and batch at most, >= 1.
-        seed: Of the order; a non-negative integer.
-        shuffle: ``True`` for training, ``False`` for evaluation.
-        rank: Of this process, in [0, world_size).
+        lengths: Number of tokens of each row, int ``(rows,)``, or of both texts of each pair, int
+            ``(rows, 2)``.
+        batch_size: Largest number of rows per device and batch, >= 1.
+        seed: Seed of the order, a non-negative integer.
+        shuffle: True for training, False for evaluation.
+        rank: Rank of this process, in [0, world_size).
         world_size: Number of processes.
-        max_tokens: Tokens per device and batch at most, padding and both sides counted; a batch is
-            then smaller than ``batch_size`` where its rows are long, and a row that is longer by
-            itself has a batch of its own. The sizes of the batches are the same in each epoch:
-            they leave room for the longest row that chance could move there.
+        max_tokens: Largest number of tokens per device and batch, >= 1, including padding, for
+            pairs of both texts. Batches of long rows are then smaller than ``batch_size``. A row
+            longer than ``max_tokens`` is a batch of one row. The batch sizes are the same in each
+            epoch. None: no limit.
 
     Raises:
-        ValueError: If a size is below 1, rows have more than two sides, or the rank is not one of
-            the world's.
+        ValueError: If ``batch_size`` or ``max_tokens`` is below 1, ``lengths`` has a wrong shape,
+            or ``rank`` is out of range.
 
     Example:
         >>> sampler = LengthBatchSampler([3, 9, 3, 8], 2, seed=0, shuffle=False)
@@ -86,58 +91,60 @@ class LengthBatchSampler(Sampler[list[int]]):
         self.world_size = world_size
         self.max_tokens = max_tokens
         self.epoch = 0
-        self.start = 0  # batches that the next iteration leaves out: where a resumed run goes on
+        self.start = 0  # batches to skip in the next iteration, for a resumed run
         self._grades, self._within = _order(self.lengths)
         rows = self._by_length(np.arange(len(self.lengths)))
-        places = np.arange(len(rows))
-        self._sizes = self._cut(rows, places, places)  # of each global batch, in order of length
+        positions = np.arange(len(rows))
+        # Rows of each global batch, in order of length.
+        self._sizes = self._batch_sizes(rows, positions, positions)
         if shuffle:
-            # Neighbours in order of two sides are alike, but a grade holds all second sides.
+            # A grade of pairs contains second texts of all lengths, and only neighbours are
+            # similar. The shift of pairs is therefore limited to half a batch.
             most = np.inf if self.lengths.ndim == 1 or sides == (1,) else batch_size / 2
             windows = _windows(self._grades[rows], len(self._sizes), most=most)
             self._low, self._high = windows
             if max_tokens is not None:
-                self._sizes = self._cut(rows, *_movable(self._low, self._high))
+                # Each batch must hold the longest row that any shift may move there.
+                self._sizes = self._batch_sizes(rows, *_reachable(self._low, self._high))
 
     @property
     def sampler(self) -> "LengthBatchSampler":
-        """Return ``self``: Lightning calls ``set_epoch`` of a batch sampler's sampler."""
+        """This object: Lightning calls ``set_epoch`` on the ``sampler`` of a batch sampler."""
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order of epoch ``epoch`` for the iterations that begin from now on."""
+        """Select the epoch of the following iterations."""
         if epoch != self.epoch:
-            self.start = 0  # the place belonged to another epoch
+            self.start = 0  # the batches to skip belong to another epoch
         self.epoch = epoch
 
     def __len__(self) -> int:
-        """Return the number of batches of this rank, the same in each epoch."""
+        """Return the number of batches of this rank, equal in all epochs."""
         if self.shuffle:
             return len(self._sizes)
         return sum(size > self.rank for size in self._sizes)
 
     def __iter__(self) -> Iterator[list[int]]:
-        """Yield the rows of each batch of this rank.
-
-        Nothing is drawn before the first batch is asked for: Lightning makes the iterator
-        first and says which epoch it is afterwards.
-        """
+        """Yield the rows of each batch of this rank."""
+        # A generator: it draws nothing before the first batch is requested. Lightning creates the
+        # iterator before it sets the epoch.
         start, self.start = self.start, 0
         for rows in islice(self._global_batches(), start, None):
             if self.shuffle and len(rows) < self.world_size:
-                rows = np.resize(rows, self.world_size)  # repeats them
+                rows = np.resize(rows, self.world_size)  # repeats rows
             own = rows[self.rank :: self.world_size]
             if len(own):
                 yield own.tolist()
 
-    def _cut(self, rows: np.ndarray, first: np.ndarray, last: np.ndarray) -> list[int]:
-        """Return the rows of each global batch.
+    def _batch_sizes(self, rows: np.ndarray, first: np.ndarray, last: np.ndarray) -> list[int]:
+        """Return the number of rows of each global batch.
 
         Args:
-            rows: The rows in order of length, int64 ``(rows,)``.
-            first: For each place in that order, the first of them that may end up there or further
-                back, int64 ``(rows,)``.
-            last: The last of them that may end up there or further ahead.
+            rows: Rows in order of length, int64 ``(rows,)``.
+            first: For each position, the first row in order of length that a shift may move to this
+                position or a later one, int64 ``(rows,)``.
+            last: For each position, the last row in order of length that a shift may move to this
+                position or an earlier one, int64 ``(rows,)``.
         """
         full, total = self.batch_size * self.world_size, len(rows)
         if self.max_tokens is None:
@@ -146,15 +153,19 @@ class LengthBatchSampler(Sampler[list[int]]):
         sizes, taken = [], 0
         while taken < total:
             ends = last[taken : taken + full]
-            may_come = sides[first[taken] : ends[-1] + 1]
-            widest = np.maximum.accumulate(may_come).sum(1)[ends - first[taken]]  # (batch,)
-            of_a_rank = -(-np.arange(1, len(ends) + 1) // self.world_size)
-            fitting = int(np.count_nonzero(of_a_rank * widest <= self.max_tokens))
+            candidates = sides[first[taken] : ends[-1] + 1]
+            # Padded width of a batch with 1, 2, ... rows: the longest first text of all candidates,
+            # and for pairs the longest second text.
+            width = np.maximum.accumulate(candidates).sum(1)[ends - first[taken]]  # (batch,)
+            rows_per_rank = -(-np.arange(1, len(ends) + 1) // self.world_size)
+            fitting = int(np.count_nonzero(rows_per_rank * width <= self.max_tokens))
+            # At least one row for each rank, even if it is longer than max_tokens.
             sizes.append(max(fitting, min(self.world_size, len(ends))))
             taken += sizes[-1]
         return sizes
 
     def _global_batches(self) -> Iterator[np.ndarray]:
+        """Yield the rows of each batch of all ranks together, int64 ``(rows,)``."""
         if not len(self.lengths):
             return
         rows = np.arange(len(self.lengths))
@@ -165,53 +176,74 @@ class LengthBatchSampler(Sampler[list[int]]):
         rows = self._by_length(random.permutation(rows))
         rows = rows[np.argsort(random.uniform(self._low, self._high), kind="stable")]
         sizes = np.array(self._sizes)
-        if self.max_tokens is None:  # the odd batch anywhere: all cuts behind it move
+        if self.max_tokens is None:
+            # The incomplete batch is put at a random position in order of length. All boundaries
+            # after it shift, so other rows share a batch in each epoch.
             sizes = np.insert(sizes[:-1], random.integers(len(sizes)), sizes[-1])
         batches = np.split(rows, np.cumsum(sizes)[:-1])
         for position in random.permutation(len(batches)):
             yield batches[position]
 
     def _by_length(self, rows: np.ndarray) -> np.ndarray:
-        """Sort rows, the longest first; equal ones stay in the order given."""
+        """Sort rows by length, the longest first; rows of equal length keep their order."""
         return rows[np.lexsort((self._within[rows], -self._grades[rows]))]
 
 
 def _order(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return what rows are sorted by, falling, and what within equals, rising: ``(rows,)`` each."""
+    """Return the sort keys of rows.
+
+    Args:
+        lengths: Number of tokens, int64 ``(rows,)`` or ``(rows, sides)``.
+
+    Returns:
+        Primary key in descending order: the length or, for pairs, the grade of the first text.
+        Secondary key in ascending order: signed length of the second text. Both ``(rows,)``.
+    """
     if lengths.ndim == 1 or lengths.shape[1] == 1:
         return lengths.reshape(-1), np.zeros(len(lengths))
     steps = np.floor(np.log(np.maximum(lengths[:, 0], 1)) / np.log(_GRADE))
+    # The second key alternates its direction, so the end of a grade and the beginning of the next
+    # have second texts of similar length.
     return _GRADE**steps, np.where(steps % 2, lengths[:, 1], -lengths[:, 1])
 
 
 def _windows(descending: np.ndarray, batches: int, *, most: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return the first and the last place that a row may aim at, float ``(rows,)``, both rising.
+    """Return the range of each row's random shift.
 
     Args:
-        descending: Lengths, or grades of them, the longest first, ``(rows,)``.
-        batches: About how many batches are made of them.
-        most: Places that a row may be moved by at most.
+        descending: Lengths or grades of the rows in descending order, ``(rows,)``.
+        batches: Approximate number of batches.
+        most: Largest shift, in positions.
+
+    Returns:
+        First and last position to which each row may be shifted, float ``(rows,)``, both ascending.
     """
-    places = np.arange(len(descending), dtype=float)
+    positions = np.arange(len(descending), dtype=float)
     batch = len(descending) / max(batches, 1)
     reach = max(len(descending) * _SHARE, batch * min(1.0, _FEW_BATCHES / max(batches, 1)))
     reach = min(reach, most)
     longer, shorter = descending * (1 + _STRETCH), descending * (1 - _STRETCH)
     first = np.searchsorted(-descending, -longer, side="left")
     last = np.searchsorted(-descending, -shorter, side="right") - 1
-    return np.maximum(places - reach, first), np.minimum(places + reach, last)
+    return np.maximum(positions - reach, first), np.minimum(positions + reach, last)
 
 
-def _movable(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return, for each place, the rows that chance may move there, int64 ``(rows,)`` each.
+def _reachable(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows that random shifts may move to each position.
 
-    The first that may end up there or further back, and the last that may there or further ahead.
-    Rows are numbered in order of length.
+    Args:
+        low: First position of the range of each row, ascending, float ``(rows,)``.
+        high: Last position of the range of each row, ascending, float ``(rows,)``.
+
+    Returns:
+        For each position, the first row that may be moved there or to a later position, and the
+        last row that may be moved there or to an earlier position, both int64 ``(rows,)``. Rows
+        are numbered in order of length.
     """
-    places = np.arange(len(low))
-    # All rows whose window begins before a row's ends may come before it, and no others.
+    positions = np.arange(len(low))
+    # All rows with a range that begins before the end of a row's range may be placed before it.
     furthest = np.searchsorted(low, high, side="right") - 1
-    # All rows whose window ends before a row's begins come before it.
+    # All rows with a range that ends before the beginning of a row's range are always before it.
     nearest = np.searchsorted(high, low, side="left")
-    first = np.searchsorted(furthest, places, side="left")
-    return first, np.searchsorted(nearest, places, side="right") - 1
+    first = np.searchsorted(furthest, positions, side="left")
+    return first, np.searchsorted(nearest, positions, side="right") - 1

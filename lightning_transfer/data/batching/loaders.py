@@ -1,4 +1,4 @@
-"""A training loader that goes on in mid-epoch, at the batch where the run was cut off."""
+"""Data loaders: distributed over ranks, and resumable within an epoch."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,19 +12,19 @@ from lightning_transfer.data.batching.length_batch_sampler import LengthBatchSam
 
 
 class ResumableLoader(DataLoader):
-    """A ``DataLoader`` that knows how far it is.
+    """Training loader with a state: the epoch and the number of its batches so far.
 
-    Lightning saves the state of a loader that has one into each checkpoint, and gives it back
-    before it asks for the first batch. Without it a run resumed in mid-epoch sees other rows than
-    one that was never interrupted (51 of 64 in our trial).
+    Lightning saves the state of a stateful loader in each checkpoint, and restores it before the
+    first batch. Without a state, a run resumed within an epoch trains on other rows than an
+    uninterrupted one (51 of 64 rows in a trial).
 
-    The state is exact for checkpoints taken between two steps, which is when Lightning's own are
-    taken. One taken in the middle of a step counts that step's batch as seen.
+    The state is exact for checkpoints between two steps, as Lightning saves them. A checkpoint
+    within a step counts the batch of that step as used.
 
     Args:
-        dataset: Rows; ``dataset[i]`` is what ``collate_fn`` gets a list of.
-        batch_sampler: Deals the rows into batches.
-        collate_fn: Makes a batch of a list of rows.
+        dataset: Rows. ``dataset[i]`` is one element of the list for ``collate_fn``.
+        batch_sampler: Sampler of the batches.
+        collate_fn: Function of a list of rows that returns a batch.
 
     Example:
         >>> sampler = LengthBatchSampler([1, 1, 1, 1], 1, seed=0, shuffle=True)
@@ -53,38 +53,46 @@ class ResumableLoader(DataLoader):
             dataset,
             batch_sampler=batch_sampler,
             collate_fn=collate_fn,
-            # Its own: each new iterator draws a number, and from the global one that would
-            # make a resumed run's dropout differ from an uninterrupted one's.
+            # A separate generator: each new iterator of a DataLoader draws a number. From the
+            # global generator, it would change the dropout of a resumed run.
             generator=torch.Generator(),
         )
-        self._epoch = batch_sampler.epoch  # the epoch that _batches counts in
+        self._epoch = batch_sampler.epoch  # epoch of the batches counted in _batches
         self._batches = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order of epoch ``epoch``, for loops without Lightning."""
+        """Select the epoch of the following iterations, for loops without Lightning."""
         self.batch_sampler.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        """Yield the batches of the epoch, from the place where a loaded state stood."""
-        # A generator: all of this happens when the first batch is asked for, by then
-        # Lightning has said which epoch it is.
+        """Yield the batches of the epoch, beginning at the position of a loaded state."""
+        # A generator: the next line runs when the first batch is requested, after Lightning has
+        # set the epoch.
         self._epoch, self._batches = self.batch_sampler.epoch, self.batch_sampler.start
         for batch in super().__iter__():
             self._batches += 1
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """Return the place: ``batches`` of ``length`` were given out in epoch ``epoch``."""
+        """Return the position in the training rows.
+
+        Returns:
+            ``epoch``, the number of ``batches`` used in it, and the number of all its batches as
+            ``length``.
+        """
         sampler = self.batch_sampler
-        given = self._batches if self._epoch == sampler.epoch else 0
-        return {"epoch": sampler.epoch, "batches": given, "length": len(sampler)}
+        # The count is of another epoch if set_epoch was called since the last iteration.
+        used = self._batches if self._epoch == sampler.epoch else 0
+        return {"epoch": sampler.epoch, "batches": used, "length": len(sampler)}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from ``state``; at the end of an epoch that is the start of the next.
+        """Resume from a state; the end of an epoch resumes at the beginning of the next one.
+
+        Args:
+            state: State from :meth:`state_dict`.
 
         Raises:
-            ValueError: If the state is from the middle of an epoch with another number of
-                batches, whose place means nothing here.
+            ValueError: If the state is within an epoch with another number of batches.
         """
         epoch, batches = state["epoch"], state["batches"]
         length = len(self.batch_sampler)
@@ -92,9 +100,9 @@ class ResumableLoader(DataLoader):
             epoch, batches = epoch + 1, 0
         elif batches and state["length"] != length:
             raise ValueError(
-                f"the checkpoint stands at batch {batches} of {state['length']}, but an epoch now "
-                f"has {length}; resume with the same data, batch_size, max_tokens and number of "
-                "devices"
+                f"the checkpoint was saved at batch {batches} of {state['length']}, but an epoch "
+                f"now has {length}; resume with the same data, batch_size, max_tokens and number "
+                "of devices"
             )
         self.batch_sampler.set_epoch(epoch)
         self.batch_sampler.start = batches
@@ -110,21 +118,21 @@ def distribute_to_ranks(
     trainer: Trainer | None,
     max_tokens: int | None = None,
 ) -> LengthBatchSampler:
-    """Return the batches of this process: a :class:`LengthBatchSampler` of its rank.
+    """Return the batch sampler of this process.
 
     Args:
-        lengths: Tokens of each row, int64 ``(rows,)``.
-        batch_size: Rows per device and batch at most.
-        seed: Of the order.
-        shuffle: ``True`` for training.
-        trainer: Says the rank, and of how many; None: there is one process. One that is to
-            overfit a few batches gets them in one order.
-        max_tokens: Tokens per device and batch at most.
+        lengths: Number of tokens of each row, int64 ``(rows,)`` or ``(rows, 2)``.
+        batch_size: Largest number of rows per device and batch.
+        seed: Seed of the order.
+        shuffle: True for training.
+        trainer: Trainer with the rank and the number of processes; None: a single process.
+        max_tokens: Largest number of tokens per device and batch; None: no limit.
     """
     return LengthBatchSampler(
         lengths,
         batch_size,
         seed=seed,
+        # overfit_batches needs the same batches in each epoch.
         shuffle=shuffle and not getattr(trainer, "overfit_batches", 0),
         rank=trainer.global_rank if trainer else 0,
         world_size=trainer.world_size if trainer else 1,
@@ -135,110 +143,112 @@ def distribute_to_ranks(
 def check_ranks_have_rows(
     stage: str, count: Callable[[str], int], *, trainer: Trainer | None, where: str
 ) -> None:
-    """Check that no rank goes without a row of the split that a stage evaluates on.
-
-    Lightning leaves out the loop of a rank that has no batch, and the others would wait in vain for
-    its part of the metrics. In training, rows are repeated where there are too few, and predictions
-    are waited for by no one.
+    """Check that each rank has a row of the split that a stage evaluates.
 
     Args:
         stage: ``fit``, ``validate``, ``test`` or ``predict``.
-        count: Returns the rows of a split; one that has none is not evaluated.
-        trainer: Says how many ranks there are; None: there is one process.
-        where: What the data are called in the message.
+        count: Function of a split's name that returns its number of rows. A split without rows is
+            not evaluated.
+        trainer: Trainer with the number of processes; None: a single process.
+        where: Name of the data in messages.
 
     Raises:
-        ValueError: If the split has rows, and fewer of them than there are ranks.
+        ValueError: If the split has at least one row, but fewer rows than there are ranks.
     """
+    # Lightning skips the evaluation loop of a rank without batches, and the other ranks wait for
+    # its metrics forever. Training repeats rows instead, and in prediction no rank waits.
     ranks = trainer.world_size if trainer else 1
     split, option = ("test", "test") if stage == "test" else ("validation", "val")
     if stage != "predict" and ranks > 1 and 0 < (rows := count(split)) < ranks:
         raise ValueError(
-            f"{where}: {rows} {split} row(s) for {ranks} processes, and each needs one; hold back "
-            f"more rows (splits.{option}) or use fewer processes (trainer.devices, "
+            f"{where}: {rows} {split} row(s) for {ranks} processes, and each process needs one; "
+            f"set data.splits.{option}={ranks} or more, or use fewer processes (trainer.devices, "
             "trainer.num_nodes)"
         )
 
 
 def evaluation_loader(
-    rows: Dataset[Any], batches: LengthBatchSampler, collate: Callable[[Any], Any]
+    rows: Dataset[Any], batch_sampler: LengthBatchSampler, collate: Callable[[Any], Any]
 ) -> DataLoader | list[Any]:
-    """Return a loader of batches in a fixed order; nothing, where there are no rows.
+    """Return a loader of batches in a fixed order, or an empty list if there are no rows.
 
     Args:
-        rows: Of a split.
-        batches: Deals them.
-        collate: Makes a batch of a list of rows.
+        rows: Rows of a split.
+        batch_sampler: Sampler of the batches.
+        collate: Function of a list of rows that returns a batch.
     """
-    if not len(batches.lengths):
+    if not len(batch_sampler.lengths):
         return []
     return DataLoader(
         rows,
-        batch_sampler=batches,
+        batch_sampler=batch_sampler,
         collate_fn=collate,
-        # Its own: or each evaluation would draw from the generator that dropout draws from.
+        # A separate generator: each evaluation would else draw from the generator of dropout.
         generator=torch.Generator(),
     )
 
 
 def prediction_loader(
-    rows: Dataset[Any], batches: LengthBatchSampler, collate: Callable[[Any], Any]
+    rows: Dataset[Any], batch_sampler: LengthBatchSampler, collate: Callable[[Any], Any]
 ) -> DataLoader:
-    """Return a loader of batches in a fixed order that Lightning can rebuild, as it does.
+    """Return a loader of batches in a fixed order for ``Trainer.predict``.
 
     Args:
-        rows: Of a split.
-        batches: Deals them.
-        collate: Makes a batch of a list of rows.
+        rows: Rows of a split.
+        batch_sampler: Sampler of the batches.
+        collate: Function of a list of rows that returns a batch.
     """
-    # The batches as samples: Lightning rebuilds the loaders that it predicts with, and cannot
-    # rebuild a batch sampler that is not torch's own.
+    # Lightning rebuilds the loaders for prediction, and can rebuild torch's own batch samplers
+    # only. Without a batch size, the batches are samples of an ordinary sampler.
     return DataLoader(
-        rows, batch_size=None, sampler=batches, collate_fn=collate, generator=torch.Generator()
+        rows,
+        batch_size=None,
+        sampler=batch_sampler,
+        collate_fn=collate,
+        generator=torch.Generator(),
     )
 
 
 class DistributedLoaders:
-    """What Lightning asks a DataModule for: batches of each split, those of training resumable.
+    """Mixin of a DataModule with the loaders of its splits; the training loader is resumable.
 
-    A part of a DataModule, named before ``LightningDataModule`` among its bases; the DataModule
-    says in ``_loader_parts`` what the batches of a split are made of.
-
-    Lightning gives a training loader its place in the epoch back as well, but not if the loader was
-    made before the loops were restored, as any schedule that asks for
-    ``estimated_stepping_batches`` does. So the place is kept here too.
+    A DataModule names it before ``LightningDataModule`` among its bases, and implements
+    ``_loader_parts``.
     """
 
     _train_loader: ResumableLoader | None = None
-    _place: dict[str, int] | None = None  # of a run that is resumed
+    # Lightning does not restore a training loader created before the loops are restored, as by a
+    # schedule that reads estimated_stepping_batches. The DataModule therefore saves and restores
+    # the state itself as well.
+    _resume_state: dict[str, int] | None = None
 
     def _loader_parts(
         self, split: str
     ) -> tuple[Dataset[Any], LengthBatchSampler, Callable[[Any], Any]]:
-        """Return the rows of a split, what deals them, and what makes a batch of some of them."""
+        """Return the rows, the batch sampler and the collate function of a split."""
         raise NotImplementedError(f"{type(self).__name__} must define _loader_parts()")
 
     def train_dataloader(self) -> ResumableLoader:
-        """Return the training batches: shuffled, of like lengths, resumable in mid-epoch."""
+        """Return the training loader: shuffled batches of similar length, resumable."""
         rows, sampler, collate = self._loader_parts("train")
         self._train_loader = ResumableLoader(rows, sampler, collate_fn=collate)
-        if self._place is not None:
-            self._train_loader.load_state_dict(self._place)
-            self._place = None
+        if self._resume_state is not None:
+            self._train_loader.load_state_dict(self._resume_state)
+            self._resume_state = None
         return self._train_loader
 
     def val_dataloader(self) -> DataLoader | list[Any]:
-        """Return the validation batches, longest rows first; none without validation rows."""
+        """Return the validation loader, longest rows first; empty without validation rows."""
         return evaluation_loader(*self._loader_parts("validation"))
 
     def test_dataloader(self) -> DataLoader | list[Any]:
-        """Return the test batches, longest rows first; none without test rows."""
+        """Return the test loader, longest rows first; empty without test rows."""
         return evaluation_loader(*self._loader_parts("test"))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return how far the training batches are; Lightning puts it into checkpoints."""
+        """Return the state of the training loader; Lightning saves it in checkpoints."""
         return {} if self._train_loader is None else {"train": self._train_loader.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep the place for the next training loader."""
-        self._place = state_dict.get("train")
+        """Store the state of a checkpoint for the next training loader."""
+        self._resume_state = state_dict.get("train")

@@ -1,4 +1,4 @@
-"""Rows of raw text with their targets, drawn anew in each epoch; and how they become a batch."""
+"""Dataset and collate function of pretraining on raw text."""
 
 from typing import Any, Protocol
 
@@ -9,16 +9,16 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from lightning_transfer.data.batching.length_batch_sampler import LengthBatchSampler
-from lightning_transfer.data.batching.masking import IGNORED
 from lightning_transfer.data.tokenization.token_table import padding_id
+from lightning_transfer.utils import IGNORED
 
 
 class RowSource(Protocol):
-    """Rows of tokens, such as :class:`Blocks` and :class:`SentencePairs`."""
+    """Protocol of rows of tokens, such as :class:`Blocks` and :class:`SentencePairs`."""
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens of each row, int64 ``(rows,)``."""
+        """Number of tokens of each row, int64 ``(rows,)``."""
         ...
 
     def __len__(self) -> int:
@@ -26,31 +26,31 @@ class RowSource(Protocol):
         ...
 
     def row(self, position: int, random: np.random.Generator) -> dict[str, np.ndarray]:
-        """Return ``input_ids`` and ``special``, each ``(seq,)``, and what else the row has."""
+        """Return ``input_ids`` and ``special``, each ``(seq,)``, and further arrays of the row."""
         ...
 
 
 class TokenTargets(Protocol):
-    """What is to be guessed of a row, such as :class:`Masker` and :class:`NextTokens`."""
+    """Protocol of token targets, such as :class:`Masker` and :class:`NextTokens`."""
 
     def __call__(
         self, ids: np.ndarray, special: np.ndarray, random: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return what the model sees and what it has to guess, both int64 ``(seq,)``."""
+        """Return the input ids and the targets of a row, both int64 ``(seq,)``."""
         ...
 
 
 class PretrainingSplit(Dataset[Any]):
-    """Rows of one split with what is to be guessed in them.
+    """Rows of one split with token targets, drawn again in each epoch.
 
-    What is drawn follows from (seed, epoch, row) and from nothing else, neither from the batch nor
-    from the rank, so that a resumed run and one on several devices draw the same.
+    The draws depend only on (seed, epoch, row), not on the batch or the rank. A resumed run and a
+    run on several devices therefore draw the same targets.
 
     Args:
-        rows: Where the rows come from.
-        token_targets: Chooses what is to be guessed.
-        seed: Of all that is drawn.
-        sampler: Says which epoch it is; None: the draw is the same in every epoch.
+        rows: Source of the rows.
+        token_targets: Function that selects the tokens to predict.
+        seed: Seed of all draws.
+        sampler: Batch sampler with the current epoch; None: the same draws in every epoch.
     """
 
     def __init__(
@@ -75,6 +75,7 @@ class PretrainingSplit(Dataset[Any]):
         """Return one row, or a list of rows for a list of positions."""
         if isinstance(index, list):
             return [self[position] for position in index]
+        # 0 is reserved for evaluation: its draws differ from those of all training epochs.
         epoch = 0 if self.sampler is None else self.sampler.epoch + 1
         random = np.random.default_rng([self.seed, epoch, index])
         row = self.rows.row(index, random)
@@ -84,12 +85,12 @@ class PretrainingSplit(Dataset[Any]):
 
 
 class PretrainingCollate:
-    """Pads rows and their targets to the longest of the batch.
+    """Collate function that pads rows and targets to the longest row of the batch.
 
     Args:
-        tokenizer: Says the padding's id.
-        unigram: Log-probability of each id where nothing is known of a text, float32
-            ``(vocabulary,)``; None: batches do not say how well it does.
+        tokenizer: Tokenizer of the rows, for the padding id.
+        unigram: Log-probability of each token id in the training text, the unigram baseline,
+            float32 ``(vocabulary,)``; None: batches have no ``unigram_loss``.
     """
 
     def __init__(
@@ -103,26 +104,27 @@ class PretrainingCollate:
         """Return one batch.
 
         Returns:
-            ``input_ids``, ``attention_mask`` (1 on tokens), ``labels`` (-100 where nothing is to
-            be guessed) and, if the rows have them, ``token_type_ids``: int64 ``(batch, seq)``.
-            ``pair_labels``, if the rows are pairs, and ``index``: int64 ``(batch,)``.
-            ``unigram_loss``: what the unigram baseline loses at each target, float32
-            ``(targets,)``.
+            ``input_ids``, ``attention_mask`` (1 for tokens, 0 for padding), ``labels`` (-100 for
+            tokens that are not predicted) and, if the rows have them, ``token_type_ids``: int64
+            ``(batch, seq)``. ``pair_labels``, if the rows are pairs, and ``index``: int64
+            ``(batch,)``. ``unigram_loss``: cross-entropy of the unigram baseline for each target,
+            float32 ``(targets,)``.
         """
         shape = (len(rows), max(len(row["input_ids"]) for row in rows))
         fill = {"input_ids": self.pad_id, "labels": IGNORED, "token_type_ids": 0}
         names = [name for name in fill if name in rows[0]]
         batch = {name: np.full(shape, fill[name], dtype=np.int64) for name in names}
         batch["attention_mask"] = np.zeros(shape, dtype=np.int64)
-        for place, row in enumerate(rows):
+        for number, row in enumerate(rows):
             length = len(row["input_ids"])
-            batch["attention_mask"][place, :length] = 1
+            batch["attention_mask"][number, :length] = 1
             for name in names:
-                batch[name][place, :length] = row[name]
+                batch[name][number, :length] = row[name]
         batch["index"] = np.array([row["index"] for row in rows])
         if "pair" in rows[0]:
             batch["pair_labels"] = np.array([row["pair"] for row in rows])
         if self.unigram is not None:
+            # Computed here on the CPU, so the table of the vocabulary is never copied to a device.
             targets = batch["labels"][batch["labels"] != IGNORED]
             batch["unigram_loss"] = -self.unigram[targets]  # (targets,)
         return {name: torch.from_numpy(array) for name, array in batch.items()}

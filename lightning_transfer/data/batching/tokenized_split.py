@@ -1,4 +1,4 @@
-"""The rows of one split, as tokens; and how rows become a batch."""
+"""Datasets and collate functions of labelled texts and of pairs of text and target text."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,16 +9,16 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from lightning_transfer.data.batching.masking import IGNORED
 from lightning_transfer.data.tokenization.token_table import TokenTable, padding_id
+from lightning_transfer.utils import IGNORED
 
 
 class TokenizedSplit(Dataset[Any]):
-    """Rows of one split: token ids, target, and the position in the split and in the table.
+    """Tokenized rows of one split with their targets.
 
     Args:
         table: Tokens of the whole data set.
-        positions: Rows of the table that belong to the split, int64 ``(rows,)``.
+        positions: Rows of the table in the split, int64 ``(rows,)``.
         targets: Target of each row of the table, ``(table rows, ...)``; ``None``: no labels.
     """
 
@@ -36,16 +36,20 @@ class TokenizedSplit(Dataset[Any]):
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens of each row, int64 ``(rows,)``."""
+        """Number of tokens of each row, int64 ``(rows,)``."""
         return self.table.lengths[self.positions]
 
     def __getitem__(self, index: int | list[int]) -> dict[str, Any]:
-        """Return one row, or the rows of a list of positions end to end.
+        """Return one row, or several concatenated rows.
+
+        Args:
+            index: Position in the split, or a list of positions.
 
         Returns:
-            Of one row: the model inputs, each ``(seq,)``, ``labels`` if there are any, ``index``
-            and ``row``. Of a list: the same, the model inputs as ``(tokens,)`` and the rest as
-            ``(rows, ...)``, and the ``lengths`` of the rows, int64 ``(rows,)``.
+            For one row: the model inputs, each ``(seq,)``, ``labels`` if there are any, ``index``
+            (position in the split) and ``row`` (position in the table). For a list: the
+            concatenated model inputs, each ``(tokens,)``, their ``lengths``, int64 ``(rows,)``, and
+            the other entries, ``(rows, ...)``.
         """
         row = self.positions[index]
         several = isinstance(index, list)
@@ -54,37 +58,39 @@ class TokenizedSplit(Dataset[Any]):
         return {**inputs, **labels, "index": np.array(index) if several else index, "row": row}
 
     def __getitems__(self, positions: list[int]) -> dict[str, Any]:
-        """Return the rows of a batch: what a ``DataLoader`` asks for, if there is such a method."""
+        """Return the rows of a batch; a ``DataLoader`` prefers this method to single rows."""
+        # One vectorised gather for the batch instead of a slice for each row.
         return self[positions]
 
 
 class Collate:
-    """Pads rows to the longest of the batch.
+    """Collate function that pads rows to the longest row of the batch.
 
     Args:
-        tokenizer: Says the padding's id.
-        of_tokens: What else the rows have for each token, and what fills it up: name to value.
+        tokenizer: Tokenizer of the rows, for the padding id.
+        token_padding: Name -> padding value of further entries with a value for each token, such as
+            the labels of tags.
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, *, of_tokens: Mapping[str, int] | None = None
+        self, tokenizer: PreTrainedTokenizerBase, *, token_padding: Mapping[str, int] | None = None
     ) -> None:
         """See the class."""
         self.padding = {"input_ids": padding_id(tokenizer), "token_type_ids": 0}
-        self.padding |= of_tokens or {}
+        self.padding |= token_padding or {}
 
     def __call__(self, rows: Any) -> dict[str, Tensor]:
         """Return one batch.
 
         Args:
-            rows: Rows end to end, as a :class:`TokenizedSplit` gives them: ``split[[3, 5]]``.
+            rows: Concatenated rows of a :class:`TokenizedSplit`, such as ``split[[3, 5]]``.
 
         Returns:
-            ``input_ids``, ``attention_mask`` (1 on tokens, 0 on padding) and, if the rows have
-            them, ``token_type_ids``: int64 ``(batch, seq)``. ``labels``, if the rows have them: as
-            :meth:`Rows.tensor_targets` says, ``(batch, ...)``, or int64 ``(batch, seq)`` if they
-            are of the tokens. ``index``, the rows' positions in
-            the split, and ``row``, those in the whole :class:`TokenTable`: int64 ``(batch,)``.
+            ``input_ids``, ``attention_mask`` (1 for tokens, 0 for padding) and, if the rows have
+            them, ``token_type_ids``: int64 ``(batch, seq)``. ``labels``, if the rows have them:
+            ``(batch, ...)`` as from :meth:`Rows.tensor_targets`, or int64 ``(batch, seq)`` for
+            labels of tokens. ``index`` (position in the split) and ``row`` (position in the
+            :class:`TokenTable`): int64 ``(batch,)``.
         """
         rest = dict(rows)
         lengths = rest.pop("lengths")
@@ -93,31 +99,37 @@ class Collate:
         for name, padding in self.padding.items():
             if name in rest:
                 batch[name] = np.full(mask.shape, padding, dtype=np.int64)
-                batch[name][mask] = rest.pop(name)  # row by row, as they lie end to end
+                # A boolean mask is filled in row-major order, the order of the concatenated rows.
+                batch[name][mask] = rest.pop(name)
         return {name: torch.from_numpy(array) for name, array in {**batch, **rest}.items()}
 
 
-def mark_full(batch: Any) -> Any:
-    """Mark a batch that has no padding by an entry ``full``, while it is on the CPU.
+def mark_unpadded(batch: Any) -> Any:
+    """Add an entry ``full`` to a batch without padding.
 
-    Attention then needs no mask, and no device has to be waited for to find out. The entry is an
-    empty tuple, because Lightning takes the size of a batch from all that it holds.
+    Attention needs no mask for such a batch. The check runs while the batch is on the CPU, because
+    reading the mask from a device would wait for the device.
 
     Args:
-        batch: A batch, or a mapping of batches; anything else is left as it is.
+        batch: A batch, or a mapping of batches. Any other value is returned unchanged.
+
+    Returns:
+        The batch, with an empty tuple as ``full`` if all values of its attention mask are 1.
     """
     if not isinstance(batch, Mapping):
         return batch
     if "attention_mask" in batch:
+        # An empty tuple and not True: Lightning infers the batch size from all values, and only an
+        # empty one is skipped.
         return {**batch, "full": ()} if batch["attention_mask"].all() else batch
-    return {name: mark_full(part) for name, part in batch.items()}
+    return {name: mark_unpadded(part) for name, part in batch.items()}
 
 
 class TargetSplit(Dataset[Any]):
-    """Pairs of one split: token ids of both sides, and the position in the split and in the table.
+    """Tokenized pairs of one split: text and target text.
 
     Args:
-        texts: The texts of the split.
+        texts: Texts of the split.
         targets: Tokens of the target texts of the whole data set.
     """
 
@@ -132,16 +144,20 @@ class TargetSplit(Dataset[Any]):
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens of text and target of each pair, int64 ``(rows, 2)``."""
+        """Number of tokens of the text and the target text of each pair, int64 ``(rows, 2)``."""
         targets = self.targets.lengths[self.texts.positions]
         return np.stack([self.texts.lengths, targets], axis=1)  # (rows, 2)
 
     def __getitem__(self, index: int | list[int]) -> dict[str, Any]:
-        """Return one pair, or those of a list of positions end to end.
+        """Return one pair, or several concatenated pairs.
+
+        Args:
+            index: Position in the split, or a list of positions.
 
         Returns:
-            What the :class:`TokenizedSplit` returns, and ``labels``, the target's tokens: of one
-            pair ``(seq,)``, of a list ``(tokens,)`` with ``label_lengths``, int64 ``(rows,)``.
+            The entries of :class:`TokenizedSplit`, and the tokens of the target texts as
+            ``labels``: ``(seq,)`` for one pair; for a list ``(tokens,)``, with ``label_lengths``,
+            int64 ``(rows,)``.
         """
         row = self.texts.positions[index]
         if not isinstance(index, list):
@@ -151,15 +167,15 @@ class TargetSplit(Dataset[Any]):
         return {**self.texts[index], **labels}
 
     def __getitems__(self, positions: list[int]) -> dict[str, Any]:
-        """Return the pairs of a batch: what a ``DataLoader`` asks for, where it can."""
+        """Return the pairs of a batch; a ``DataLoader`` prefers this method to single pairs."""
         return self[positions]
 
 
 class TargetCollate:
-    """Pads both sides of pairs to the longest of the batch.
+    """Collate function that pads texts and target texts to the longest ones of the batch.
 
     Args:
-        tokenizer: Says the padding's id of the texts.
+        tokenizer: Tokenizer of the texts, for the padding id.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -170,15 +186,15 @@ class TargetCollate:
         """Return one batch.
 
         Args:
-            rows: Pairs end to end, as a :class:`TargetSplit` gives them: ``split[[3, 5]]``.
+            rows: Concatenated pairs of a :class:`TargetSplit`, such as ``split[[3, 5]]``.
 
         Returns:
-            What :class:`Collate` returns of the texts, with ``labels``: the targets' tokens, -100
-            on padding, int64 ``(batch, target seq)``.
+            The entries of :class:`Collate` for the texts, and the tokens of the target texts as
+            ``labels``, -100 for padding, int64 ``(batch, target seq)``.
         """
         rest = dict(rows)
         labels, lengths = rest.pop("labels"), rest.pop("label_lengths")
         mask = np.arange(lengths.max(initial=1)) < lengths[:, None]  # (batch, target seq)
         padded = np.full(mask.shape, IGNORED, dtype=np.int64)
-        padded[mask] = labels  # row by row, as they lie end to end
+        padded[mask] = labels  # filled in row-major order
         return {**self._texts(rest), "labels": torch.from_numpy(padded)}

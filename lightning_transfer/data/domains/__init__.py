@@ -1,1 +1,1 @@
-"""Domains: one DataModule for each corpus or kind of file."""
+"""DataModules of single data sets, and of a user's own files."""

@@ -1,4 +1,4 @@
-"""ACLSum: papers of computational linguistics with summaries and the sentences that carry them."""
+"""ACLSum: papers of computational linguistics with summaries and highlighted sentences."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,11 +14,12 @@ from lightning_transfer.data.text_to_text import TextToText
 from lightning_transfer.data.tokenization.tokens import Tokens
 
 SECTIONS = ("abstract", "introduction", "conclusion")
-"""The parts of a paper that are in ACLSum, in the order in which they are read."""
+"""Sections of a paper in ACLSum, in the order of the paper."""
 
 ASPECTS = ("challenge", "approach", "outcome")
-"""What the three summaries of a paper are about."""
+"""Aspects of a paper, with one summary each."""
 
+# Split -> published file.
 _FILES = {"train": "train.jsonl", "validation": "val.jsonl", "test": "test.jsonl"}
 
 
@@ -27,12 +28,12 @@ class Paper:
     """One paper of ACLSum.
 
     Args:
-        identity: Its id in the ACL Anthology.
-        title: Its title.
-        sentences: Section (one of ``SECTIONS``) to the section's sentences, in order.
-        summaries: Aspect (one of ``ASPECTS``) to a summary of it in one sentence.
-        highlights: Aspect to section to whether each sentence was marked as being about it.
-        place: Where it was read, for messages.
+        identity: Id in the ACL Anthology.
+        title: Title of the paper.
+        sentences: Section (one of ``SECTIONS``) -> its sentences, in order.
+        summaries: Aspect (one of ``ASPECTS``) -> its summary in one sentence.
+        highlights: Aspect -> section -> True for each sentence marked as relevant for the aspect.
+        place: File and line, for messages.
     """
 
     identity: str
@@ -44,27 +45,29 @@ class Paper:
 
     @property
     def abstract(self) -> str:
-        """The abstract as one text."""
+        """Abstract as one text."""
         return " ".join(self.sentences["abstract"])
 
 
 def read_aclsum(split: str, *, folder: str | Path | None = None) -> list[Paper]:
-    """Return the papers of a split, as the authors of ACLSum cut it: 100, 50 and 100 papers.
+    """Return the papers of a split of the authors: 100, 50 and 100 papers.
 
-    The words are separated by spaces, punctuation included, as in the published files.
+    Words and punctuation are separated by spaces, as in the published files.
 
     Reference: Takeshita et al., ACLSum, NAACL 2024, arXiv:2403.05303.
 
     Args:
         split: ``train``, ``validation`` or ``test``.
-        folder: Holds ``train.jsonl``, ``val.jsonl`` and ``test.jsonl``; None: the packaged ones.
+        folder: Folder with ``train.jsonl``, ``val.jsonl`` and ``test.jsonl``; ``None``: the
+            packaged files.
 
     Raises:
-        FileNotFoundError: If the folder lacks the file.
-        ValueError: If there is no such split, or a line is no paper; the message names the line.
+        FileNotFoundError: If the folder has no such file.
+        ValueError: If the split is unknown, or a line is not a paper. The message has the line.
     """
     check_split_name(split)
     path = (Path(folder).expanduser() if folder else fetch("aclsum")) / _FILES[split]
+    # The encoding is known, so it is not detected from a sample.
     return [_paper(row) for batch in read_batches(path, encoding="utf-8") for row in batch]
 
 
@@ -76,7 +79,7 @@ def _paper(row: Row) -> Paper:
     }
     highlights = {
         aspect: {
-            section: _marks(_at(row, place, "highlights", aspect, section), place, len(texts))
+            section: _flags(_at(row, place, "highlights", aspect, section), place, len(texts))
             for section, texts in sentences.items()
         }
         for aspect in ASPECTS
@@ -92,11 +95,12 @@ def _paper(row: Row) -> Paper:
 
 
 def _at(row: Mapping[str, Any], place: str, *keys: str) -> Any:
+    """Return the value at nested keys."""
     found: Any = row
     for depth, key in enumerate(keys):
         if not isinstance(found, Mapping) or key not in found:
             path = ".".join(keys[: depth + 1])
-            raise ValueError(f"{place}: no {path!r}; a line of ACLSum has {', '.join(keys)}")
+            raise ValueError(f"{place}: key {path!r} is missing; each line of ACLSum has it")
         found = found[key]
     return found
 
@@ -113,19 +117,24 @@ def _sentences(found: Any, place: str, section: str) -> tuple[str, ...]:
     return tuple(_text(text, place, f"sentences.{section}") for text in found)
 
 
-def _marks(found: Any, place: str, count: int) -> tuple[bool, ...]:
-    """Return whether each of ``count`` sentences is marked."""
+def _flags(found: Any, place: str, count: int) -> tuple[bool, ...]:
+    """Return the highlights of ``count`` sentences."""
+    # True equals 1, so booleans pass too.
     if not isinstance(found, list) or len(found) != count or set(found) - {0, 1}:
-        raise ValueError(f"{place}: {count} sentences need as many marks 0 or 1, got {found!r}")
+        raise ValueError(
+            f"{place}: highlights must be a list of {count} values 0 or 1, one per sentence, got "
+            f"{found!r}"
+        )
     return tuple(map(bool, found))
 
 
 class PaperTitles(TextToText):
-    """Abstracts of 250 papers of ACLSum, each with the paper's title; split by ACLSum's authors.
+    """Abstracts of the 250 papers of ACLSum with the titles of the papers, in the authors' splits.
 
-    Columns: ``title``, ``abstract``, ``introduction``, ``conclusion``, ``document`` (these three),
-    and the summaries ``challenge``, ``approach`` and ``outcome``, of one sentence each. ``source``
-    is a folder with ``train.jsonl``, ``val.jsonl`` and ``test.jsonl``; None: the packaged one.
+    ``source`` is a folder with ``train.jsonl``, ``val.jsonl`` and ``test.jsonl``; ``None`` selects
+    the packaged files. Columns: ``title``, ``abstract``, ``introduction``, ``conclusion``,
+    ``document`` (all three sections), and the summaries ``challenge``, ``approach`` and
+    ``outcome``, one sentence each.
 
     Reference: Takeshita et al., ACLSum, NAACL 2024, arXiv:2403.05303.
     """
@@ -135,7 +144,7 @@ class PaperTitles(TextToText):
     default_target_tokens = Tokens(max_length=48)
 
     def load_rows(self) -> Table:
-        """Return one row for each paper."""
+        """Return one row per paper."""
         names = ("title", *SECTIONS, "document", *ASPECTS, "row", "split")
         table: dict[str, list[Any]] = {name: [] for name in names}
         for split in SPLITS:
@@ -150,7 +159,10 @@ class PaperTitles(TextToText):
 
 
 class PaperSummaries(PaperTitles):
-    """The same papers, each with a summary of its outcome; see :class:`PaperTitles`."""
+    """Abstracts of the 250 papers of ACLSum with summaries of their outcome.
+
+    Source, columns and splits are those of :class:`PaperTitles`.
+    """
 
     default_columns = TargetColumns("abstract", "outcome")
     default_target_tokens = Tokens(max_length=64)

@@ -1,4 +1,4 @@
-"""Tagged sentences in CoNLL's form: a word a line, a blank line between sentences."""
+"""Sentences with tagged words from CoNLL files: one word per line, blank lines in between."""
 
 import re
 from collections import Counter
@@ -9,40 +9,47 @@ from typing import Any
 
 from lightning_transfer.data.columns import Columns
 from lightning_transfer.data.readers.rows import Table
-from lightning_transfer.data.readers.split_files import name_of, split_files
+from lightning_transfer.data.readers.split_files import source_name, split_files
 from lightning_transfer.data.tagged_text import TaggedText
 
 SUFFIXES = (".conll", ".conllu", ".iob", ".iob2", ".bio", ".txt", ".tsv")
 _DOCUMENT = "-DOCSTART-"
-_NO_WORD = re.compile(r"\d+[-.]\d+")  # CoNLL-U's ids of contractions and of words left out
-_CONLL_U = 10  # columns
+# Ids of CoNLL-U for contractions (1-2) and for omitted words (2.1); their lines are not words.
+_SKIPPED_ID = re.compile(r"\d+[-.]\d+")
+_CONLL_U_COLUMNS = 10
 
 
 @dataclass
 class _Sentence:
-    """A sentence as it is read: fields of each line, where they are, and what is wrong."""
+    """Lines of one sentence."""
 
-    document: int
-    fields: list[list[str]] = field(default_factory=list)
-    lines: list[int] = field(default_factory=list)
-    fault: str | None = None
+    document: int  # number of the document, from 0
+    fields: list[list[str]] = field(default_factory=list)  # columns of each word
+    lines: list[int] = field(default_factory=list)  # line number of each word
+    fault: str | None = None  # first fault
 
 
 class Conll(TaggedText):
-    r"""Sentences from CoNLL files.
+    r"""Sentences of CoNLL files.
 
-    A line holds a word and its columns, divided by tabs, if most lines have one, or by spaces; a
-    blank line ends a sentence. ``-DOCSTART-`` begins a document. ``source`` is one file; or a
-    folder that holds ``train.conll`` and, if they exist, ``validation.conll`` (``valid``, ``val``,
-    ``dev``) and ``test.conll`` (also ``.conllu``, ``.iob``, ``.iob2``, ``.bio``, ``.txt``,
-    ``.tsv``); or a mapping of ``train``, ``validation``, ``test`` to files, in UTF-8.
+    Each line has a word and its columns, separated by tabs if most lines have one, else by spaces.
+    A blank line ends a sentence, and ``-DOCSTART-`` starts a document.
 
-    A line that begins with ``#`` is a comment before a sentence, if it has another number of
-    columns than the others, or is ``# …`` with a tag that no other line has; inside of one, if it
-    is ``# …`` and its spaces are not those between columns. Else it is a word.
+    ``source`` is one of the following, in UTF-8:
 
-    The columns are named by their number, from 0, or from -1 at the end; ``columns.group=document``
-    keeps the sentences of a document in one split.
+    - a file;
+    - a folder with ``train.conll`` and optionally ``validation.conll`` (also ``valid``, ``val``,
+      ``dev``) and ``test.conll``. Other extensions are ``.conllu``, ``.iob``, ``.iob2``, ``.bio``,
+      ``.txt`` and ``.tsv``;
+    - a mapping of ``train``, ``validation`` and ``test`` to files.
+
+    Columns are given by their number, counted from 0, or from -1 at the end.
+    ``columns.group=document`` keeps the sentences of a document in one split.
+
+    A line with ``#`` at the beginning may be a comment or a word. Before a sentence, it is a
+    comment if it has another number of columns than the other lines, or if it is ``# …`` with a tag
+    of no other line. Within a sentence, it is a comment if it is ``# …`` and has no tab in a file
+    with tabs, or more columns than the other lines in a file with spaces. Otherwise it is a word.
 
     Example:
         >>> import tempfile
@@ -61,20 +68,21 @@ class Conll(TaggedText):
         """Return the sentences of all files.
 
         Raises:
-            FileNotFoundError: If there is no source, or a folder holds no file of a known name.
-            ValueError: If a file is not UTF-8 or has no such columns, words and tags would be one
-                column, or ``columns`` asks for what CoNLL files do not have.
+            FileNotFoundError: If there is no source, or a folder has no file named after a split.
+            ValueError: If a file is not UTF-8, a column does not exist, words and tags are the same
+                column, or ``columns`` has an unsupported group or a ``text_pair``.
         """
         if self.columns.group not in (None, "document") or self.columns.text_pair is not None:
             raise ValueError(
-                "columns.group of a CoNLL file is document or null, and columns.text_pair null; "
-                f"got {self.columns.group!r} and {self.columns.text_pair!r}"
+                "for CoNLL files, columns.group must be document or null, and columns.text_pair "
+                f"must be null, got {self.columns.group!r} and {self.columns.text_pair!r}"
             )
         names = ("text", "label", "row", "lines", "split", "fault", "group")
         table: dict[str, list[Any]] = {name: [] for name in names}
         for split, path in split_files(self.source, SUFFIXES).items():
             word, tag, sentences = _read(path, self.columns)
             for found in sentences:
+                # Lines of a faulty sentence may lack the columns.
                 good = [] if found.fault else found.fields
                 table["text"].append([fields[word] for fields in good])
                 table["label"].append([fields[tag] for fields in good])
@@ -89,91 +97,109 @@ class Conll(TaggedText):
 
     @property
     def where(self) -> str:
-        """Name of the data in messages: the file's name."""
-        return name_of(self.source)
+        """Name of the data in messages: the name of the file."""
+        return source_name(self.source)
 
 
 @dataclass(frozen=True)
-class _Form:
-    """How the lines of a file are written."""
+class _LineFormat:
+    """Separator and number of the columns of a file."""
 
     tab: bool
     width: int
 
     @classmethod
-    def of(cls, path: Path, lines: Sequence[str]) -> "_Form":
+    def detect(cls, path: Path, lines: Sequence[str]) -> "_LineFormat":
+        """Return the format of most lines of a file."""
         words = [line for line in lines if line.strip() and not line.startswith(("#", _DOCUMENT))]
         if not words:
-            raise ValueError(f"{path.name} holds no sentence")
+            raise ValueError(f"{path.name} has no sentences")
+        # By majority, so that a single wrong line does not change the format of all others.
         tab = 2 * sum("\t" in line for line in words) > len(words)
         widths = Counter(len(cls(tab, 0).fields(line)) for line in words)
         return cls(tab, widths.most_common(1)[0][0])
 
     def fields(self, line: str) -> list[str]:
-        """Return the columns of a line."""
+        """Return the columns of a line, one str each."""
         if self.tab:
             return [field.strip(" ") for field in line.split("\t")]
         return [field for field in line.split(" ") if field]
 
     def column(self, name: str, where: str) -> int:
-        """Return the place of a column from 0, given its number from either end.
+        """Return the position of a column from 0.
+
+        Args:
+            name: Number of the column, from 0 or from -1 at the end.
+            where: Name of the option in the message.
 
         Raises:
-            ValueError: If it is no number or there is no such column.
+            ValueError: If the name is not a number, or the column does not exist.
         """
         try:
             number = int(name)
         except ValueError:
-            number = self.width
+            number = self.width  # out of range, raises below
         if not -self.width <= number < self.width:
             raise ValueError(
-                f"{where} must be the number of a column, 0 to {self.width - 1} or -1 to "
+                f"{where} must be a column number from 0 to {self.width - 1}, or from -1 to "
                 f"-{self.width}, got {name!r}"
             )
         return number % self.width
 
     def fault(self, fields: Sequence[str], number: int) -> str | None:
-        """Return what is wrong with the columns of a line, or None."""
+        """Return the fault of a line with another number of columns, or None."""
         if len(fields) == self.width:
             return None
-        by = "tabs" if self.tab else "spaces"
-        return f"line {number} has {len(fields)} column(s) between {by}, the file {self.width}"
+        separator = "tabs" if self.tab else "spaces"
+        return (
+            f"line {number} has {len(fields)} column(s) separated by {separator}, most lines have "
+            f"{self.width}"
+        )
 
-    def is_remark(self, line: str, fields: Sequence[str]) -> bool:
-        """Whether a line inside of a sentence is a comment."""
-        apart = len(fields) == 1 if self.tab else len(fields) > self.width
-        return line.startswith("# ") and apart
+    def is_comment(self, line: str, fields: Sequence[str]) -> bool:
+        """Return True if a line within a sentence is a comment."""
+        is_text = len(fields) == 1 if self.tab else len(fields) > self.width
+        return line.startswith("# ") and is_text
 
 
 def _read(path: Path, columns: Columns) -> tuple[int, int, list[_Sentence]]:
-    """Return the columns of words and tags of a file, and its sentences."""
+    """Return the positions of the word and tag columns of a file, and its sentences."""
     if not path.is_file():
-        raise FileNotFoundError(f"no file {path}; set source to a CoNLL file or a folder of them")
+        raise FileNotFoundError(
+            f"no file {path}; set data.source to a CoNLL file or a folder of CoNLL files"
+        )
     lines = _lines(path)
-    form = _Form.of(path, lines)
+    form = _LineFormat.detect(path, lines)
     word = form.column(columns.text, f"{path.name}: columns.text")
     tag = form.column(columns.label, f"{path.name}: columns.label")
     if word == tag:
         raise ValueError(
-            f"{path.name}: columns.text={columns.text} and columns.label={columns.label} are one "
-            f"column of {form.width}; set columns.label to the column of the tags"
+            f"{path.name}: columns.text={columns.text} and columns.label={columns.label} are the "
+            f"same column of {form.width}; set data.columns.label to the column of the tags"
         )
     return word, tag, list(_sentences(lines, form, tag))
 
 
 def _lines(path: Path) -> list[str]:
     found = []
-    # Only a newline ends a line: some words hold what else Python takes for one.
+    # Not splitlines: it also splits at characters that occur in words, such as U+2028.
     for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
         try:
             found.append(line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r"))
         except UnicodeDecodeError as error:
-            message = f"{path.name}, line {number}: {error}; the file must be UTF-8"
+            message = f"{path.name}, line {number}: {error}; save the file as UTF-8"
             raise ValueError(message) from None
     return found
 
 
-def _sentences(lines: Sequence[str], form: _Form, tag: int) -> Iterator[_Sentence]:
+def _sentences(lines: Sequence[str], form: _LineFormat, tag: int) -> Iterator[_Sentence]:
+    """Yield the sentences of a file.
+
+    Args:
+        lines: All lines of the file.
+        form: Format of the lines.
+        tag: Position of the tag column.
+    """
     document = 0
     found = _Sentence(document)
     rows = [form.fields(line) for line in lines]
@@ -188,26 +214,27 @@ def _sentences(lines: Sequence[str], form: _Form, tag: int) -> Iterator[_Sentenc
             continue
         fault = form.fault(fields, number)
         if line.startswith("#"):
+            # Before a sentence, a comment may have as many columns as a word by chance.
             before = fault or (fields[0] == "#" and fields[tag] not in tags)
-            if form.is_remark(line, fields) if found.lines else before:
+            if form.is_comment(line, fields) if found.lines else before:
                 continue
-        if form.width == _CONLL_U and _NO_WORD.fullmatch(fields[0]):
+        if form.width == _CONLL_U_COLUMNS and _SKIPPED_ID.fullmatch(fields[0]):
             continue
         found.fields.append(fields)
         found.lines.append(number)
         found.fault = found.fault or fault
-    if found.lines:
+    if found.lines:  # without a blank line at the end of the file
         yield found
 
 
 def _tags(
-    lines: Sequence[str], rows: Sequence[Sequence[str]], form: _Form, tag: int
+    lines: Sequence[str], rows: Sequence[Sequence[str]], form: _LineFormat, tag: int
 ) -> frozenset[str]:
-    """Return the tags of the lines that are words for sure, not comments before a sentence."""
-    behind = ["", *lines]  # the line before each
+    """Return the tags of all lines except those that may be comments before a sentence."""
+    preceding = ["", *lines]  # the line before each line
     return frozenset(
         fields[tag]
-        for before, fields in zip(behind, rows, strict=False)
+        for before, fields in zip(preceding, rows, strict=False)
         if len(fields) == form.width
         and (fields[0] != "#" or not (before.startswith("#") or not before.strip()))
     )

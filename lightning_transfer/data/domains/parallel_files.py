@@ -1,4 +1,4 @@
-"""The user's own pairs: aligned text files, or tables with two columns."""
+"""Texts with target texts from a user's own files: aligned text files, or tables."""
 
 import gzip
 import itertools
@@ -8,22 +8,32 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from lightning_transfer.data.readers.rows import Table
-from lightning_transfer.data.readers.split_files import STEMS, split_mapping
-from lightning_transfer.data.readers.table_files import ROW, SUFFIXES, read_batches
+from lightning_transfer.data.readers.split_files import (
+    STEMS,
+    list_folder,
+    source_name,
+    split_mapping,
+)
+from lightning_transfer.data.readers.table_files import ROW, SUFFIXES, column_names, read_batches
 from lightning_transfer.data.text_to_text import TextToText
 
-_PACKED = ".gz"
+_GZIP = ".gz"
 
 
 class ParallelFiles(TextToText):
-    r"""Pairs out of two files whose lines belong together, or out of a table.
+    r"""Pairs of texts from two aligned files, or from a table with two columns.
 
-    ``source`` names the files without what tells them apart: with ``source=corpus`` and
-    ``columns=TargetColumns("en", "de")`` line n of ``corpus.en`` belongs to line n of
-    ``corpus.de``; either may be packed as ``.gz``. A csv, tsv, jsonl or parquet file is a table
-    with these two columns. A folder holds ``train`` and, if they exist, ``validation`` (``valid``,
-    ``val``, ``dev``) and ``test``, of either form; a mapping says for ``train``, ``validation`` and
-    ``test`` what they are. Splits that have no file are cut from the training rows.
+    ``source`` is one of:
+
+    - the common name of two aligned files: with ``source=corpus`` and
+      ``columns=TargetColumns("en", "de")``, line n of ``corpus.en`` belongs to line n of
+      ``corpus.de``. Either file may be compressed (``corpus.en.gz``);
+    - a csv, tsv, jsonl or parquet file with two columns;
+    - a folder with ``train`` and optionally ``validation`` (also ``valid``, ``val``, ``dev``) and
+      ``test``, each a pair of aligned files or a table;
+    - a mapping of ``train``, ``validation`` and ``test`` to aligned files or tables.
+
+    Splits without a file are drawn from the training rows.
 
     Example:
         >>> import tempfile
@@ -46,11 +56,12 @@ class ParallelFiles(TextToText):
 
         Raises:
             FileNotFoundError: If there is no source, or a file is missing.
-            ValueError: If a column is missing, aligned files differ in length, or a mapping names
-                something that is no split.
+            ValueError: If a column is missing, aligned files differ in length, or a mapping has an
+                unknown split.
         """
         table: dict[str, list[Any]] = {name: [] for name in (*self.columns.named, "row", "split")}
         for split, path in self._paths().items():
+            # A table is a file. The common name of two aligned files is usually none.
             rows = self._table_rows(path) if path.is_file() else self._line_rows(path)
             for row in rows:
                 for name, value in row.items():
@@ -60,17 +71,15 @@ class ParallelFiles(TextToText):
 
     @property
     def where(self) -> str:
-        """Name of the data in messages: what the files are called."""
-        if isinstance(self.source, Mapping):
-            return ", ".join(Path(path).name for path in self.source.values())
-        return Path(self.source or type(self).__name__).name
+        """Name of the data in messages: the names of the files."""
+        return source_name(self.source) if self.source else type(self).__name__
 
     def _paths(self) -> dict[str, Path]:
-        """Return split -> a table, or what a pair of files is called."""
+        """Return split -> table, or common name of two aligned files."""
         if not self.source:
             raise FileNotFoundError(
-                "no files given; set source to a table, to the common name of two aligned files, "
-                "or to a folder of them (data.source=... on the command line)"
+                "no files given; set data.source to a table, to the common name of two aligned "
+                "files, or to a folder of them"
             )
         if isinstance(self.source, Mapping):
             return split_mapping(self.source)
@@ -82,29 +91,28 @@ class ParallelFiles(TextToText):
         for stem, split in STEMS.items():
             tables = [folder / f"{stem}{suffix}" for suffix in SUFFIXES]
             found = [path for path in tables if path.is_file()]
+            # One file is enough to find the pair. A missing second one is reported when it is read.
             if any(_find(folder / stem, self.columns.named[side]) for side in ("text", "target")):
                 found.append(folder / stem)
             if len(found) > 1 or (found and split in paths):
                 names = ", ".join(path.name for path in [*found, paths.get(split)] if path)
                 raise ValueError(
-                    f"{folder} has several files of {split} rows: {names}; say which with a "
-                    "mapping: source={train: ..., validation: ..., test: ...}"
+                    f"{folder} has several files of {split} rows: {names}; choose one with "
+                    "data.source={train: ..., validation: ..., test: ...}"
                 )
             if found:
                 paths[split] = found[0]
         if "train" not in paths:
             raise FileNotFoundError(
-                f"{folder} holds no train.{self.columns.text} and no table called train "
-                f"({', '.join(SUFFIXES)}); it has {_listed(folder)}"
+                f"{folder} has no train.{self.columns.text} and no table train "
+                f"({', '.join(SUFFIXES)}); it contains {list_folder(folder)}"
             )
         return paths
 
     def _table_rows(self, path: Path) -> Iterator[dict[str, Any]]:
         batches = read_batches(path, on_bad_row=self.on_bad_row)
         first = next(batches, [])
-        # A jsonl row may leave out what is empty, so a column counts if any row has it.
-        there = dict.fromkeys(itertools.chain.from_iterable(first))
-        self.columns.check([name for name in there if name != ROW], path.name)
+        self.columns.check(column_names(first), path.name)
         for row in itertools.chain(first, itertools.chain.from_iterable(batches)):
             cells = {ours: row.get(theirs) for ours, theirs in self.columns.named.items()}
             yield {**cells, "row": row[ROW]}
@@ -112,29 +120,32 @@ class ParallelFiles(TextToText):
     def _line_rows(self, prefix: Path) -> Iterator[dict[str, Any]]:
         if self.columns.group is not None:
             raise ValueError(
-                f"columns.group={self.columns.group!r} is a column of a table, and {prefix.name} "
-                "is a pair of files; leave columns.group out"
+                f"columns.group={self.columns.group!r} needs a table, but {prefix.name} is a pair "
+                "of files; set data.columns.group=null"
             )
         paths = [_need(prefix, ending) for ending in (self.columns.text, self.columns.target)]
         counts = [0, 0]
+        # Both files are read to the end, to report their lengths.
         for number, pair in enumerate(itertools.zip_longest(*map(_lines, paths)), start=1):
             counts = [n + (line is not None) for n, line in zip(counts, pair, strict=True)]
+            # zip_longest fills the shorter file with None; the counts then differ.
             if None not in pair:
                 place = f"{paths[0].name}, line {number}"
                 yield {"text": pair[0], "target": pair[1], "row": place}
         if counts[0] != counts[1]:
             raise ValueError(
-                f"line n of {paths[0].name} belongs to line n of {paths[1].name}, but they have "
-                f"{counts[0]:,} and {counts[1]:,} lines; mend the files, or give a table with two "
+                f"{paths[0].name} and {paths[1].name} must have equally many lines, got "
+                f"{counts[0]:,} and {counts[1]:,}; correct the files, or use a table with two "
                 "columns"
             )
 
 
 def _find(prefix: Path, ending: str) -> Path | None:
-    """Return one of an aligned pair of files, plain or packed."""
+    """Return one of two aligned files, plain or compressed; None if it does not exist."""
+    # Not with_suffix: it would replace a part of names such as news.2016.
     plain = prefix.with_name(f"{prefix.name}.{ending}")
-    packed = plain.with_name(plain.name + _PACKED)
-    return next((path for path in (plain, packed) if path.is_file()), None)
+    compressed = plain.with_name(plain.name + _GZIP)
+    return next((path for path in (plain, compressed) if path.is_file()), None)
 
 
 def _need(prefix: Path, ending: str) -> Path:
@@ -142,23 +153,17 @@ def _need(prefix: Path, ending: str) -> Path:
     if path is None:
         name = f"{prefix.name}.{ending}"
         raise FileNotFoundError(
-            f"no file {name} or {name}{_PACKED} in {prefix.parent.absolute()}, and {prefix.name} "
-            f"is no table; it has {_listed(prefix.parent)}"
+            f"no file {name} or {name}{_GZIP} in {prefix.parent.absolute()}, and {prefix.name} is "
+            f"not a table; the folder contains {list_folder(prefix.parent)}"
         )
     return path
 
 
-def _listed(folder: Path) -> str:
-    if not folder.is_dir():
-        return "no such folder"
-    return ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
-
-
 def _lines(path: Path) -> Iterator[str]:
-    """Yield the lines of a UTF-8 file; nothing but a line feed ends one.
+    """Yield the lines of a UTF-8 file. Only a line feed ends a line.
 
     Raises:
-        ValueError: If a line is not UTF-8, or a packed file no gzip or damaged.
+        ValueError: If a line is not UTF-8, or a compressed file is damaged.
     """
     number = 0
     try:
@@ -167,12 +172,16 @@ def _lines(path: Path) -> Iterator[str]:
                 yield line.rstrip("\r\n")
                 number += 1
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path.name}, behind line {number}: {error}; save it as UTF-8") from None
+        # "After", because decoding is buffered: the error is somewhere in the next lines.
+        raise ValueError(f"{path.name}, after line {number}: {error}; save it as UTF-8") from None
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ValueError(f"{path.name} is no whole gzip file: {error}; pack it again") from None
+        raise ValueError(
+            f"{path.name} is not a complete gzip file: {error}; compress it again"
+        ) from None
 
 
 def _open(path: Path) -> TextIO:
-    if path.suffix == _PACKED:
+    # newline="\n": other line ends, if within a line, would shift all later pairs.
+    if path.suffix == _GZIP:
         return gzip.open(path, "rt", encoding="utf-8-sig", newline="\n")
     return path.open(encoding="utf-8-sig", newline="\n")

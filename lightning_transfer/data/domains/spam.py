@@ -1,4 +1,4 @@
-"""Mail, wanted or not."""
+"""Mails of the Enron-Spam corpus, ham or spam."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,27 +14,29 @@ from lightning_transfer.data.text_data_module import TextDataModule
 from lightning_transfer.data.tokenization.tokens import Tokens
 
 MAILBOXES = {"kitchen": "training_dataset", "kaminski": "test_dataset"}
-"""Owner of each packaged mailbox -> its folder there; the first keeps the waves that both have."""
+"""Owner of each packaged mailbox -> its folder. Waves of both mailboxes belong to the first one."""
 
 
 class _Mail(NamedTuple):
-    owner: str  # empty, if it is none of those packaged
+    owner: str  # owner of the mailbox; empty for the user's own folder
     text: str
     kind: str
     place: str
 
 
 class Spam(TextDataModule):
-    """1,200 mails of the Enron-Spam corpus, ham or spam: 300 of each in two people's mailboxes.
+    """1,200 mails of the Enron-Spam corpus, ham or spam: 300 of each kind in two mailboxes.
 
-    The ham is of 2001, the spam was added by the corpus's authors from traps of 2005, another trap
-    for each mailbox. The first line is the subject. Much of the spam comes in waves: mails that
-    share three in ten of their five-word sequences are one wave, and lie in one split.
+    The ham is from 2001. The spam was added by the authors of the corpus from spam traps of 2005, a
+    different trap for each mailbox. The first line of a mail is its subject.
 
-    Without ``source`` both mailboxes are read, with ``kitchen`` or ``kaminski`` that one; or else
-    it is a folder of ``ham/<mail>.txt`` and ``spam/<mail>.txt``. Some waves reached both mailboxes;
-    ``kaminski`` is read without them (23 mails, in ``kitchen`` they would be 28), so that a filter
-    that learned on one has seen no mail of the other. Columns: ``text``, ``kind``, ``wave``.
+    Much of the spam comes in waves of similar mails. Mails belong to the same wave if they share at
+    least 30 % of their sequences of five words. A wave is in one split.
+
+    ``source`` is ``kitchen`` or ``kaminski`` for one mailbox, ``None`` for both, or a folder with
+    ``ham/<mail>.txt`` and ``spam/<mail>.txt``. Some waves reached both mailboxes. ``kaminski`` is
+    read without them (23 mails; ``kitchen`` has 28 mails of these waves), so a classifier trained
+    on one mailbox has seen no mail of the other. Columns: ``text``, ``kind``, ``wave``.
 
     Reference: Metsis, Androutsopoulos and Paliouras, "Spam Filtering with Naive Bayes: Which Naive
     Bayes?", CEAS 2006.
@@ -45,19 +47,24 @@ class Spam(TextDataModule):
     default_tokens = Tokens(max_length=128)
 
     def load_rows(self) -> Table:
-        """Return one row for each mail."""
-        named = isinstance(self.source, str) and self.source in MAILBOXES
-        folder = None if named else self.source_path
+        """Return one row per mail."""
+        is_mailbox = isinstance(self.source, str) and self.source in MAILBOXES
+        folder = None if is_mailbox else self.source_path
         if folder is not None:
-            mails = _read(folder, "")
+            mails = _read_mails(folder, "")
         else:
+            # Both mailboxes are read even for one, to find the waves that reached both.
             root = fetch("enron_spam")
-            mails = [mail for owner, box in MAILBOXES.items() for mail in _read(root / box, owner)]
+            mails = [
+                mail for owner, box in MAILBOXES.items() for mail in _read_mails(root / box, owner)
+            ]
         texts = [mail.text for mail in mails]
-        # Named by its text, or a new mail would rename, and so move, those behind it.
+        # A wave is named by its first text. With numbers, a new mail would rename later waves, and
+        # so move them to other splits.
+        # keep=1 compares all sequences, because mails may be short.
         waves = [texts[first] for first in near_duplicate_groups(texts, keep=1)]
-        if named:
-            mails, waves = _of_one(str(self.source), mails, waves)
+        if is_mailbox:
+            mails, waves = _select_mailbox(str(self.source), mails, waves)
         table = {
             "text": [mail.text for mail in mails],
             "kind": [mail.kind for mail in mails],
@@ -67,18 +74,18 @@ class Spam(TextDataModule):
         return {**columns, "row": [mail.place for mail in mails]}
 
 
-def _read(folder: Path, owner: str) -> list[_Mail]:
+def _read_mails(folder: Path, owner: str) -> list[_Mail]:
     table = read_text_folders([folder], form="<ham or spam>/<mail>.txt")
     columns = zip(table["text"], table["label"], table["row"], strict=True)
     return [_Mail(owner, *mail) for mail in columns]
 
 
-def _of_one(
+def _select_mailbox(
     owner: str, mails: Sequence[_Mail], waves: Sequence[str]
 ) -> tuple[list[_Mail], list[str]]:
-    """Return the mails of a mailbox, but those of waves in one before it, and the wave of each."""
-    before = list(MAILBOXES)[: list(MAILBOXES).index(owner)]
+    """Return the mails of a mailbox with their waves, without the waves of earlier mailboxes."""
+    earlier = list(MAILBOXES)[: list(MAILBOXES).index(owner)]
     found = list(zip(mails, waves, strict=True))
-    elsewhere = {wave for mail, wave in found if mail.owner in before}
+    elsewhere = {wave for mail, wave in found if mail.owner in earlier}
     kept = [(mail, wave) for mail, wave in found if mail.owner == owner and wave not in elsewhere]
     return [mail for mail, _ in kept], [wave for _, wave in kept]

@@ -1,22 +1,26 @@
-"""Tagged sentences from jsonl and parquet files."""
+"""Sentences with tagged words from a user's own jsonl and parquet files."""
 
 from typing import Any
 
 from lightning_transfer.data.readers.rows import Table
-from lightning_transfer.data.readers.split_files import name_of, split_files
-from lightning_transfer.data.readers.table_files import ROW, read_batches
+from lightning_transfer.data.readers.split_files import source_name, split_files
+from lightning_transfer.data.readers.table_files import ROW, column_names, read_batches
 from lightning_transfer.data.tagged_text import TaggedText
 
-SUFFIXES = (".jsonl", ".json", ".parquet")
+SUFFIXES = (".jsonl", ".json", ".parquet")  # formats with lists
 
 
 class TaggedFiles(TaggedText):
-    r"""Sentences from jsonl or parquet files, as lists of words and of tags.
+    r"""Sentences of jsonl or parquet files, each a list of words and a list of tags.
 
-    ``source`` is one file; or a folder that holds ``train.jsonl`` and, if they exist,
-    ``validation.jsonl`` (``valid``, ``val``, ``dev``) and ``test.jsonl``; or a mapping of
-    ``train``, ``validation``, ``test`` to files. Splits that have no file of their own are cut from
-    the training rows.
+    ``source`` is one of:
+
+    - a file;
+    - a folder with ``train.jsonl`` and optionally ``validation.jsonl`` (also ``valid``, ``val``,
+      ``dev``) and ``test.jsonl``;
+    - a mapping of ``train``, ``validation`` and ``test`` to files.
+
+    Splits without a file are drawn from the training rows.
 
     Example:
         >>> import tempfile
@@ -37,14 +41,13 @@ class TaggedFiles(TaggedText):
         """Return the sentences of all files.
 
         Raises:
-            FileNotFoundError: If there is no source, or a folder holds no file of a known name.
-            ValueError: If a column is missing, or a mapping names something that is no split.
+            FileNotFoundError: If there is no source, or a folder has no file named after a split.
+            ValueError: If a column is missing, or a mapping has an unknown split.
         """
         table: dict[str, list[Any]] = {name: [] for name in (*self.columns.named, "row", "split")}
         for split, path in split_files(self.source, SUFFIXES).items():
             for batch in read_batches(path, on_bad_row=self.on_bad_row):
-                there = dict.fromkeys(name for row in batch for name in row if name != ROW)
-                self.columns.check(list(there), path.name)
+                self.columns.check(column_names(batch), path.name)
                 for ours, theirs in self.columns.named.items():
                     table[ours] += [row.get(theirs) for row in batch]
                 table["row"] += [row[ROW] for row in batch]
@@ -53,5 +56,5 @@ class TaggedFiles(TaggedText):
 
     @property
     def where(self) -> str:
-        """Name of the data in messages: the file's name."""
-        return name_of(self.source)
+        """Name of the data in messages: the name of the file."""
+        return source_name(self.source)

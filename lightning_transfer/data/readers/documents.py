@@ -1,4 +1,4 @@
-"""Where raw text comes from: documents, one after another, never all at once."""
+"""Documents for pretraining: the protocol of a source, and a reader of files."""
 
 import hashlib
 import itertools
@@ -7,18 +7,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, get_args, runtime_checkable
 
-from lightning_transfer.data.readers.rows import text_fault
-from lightning_transfer.data.readers.table_files import ROW, SUFFIXES, read_batches
+from lightning_transfer.data.readers.rows import group_name, text_fault
+from lightning_transfer.data.readers.table_files import (
+    ROW,
+    SUFFIXES,
+    column_names,
+    read_batches,
+)
 from lightning_transfer.data.splits.split_spec import normalize
+
+Unit = Literal["blank_line", "line", "file"]
+
+_MAX_CHARS = 1 << 22  # a longer document is divided here, so that it fits into memory
 
 
 @dataclass(frozen=True)
 class Document:
-    """A text that belongs together: a review, an article, a chapter.
+    """A coherent text: a review, an article, a chapter.
 
     Args:
         text: The text, not empty.
-        group: Documents of one group stay in one split; ``None``: its own text is its group.
+        group: Documents of a group stay in one split; ``None``: the document is a group by itself.
     """
 
     text: str
@@ -26,18 +35,18 @@ class Document:
 
     @property
     def key(self) -> int:
-        """A number that texts share if they differ in case, spaces or signs only, in [0, 2^64)."""
-        return _number(normalize(self.text))
+        """Hash of the normalised text, in [0, 2^64). Duplicates have the same key."""
+        return _hash(normalize(self.text))
 
     @property
     def group_key(self) -> int:
-        """A number of the group, in [0, 2^64)."""
-        return self.key if self.group is None else _number(f"group:{self.group}")
+        """Hash of the group, in [0, 2^64)."""
+        return self.key if self.group is None else _hash(f"group:{self.group}")
 
 
 @runtime_checkable
 class Documents(Protocol):
-    """A source of documents that can be gone through more than once."""
+    """Source of documents, iterable more than once."""
 
     @property
     def where(self) -> str:
@@ -45,7 +54,7 @@ class Documents(Protocol):
         ...
 
     def digest(self) -> str:
-        """Return a hash of all that the documents follow from; equal digests, equal documents."""
+        """Return a hash of the documents. Sources with equal digests have equal documents."""
         ...
 
     def __iter__(self) -> Iterator[Document]:
@@ -53,32 +62,24 @@ class Documents(Protocol):
         ...
 
 
-def _number(text: str) -> int:
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
-
-
-Unit = Literal["blank_line", "line", "file"]
-_MAX_CHARS = 1 << 22  # a longer document is cut here, or it would have to fit into memory
-
-
 class FileDocuments:
     r"""Documents from ``.txt``, ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet`` files.
 
-    Never more than one document of a text file, or one batch of rows of a table, is in memory. A
-    document of more than 4 million characters goes on as another one.
+    Memory holds one document of a text file, or one batch of rows of a table, at a time. A document
+    of more than 4 million characters is divided into several ones.
 
     Args:
-        source: A file, or a folder whose files of these formats are taken in the order of their
-            names.
-        column: Of a table: the column of the text.
-        group: Of a table: the column that says which documents belong together; ``None``: none.
-        unit: Where a document of a ``.txt`` ends: at a ``blank_line``, at the end of each ``line``
-            or at the end of the ``file``.
-        encoding: Of the files; ``None``: UTF-8 for ``.txt``, detected for tables.
-        on_bad_row: ``error``, or ``skip`` to leave out rows of a table without a text.
+        source: A file, or a folder. Files of these formats in a folder are read in alphabetical
+            order.
+        column: For tables: column with the text.
+        group: For tables: column with the group of a document; ``None``: no groups.
+        unit: For ``.txt``: end of a document, a ``blank_line``, the end of each ``line``, or the
+            end of the ``file``.
+        encoding: Encoding of the files; ``None``: UTF-8 for ``.txt``, detected for tables.
+        on_bad_row: ``error``, or ``skip`` to leave out the rows of a table without text.
 
     Raises:
-        ValueError: If ``unit`` or ``on_bad_row`` is not one of those allowed.
+        ValueError: If ``unit`` or ``on_bad_row`` is unknown.
 
     Example:
         >>> import tempfile
@@ -116,12 +117,13 @@ class FileDocuments:
         return "no file" if self.source is None else Path(self.source).name
 
     def digest(self) -> str:
-        """Return a hash of the files' bytes and of how they are read."""
+        """Return a hash of the content of the files and of all options."""
         options = (self.column, self.group, self.unit, self.encoding, self.on_bad_row)
         state = hashlib.sha256(repr(options).encode())
         for path in self._paths():
             with path.open("rb") as file:
                 content = hashlib.file_digest(file, "sha256").digest()
+            # The extension selects the reader, so the same bytes may give other documents.
             state.update(path.suffix.lower().encode() + content)
         return state.hexdigest()
 
@@ -129,40 +131,45 @@ class FileDocuments:
         """Yield the documents of all files.
 
         Raises:
-            FileNotFoundError: If there is no source or no such file, or the folder is empty.
-            ValueError: If a file is of another encoding, a column is missing or a row is bad.
+            FileNotFoundError: If there is no source, the file does not exist, or the folder has no
+                file of a known format.
+            ValueError: If a file has another encoding, a column is missing, or a row is bad.
         """
         for path in self._paths():
             if path.suffix.lower() == ".txt":
-                yield from self._of_text(path)
+                yield from self._text_documents(path)
             else:
-                yield from self._of_table(path)
+                yield from self._table_documents(path)
 
     def _paths(self) -> list[Path]:
-        allowed = ", ".join(SUFFIXES)
+        formats = ", ".join(SUFFIXES)
         if self.source is None:
             raise FileNotFoundError(
-                f"no file given; set documents.source to a file ({allowed}) or a folder of files"
+                f"no file given; set data.documents.source to a file ({formats}) or a folder of "
+                "files"
             )
         path = Path(self.source).expanduser()
         if path.is_file():
             return [path]
         if not path.is_dir():
             raise FileNotFoundError(
-                f"no file or folder {path}; set documents.source to a file ({allowed}) or a folder"
+                f"no file or folder {path}; set data.documents.source to a file ({formats}) or a "
+                "folder"
             )
         found = sorted(p for p in path.iterdir() if p.is_file() and p.suffix.lower() in SUFFIXES)
         if not found:
-            raise FileNotFoundError(f"the folder {path} holds none of {allowed}")
+            raise FileNotFoundError(f"the folder {path} has no file of the formats {formats}")
         return found
 
-    def _of_text(self, path: Path) -> Iterator[Document]:
+    def _text_documents(self, path: Path) -> Iterator[Document]:
         lines: list[str] = []
-        size, begins = 0, True
+        size, begins = 0, True  # characters in lines; beginning of the file
         with path.open(encoding=self.encoding or "utf-8-sig") as file:
             try:
+                # The limit also bounds a single line, in a file without line ends.
                 while line := file.readline(_MAX_CHARS):
-                    if begins:  # a byte order mark stays in it where the encoding is stated
+                    # Only utf-8-sig removes the byte order mark; a given utf-8 keeps it.
+                    if begins:
                         line, begins = line.removeprefix("\ufeff"), False
                     ends = self.unit == "line" or (self.unit == "blank_line" and not line.strip())
                     lines.append(line)
@@ -170,35 +177,44 @@ class FileDocuments:
                     if ends or size >= _MAX_CHARS:
                         yield from _document(lines)
                         lines, size = [], 0
-            except UnicodeError as error:  # of a UTF-16 without its mark it is no DecodeError
-                raise ValueError(f"{path.name}: {error}; set documents.encoding") from None
+            # Not UnicodeDecodeError: UTF-16 without a byte order mark raises a plain UnicodeError.
+            except UnicodeError as error:
+                raise ValueError(
+                    f"{path.name}: {error}; set data.documents.encoding to the encoding of the file"
+                ) from None
         yield from _document(lines)
 
-    def _of_table(self, path: Path) -> Iterator[Document]:
+    def _table_documents(self, path: Path) -> Iterator[Document]:
         batches = read_batches(path, encoding=self.encoding, on_bad_row=self.on_bad_row)
+        # Columns are checked once, on the first batch.
         first = next(batches, [])
-        there = dict.fromkeys(itertools.chain.from_iterable(first))
-        for column in (self.column, self.group):
-            if column is not None and column not in there:
-                names = ", ".join(name for name in there if name != ROW)
+        available = column_names(first)
+        for option, column in (("column", self.column), ("group", self.group)):
+            if column is not None and column not in available:
                 raise ValueError(
-                    f"{path.name}: no column {column!r}, it has {names}; set documents.column or "
-                    "documents.group"
+                    f"{path.name}: no column {column!r}; set data.documents.{option} to one of "
+                    f"{', '.join(available)}"
                 )
         for row in itertools.chain(first, itertools.chain.from_iterable(batches)):
             text = row.get(self.column)
             if fault := text_fault(text):
                 if self.on_bad_row == "error":
                     raise ValueError(
-                        f"{row[ROW]}, column {self.column!r}: {fault}; mend the data or set "
-                        "documents.on_bad_row=skip"
+                        f"{row[ROW]}, column {self.column!r}: {fault}; correct the data or set "
+                        "data.documents.on_bad_row=skip"
                     )
                 continue
-            group = None if self.group is None else row.get(self.group)
-            yield Document(str(text), None if group in (None, "") else str(group))
+            group = None if self.group is None else group_name(row.get(self.group))
+            yield Document(str(text), group)
 
 
 def _document(lines: list[str]) -> Iterator[Document]:
+    """Yield a document of these lines, or nothing if they have no text."""
     text = "".join(lines).strip()
     if text_fault(text) is None:
         yield Document(text)
+
+
+def _hash(text: str) -> int:
+    # Not hash(): Python randomises the hash of a string in each process.
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")

@@ -1,4 +1,4 @@
-"""Check a table row by row, before anything is learned from it."""
+"""Checks of the rows of a table, before they are split or tokenized."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Table: TypeAlias = Union[Mapping[str, Sequence[Any]], "Dataset"]
-"""Rows as a domain reads them: column name -> values, as a plain mapping or a data set."""
+"""Rows as returned by ``load_rows``: column name -> values, as a mapping or a data set."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """The good rows of a table.
+    """Good rows of a table with labels.
 
     Args:
-        labels: The label contract.
+        labels: Labels of the rows.
         texts: Text of each row.
-        targets: Target of each row, as :meth:`LabelSpec.parse` gives it.
-        places: Where each row came from, for messages ("reviews.csv, line 12").
-        pairs: Second text of each row, if the table has one.
+        targets: Target of each row, see :meth:`LabelSpec.parse`.
+        places: Place of each row in its source, for messages ("reviews.csv, line 12").
+        pairs: Second text of each row, if the table has pairs.
         groups: Group of each row, if the table has groups.
-        given: Split of each row, if the table comes split.
+        given: Split of each row, if the table comes with splits.
     """
 
     labels: Labels
@@ -49,200 +49,32 @@ class Rows:
         return len(self.texts)
 
     def tensor_targets(self) -> np.ndarray:
-        """Return the targets as the loss takes them.
+        """Return the targets in the form for the loss.
 
         Returns:
-            Rating: float32 ``(rows,)``. One label: int64 ``(rows,)``. Several labels: float32
-            ``(rows, num_labels)``, 1 where the row has the label.
+            For numbers, float32 ``(rows,)``. For one label per row, int64 ``(rows,)``. For several
+            labels per row, float32 ``(rows, num_labels)``: 1 for the labels of the row, else 0.
         """
         if self.labels.kind != "multi_label":
             kind = np.float32 if self.labels.kind == "regression" else np.int64
-            return np.array(self.targets, dtype=kind)
+            return np.array(self.targets, dtype=kind)  # (rows,)
         hot = np.zeros((len(self), self.labels.num_outputs), dtype=np.float32)
         for row, positions in enumerate(self.targets):
             hot[row, positions] = 1
         return hot  # (rows, num_labels)
 
 
-def check_rows(
-    table: Table, spec: LabelSpec, columns: Columns, *, where: str, on_bad_row: str
-) -> Rows:
-    """Return the good rows of ``table``.
-
-    Args:
-        table: Columns ``text`` and ``label``; optionally ``text_pair``, ``group``, ``split`` and
-            ``row``.
-        spec: What the label column holds.
-        columns: What the columns are called where they came from, for messages.
-        where: What the table is called in messages.
-        on_bad_row: ``error`` or ``skip``.
-
-    Raises:
-        ValueError: If a column is missing, a row is bad and ``on_bad_row`` is ``error``, or no
-            good row or one class only is left. A row is bad if its text is empty or no text, its
-            label is no number, no known label or none.
-    """
-    data = read_columns(table, where)
-    places = data.get("row") or [f"{where}, row {row}" for row in range(1, len(data["text"]) + 1)]
-    labels = _labels(data["label"], spec, f"{where}, column {columns.label!r}")
-    targets: list[Any] = []
-    good: list[int] = []
-    bad: list[str] = []
-    for row, place in enumerate(places):
-        try:
-            target = _check_row(data, row, spec, labels, columns)
-        except ValueError as error:
-            bad.append(f"{place}, {error}")
-        else:
-            good.append(row)
-            targets.append(target)
-    report_bad(bad, len(places), where, on_bad_row)
-    _check_classes(targets, labels, f"{where}, column {columns.label!r}")
-    optional = {
-        name: [data[name][row] for row in good] if name in data else None
-        for name in ("text_pair", "group", "split")
-    }
-    groups = optional["group"]
-    return Rows(
-        labels=labels,
-        texts=[data["text"][row] for row in good],
-        targets=targets,
-        places=[places[row] for row in good],
-        pairs=optional["text_pair"],
-        groups=[None if group in (None, "") else str(group) for group in groups]
-        if groups
-        else None,
-        given=optional["split"],
-    )
-
-
-def read_columns(
-    table: Table, where: str, *, needed: Sequence[str] = ("text", "label")
-) -> dict[str, Sequence[Any]]:
-    """Return the columns of a table as sequences of one length.
-
-    Args:
-        table: What a domain has read.
-        where: What the table is called in messages.
-        needed: Columns that it must have, ``text`` among them.
-
-    Raises:
-        ValueError: If a needed column or any row is missing, or lengths differ.
-    """
-    names = list(table) if isinstance(table, Mapping) else table.column_names
-    if {*needed} - {*names}:
-        raise ValueError(
-            f"{where}: load_rows() must return the columns {' and '.join(needed)}, it returned "
-            f"{', '.join(names) or 'none'}"
-        )
-    # Of a data set [:] makes a list, which is read many times faster.
-    data = {name: table[name][:] for name in names}
-    lengths = {name: len(column) for name, column in data.items()}
-    if len(set(lengths.values())) > 1:
-        raise ValueError(
-            f"{where}: load_rows() must return columns of one length, it returned "
-            f"{', '.join(f'{length} x {name}' for name, length in lengths.items())}"
-        )
-    if not lengths["text"]:
-        raise ValueError(f"{where} has no rows")
-    return data
-
-
-def _labels(raws: Sequence[Any], spec: LabelSpec, where: str) -> Labels:
-    try:
-        return spec.found(raws)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
-
-
-def _check_row(
-    data: Mapping[str, Sequence[Any]], row: int, spec: LabelSpec, labels: Labels, columns: Columns
-) -> Any:
-    """Return the row's target.
-
-    Raises:
-        ValueError: If the row is bad; the message begins with the column.
-    """
-    for name in ("text", "text_pair"):
-        if name in data and (fault := text_fault(data[name][row])):
-            raise ValueError(f"column {getattr(columns, name) or name!r}: {fault}")
-    if "split" in data and (fault := split_fault(data["split"][row])):
-        raise ValueError(fault)
-    try:
-        return spec.parse(data["label"][row], labels)
-    except ValueError as error:
-        raise ValueError(f"column {columns.label!r}: {error}") from None
-
-
-def text_fault(text: object) -> str | None:
-    """Return what makes a cell unfit to be a text, or None; the rule of training and prediction."""
-    if text is None or text != text:  # NaN is how some writers say "none"
-        return "no text"
-    if not isinstance(text, str):
-        return f"{text!r} is not text"
-    if not text.strip():
-        return "empty text"
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return f"half a surrogate pair in {text[:40]!r}"
-    return None
-
-
-def split_fault(split: object) -> str | None:
-    """Return what makes a cell unfit to name a split, or None."""
-    return None if split in SPLITS else f"split must be one of {', '.join(SPLITS)}, got {split!r}"
-
-
-def report_bad(bad: Sequence[str], total: int, where: str, on_bad_row: str) -> None:
-    """Say how many rows are bad.
-
-    Args:
-        bad: Place and fault of each bad row.
-        total: Rows of the table.
-        where: What the table is called in messages.
-        on_bad_row: ``error``, or ``skip`` for a warning.
-
-    Raises:
-        ValueError: If no row is good, or one is bad and ``on_bad_row`` is ``error``.
-    """
-    if not bad:
-        return
-    more = f" (and {len(bad) - 1} more bad rows of {total})" if len(bad) > 1 else ""
-    if len(bad) == total:
-        raise ValueError(f"{where}: no good row of {total}; the first: {bad[0]}")
-    if on_bad_row == "error":
-        raise ValueError(f"{bad[0]}{more}; mend the data or set on_bad_row=skip")
-    rank_zero_only(log.warning)(
-        "%s: skipped %d bad rows of %d; the first: %s", where, len(bad), total, bad[0]
-    )
-
-
-def _check_classes(targets: list[Any], labels: Labels, where: str) -> None:
-    """Check that there is something to tell apart."""
-    if any(target != targets[0] for target in targets):
-        return
-    only = targets[0]
-    if labels.kind == "single_label":
-        what = f"the label {labels.names[only]!r}"
-    elif labels.kind == "multi_label":
-        what = f"the labels {[labels.names[position] for position in only]}"
-    else:
-        what = f"the rating {only}"
-    raise ValueError(f"{where}: every row has {what}; at least 2 different ones are needed")
-
-
 @dataclass(frozen=True)
 class TargetRows:
-    """The good rows of a table.
+    """Good rows of a table with target texts.
 
     Args:
         texts: Text of each row.
-        targets: Text that is to be written, of each row.
-        places: Where each row came from, for messages ("train.en, line 12").
+        targets: Target text of each row.
+        places: Place of each row in its source, for messages ("train.en, line 12").
         groups: Group of each row, if the table has groups.
-        given: Split of each row, if the table comes split.
-        keys: What alone decides in which split each row lies, if the table has such keys.
+        given: Split of each row, if the table comes with splits.
+        keys: Key of each row, if the table has keys. The key alone determines the split.
     """
 
     texts: list[str]
@@ -257,43 +89,250 @@ class TargetRows:
         return len(self.texts)
 
 
-def check_target_rows(
-    table: Table, columns: TargetColumns, *, where: str, on_bad_row: str
-) -> TargetRows:
-    """Return the good rows of ``table``.
+def check_rows(
+    table: Table, spec: LabelSpec, columns: Columns, *, where: str, on_bad_row: str
+) -> Rows:
+    """Return the good rows of a table with labels.
+
+    A row is bad if a text is missing, empty or not a str, or its label is missing, unknown or not a
+    finite number.
 
     Args:
-        table: Columns ``text`` and ``target``; optionally ``group``, ``split``, ``key`` and
-            ``row``.
-        columns: What the columns are called where they came from, for messages.
-        where: What the table is called in messages.
+        table: Columns ``text`` and ``label``; optional columns ``text_pair``, ``group``, ``split``
+            and ``row``.
+        spec: Content of the label column.
+        columns: Column names in the source, for messages.
+        where: Name of the table in messages.
         on_bad_row: ``error`` or ``skip``.
 
     Raises:
-        ValueError: If a column is missing, no good row is left, or a row is bad and ``on_bad_row``
-            is ``error``. A row is bad if one of its texts is empty or no text.
+        ValueError: If a column is missing, a row is bad and ``on_bad_row`` is ``error``, no good
+            row is left, or all good rows have the same label.
     """
-    data = read_columns(table, where, needed=("text", "target"))
-    places = data.get("row") or [f"{where}, row {row}" for row in range(1, len(data["text"]) + 1)]
-    faults = [_fault(data, row, columns) for row in range(len(places))]
-    bad = [f"{place}, {fault}" for place, fault in zip(places, faults, strict=True) if fault]
+    data = read_columns(table, where)
+    places = row_places(data, where)
+    label_column = f"{where}, column {columns.label!r}"
+    try:
+        labels = spec.infer_labels(data["label"])
+    except ValueError as error:
+        raise ValueError(f"{label_column}: {error}") from None
+    targets: list[Any] = []
+    good: list[int] = []
+    bad: list[str] = []
+    # All rows are checked before an error is raised, so that it can report the number of bad rows.
+    for row, place in enumerate(places):
+        try:
+            target = _check_row(data, row, spec, labels, columns)
+        except ValueError as error:
+            bad.append(f"{place}, {error}")
+        else:
+            good.append(row)
+            targets.append(target)
     report_bad(bad, len(places), where, on_bad_row)
-    good = [row for row, fault in enumerate(faults) if not fault]
-    kept = {name: [data[name][row] for row in good] for name in data}
-    groups = kept.get("group")
-    return TargetRows(
-        texts=kept["text"],
-        targets=kept["target"],
+    _check_classes(targets, labels, label_column)
+    return Rows(
+        labels=labels,
+        texts=[data["text"][row] for row in good],
+        targets=targets,
         places=[places[row] for row in good],
-        groups=groups and [None if group in (None, "") else str(group) for group in groups],
-        given=kept.get("split"),
-        keys=kept.get("key"),
+        pairs=_optional(data, "text_pair", good),
+        groups=row_groups(data, good),
+        given=_optional(data, "split", good),
     )
 
 
-def _fault(data: Mapping[str, Sequence[Any]], row: int, columns: TargetColumns) -> str | None:
-    """Return what makes a row bad, beginning with the column, or None."""
+def check_target_rows(
+    table: Table, columns: TargetColumns, *, where: str, on_bad_row: str
+) -> TargetRows:
+    """Return the good rows of a table with target texts.
+
+    A row is bad if one of its texts is missing, empty or not a str.
+
+    Args:
+        table: Columns ``text`` and ``target``; optional columns ``group``, ``split``, ``key`` and
+            ``row``.
+        columns: Column names in the source, for messages.
+        where: Name of the table in messages.
+        on_bad_row: ``error`` or ``skip``.
+
+    Raises:
+        ValueError: If a column is missing, a row is bad and ``on_bad_row`` is ``error``, or no good
+            row is left.
+    """
+    data = read_columns(table, where, needed=("text", "target"))
+    places = row_places(data, where)
+    faults = [_target_row_fault(data, row, columns) for row in range(len(places))]
+    bad = [f"{place}, {fault}" for place, fault in zip(places, faults, strict=True) if fault]
+    report_bad(bad, len(places), where, on_bad_row)
+    good = [row for row, fault in enumerate(faults) if not fault]
+    return TargetRows(
+        texts=[data["text"][row] for row in good],
+        targets=[data["target"][row] for row in good],
+        places=[places[row] for row in good],
+        groups=row_groups(data, good),
+        given=_optional(data, "split", good),
+        keys=_optional(data, "key", good),
+    )
+
+
+def read_columns(
+    table: Table, where: str, *, needed: Sequence[str] = ("text", "label")
+) -> dict[str, Sequence[Any]]:
+    """Return the columns of a table as sequences of equal length.
+
+    Args:
+        table: Rows as returned by ``load_rows``.
+        where: Name of the table in messages.
+        needed: Required columns, ``text`` among them.
+
+    Raises:
+        ValueError: If a required column is missing, the lengths differ, or there are no rows.
+    """
+    names = list(table) if isinstance(table, Mapping) else table.column_names
+    if {*needed} - {*names}:
+        raise ValueError(
+            f"{where}: load_rows() must return the columns {' and '.join(needed)}, got "
+            f"{', '.join(names) or 'none'}"
+        )
+    # [:] converts the column of a data set to a list. Reading single cells of a list is many times
+    # faster.
+    data = {name: table[name][:] for name in names}
+    lengths = {name: len(column) for name, column in data.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(
+            f"{where}: load_rows() must return columns of equal length, got "
+            f"{', '.join(f'{length} x {name}' for name, length in lengths.items())}"
+        )
+    if not lengths["text"]:
+        raise ValueError(f"{where} has no rows")
+    return data
+
+
+def row_places(data: Mapping[str, Sequence[Any]], where: str) -> Sequence[str]:
+    """Return the place of each row for messages: the column ``row``, or else row numbers from 1.
+
+    Args:
+        data: Columns of a table.
+        where: Name of the table.
+    """
+    count = len(data["text"])
+    return data.get("row") or [f"{where}, row {row}" for row in range(1, count + 1)]
+
+
+def row_groups(data: Mapping[str, Sequence[Any]], rows: Sequence[int]) -> list[str | None] | None:
+    """Return the group of some rows, or ``None`` if the table has no column ``group``.
+
+    Args:
+        data: Columns of a table.
+        rows: Positions of the rows.
+    """
+    return [group_name(data["group"][row]) for row in rows] if "group" in data else None
+
+
+def group_name(cell: object) -> str | None:
+    """Return the group in a cell. An empty cell is a row without a group."""
+    # str, because the splits hash the group, and ids may be numbers.
+    return None if cell in (None, "") else str(cell)
+
+
+def text_fault(text: object) -> str | None:
+    """Return the reason for rejecting a cell as a text, or ``None`` for a good text.
+
+    Training and prediction share this rule.
+    """
+    if text is None or text != text:  # NaN, a missing value in pandas, is not equal to itself
+        return "no text"
+    if not isinstance(text, str):
+        return f"{text!r} is not text"
+    if not text.strip():
+        return "empty text"
+    # Files, hashes and tokenizers cannot encode an unpaired surrogate, and would fail later.
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return f"unpaired surrogate (half a character) in {text[:40]!r}"
+    return None
+
+
+def split_fault(split: object) -> str | None:
+    """Return the reason for rejecting a cell as a split, or ``None`` for a good one."""
+    return None if split in SPLITS else f"split must be one of {', '.join(SPLITS)}, got {split!r}"
+
+
+def report_bad(bad: Sequence[str], total: int, where: str, on_bad_row: str) -> None:
+    """Raise an error for bad rows, or log their number.
+
+    Args:
+        bad: Place and fault of each bad row.
+        total: Number of rows in the table.
+        where: Name of the table in messages.
+        on_bad_row: ``error``, or ``skip`` to log a warning.
+
+    Raises:
+        ValueError: If all rows are bad, or one is bad and ``on_bad_row`` is ``error``.
+    """
+    if not bad:
+        return
+    if len(bad) == total:
+        raise ValueError(f"{where}: no good row of {total}; the first: {bad[0]}")
+    if on_bad_row == "error":
+        more = f" (and {len(bad) - 1} more bad rows of {total})" if len(bad) > 1 else ""
+        found = f"{bad[0].removesuffix('.')}{more}"
+        fix = "correct the data or set data.on_bad_row=skip"
+        # A fault may end with a question: "did you mean spam?".
+        raise ValueError(f"{found} {fix.capitalize()}" if found[-1] == "?" else f"{found}; {fix}")
+    # All ranks read the same rows, so one of them logs.
+    rank_zero_only(log.warning)(
+        "%s: skipped %d bad rows of %d; the first: %s", where, len(bad), total, bad[0]
+    )
+
+
+def _check_row(
+    data: Mapping[str, Sequence[Any]], row: int, spec: LabelSpec, labels: Labels, columns: Columns
+) -> Any:
+    """Return the target of a row.
+
+    Raises:
+        ValueError: If the row is bad. The message begins with the column.
+    """
+    for name in ("text", "text_pair"):
+        if name in data and (fault := text_fault(data[name][row])):
+            raise ValueError(f"column {getattr(columns, name) or name!r}: {fault}")
+    if "split" in data and (fault := split_fault(data["split"][row])):
+        raise ValueError(fault)
+    try:
+        return spec.parse(data["label"][row], labels)
+    except ValueError as error:
+        raise ValueError(f"column {columns.label!r}: {error}") from None
+
+
+def _target_row_fault(
+    data: Mapping[str, Sequence[Any]], row: int, columns: TargetColumns
+) -> str | None:
+    """Return the reason for rejecting a row, beginning with the column, or None."""
     for name in ("text", "target"):
         if fault := text_fault(data[name][row]):
             return f"column {getattr(columns, name)!r}: {fault}"
     return split_fault(data["split"][row]) if "split" in data else None
+
+
+def _optional(
+    data: Mapping[str, Sequence[Any]], name: str, rows: Sequence[int]
+) -> list[Any] | None:
+    """Return the cells of some rows in a column, or None if the table has no such column."""
+    return [data[name][row] for row in rows] if name in data else None
+
+
+def _check_classes(targets: list[Any], labels: Labels, where: str) -> None:
+    """Check that not all rows have the same label."""
+    # There would be nothing to learn, and correlations would be undefined.
+    if any(target != targets[0] for target in targets):
+        return
+    only = targets[0]
+    if labels.kind == "single_label":
+        found = f"the label {labels.names[only]!r}"
+    elif labels.kind == "multi_label":
+        found = f"the labels {[labels.names[position] for position in only]}"
+    else:
+        found = f"the value {only}"
+    raise ValueError(f"{where}: every row has {found}; at least 2 different labels are needed")

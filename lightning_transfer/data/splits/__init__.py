@@ -1,1 +1,1 @@
-"""Splits: training, validation and test rows, drawn by a hash."""
+"""Train, validation and test splits, drawn by a hash."""

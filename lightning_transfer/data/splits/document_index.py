@@ -1,4 +1,4 @@
-"""Which documents there are, and which split each lies in: a few bytes a document."""
+"""Index of documents: the keys by which they are split, at 17 bytes per document."""
 
 import hashlib
 import logging
@@ -18,19 +18,20 @@ from lightning_transfer.utils.atomic_files import atomic_path
 
 log = logging.getLogger(__name__)
 
-_FORMAT = 1  # of the cached file and of what makes a key; raise it when either changes
+_FORMAT = 1  # version of the cached file and of the keys; raise it if either changes
 
 
 class DocumentIndex:
-    """Keys of the documents, by which they are split; the texts themselves are not kept.
+    """Hashes of the texts and groups of documents, used to split them.
 
-    Documents are ordered by a hash of (seed, group), so that no group lies in two splits and a
-    document stays where it is when others come or go. A repeated text is kept once.
+    The index does not store the texts, so they may be larger than memory. Documents are ordered by
+    a hash of (seed, group). No group is therefore in two splits, and added or removed documents do
+    not reorder the others. Of equal texts, the first one is used.
 
     Args:
-        keys: Of each document's text, uint64 ``(documents,)``.
-        groups: Of each document's group, uint64 ``(documents,)``.
-        excluded: Whether it holds text that must stay unseen, bool ``(documents,)``.
+        keys: Hash of the text of each document, uint64 ``(documents,)``.
+        groups: Hash of the group of each document, uint64 ``(documents,)``.
+        excluded: True for documents with text that must stay unseen, bool ``(documents,)``.
     """
 
     def __init__(self, keys: np.ndarray, groups: np.ndarray, excluded: np.ndarray) -> None:
@@ -40,51 +41,73 @@ class DocumentIndex:
         self.excluded = excluded
 
     def __len__(self) -> int:
-        """Return the number of documents, those left out included."""
+        """Return the number of documents, including excluded ones and duplicates."""
         return len(self.keys)
 
     def split(self, splits: Splits) -> Mapping[str, np.ndarray]:
-        """Return the documents of each split, int64, in drawing order.
+        """Return the documents of each split.
+
+        Args:
+            splits: Sizes and seed of the splits. Fractions are of the documents that are neither
+                excluded nor duplicates.
+
+        Returns:
+            Split name -> positions of the documents in the order of the draw, int64.
 
         Raises:
-            ValueError: If more documents are to be held back than there are.
+            ValueError: If validation and test request more documents than there are.
         """
         _, first = np.unique(self.keys, return_index=True)
-        kept = np.zeros(len(self), dtype=bool)
-        kept[first] = True
-        documents = np.flatnonzero(kept & ~self.excluded)
-        places = _mixed(self.groups[documents], splits.seed)
-        order = np.argsort(places, kind="stable")
-        documents, places = documents[order], places[order]
+        is_first = np.zeros(len(self), dtype=bool)
+        is_first[first] = True
+        documents = np.flatnonzero(is_first & ~self.excluded)
+        hashes = _seeded_hash(self.groups[documents], splits.seed)
+        # Stable: documents of one group have equal hashes and keep the order of the source.
+        order = np.argsort(hashes, kind="stable")
+        documents, hashes = documents[order], hashes[order]
         ends = [0]
         for name, size in (("test", splits.test), ("val", splits.val)):
             wanted = ends[-1] + count_of(size, len(documents))
             if wanted > len(documents):
+                left = len(documents) - ends[-1]
                 raise ValueError(
                     f"splits.{name}={size} asks for {wanted - ends[-1]} documents, there are "
-                    f"{len(documents) - ends[-1]} to draw from"
+                    f"{left} to draw from; set data.splits.{name}={left} or less"
                 )
-            if ends[-1] < wanted < len(documents):  # the whole group
-                wanted = int(np.searchsorted(places, places[wanted - 1], side="right"))
+            if ends[-1] < wanted < len(documents):
+                # Extend the split to the end of its last group: a group is never divided.
+                wanted = int(np.searchsorted(hashes, hashes[wanted - 1], side="right"))
             ends.append(wanted)
         test, validation, train = np.split(documents, ends[1:])
         return {"train": train, "validation": validation, "test": test}
 
     def draw(self, documents: np.ndarray, size: int, *, seed: int) -> np.ndarray:
-        """Return ``size`` of the documents, drawn by ``seed``, in the order given."""
-        ranks = np.argsort(_mixed(self.keys[documents], seed + 1), kind="stable")
+        """Draw a subset of documents.
+
+        Args:
+            documents: Positions to draw from, int64 ``(documents,)``.
+            size: Number of documents to draw.
+            seed: Seed of the draw. A larger draw with the same seed contains a smaller one.
+
+        Returns:
+            Drawn positions in the given order, int64 ``(size,)``.
+        """
+        # Both seeds are 0 by default. With an equal hash, the subset would follow from the order in
+        # which the splits were drawn.
+        ranks = np.argsort(_seeded_hash(self.keys[documents], seed + 1), kind="stable")
         return documents[np.sort(ranks[:size])]
 
 
 def cached_index(documents: Documents, *, exclude: Mapping[str, Documents]) -> DocumentIndex:
-    """Return the index of a source, from the cache if it was made before.
+    """Return the index of a source of documents, from the cache if possible.
 
     Args:
-        documents: The source; gone through once, one document at a time.
-        exclude: Sources whose texts must not occur in the documents (see :class:`Overlap`).
+        documents: The source. It is read once, one document at a time.
+        exclude: Name -> source of texts that must stay unseen. Documents that overlap with one of
+            them are excluded (see :class:`Overlap`).
 
     Raises:
-        ValueError: If there is no document.
+        ValueError: If the source has no documents.
     """
     sources = [documents, *exclude.values()]
     digests = f"{_FORMAT} {' '.join(source.digest() for source in sources)}"
@@ -92,18 +115,20 @@ def cached_index(documents: Documents, *, exclude: Mapping[str, Documents]) -> D
     path = cache_dir() / "documents" / f"{name}.arrow"
     try:
         return _read(path)
-    except (OSError, pa.ArrowInvalid):
+    except (OSError, pa.ArrowInvalid):  # not cached yet, or a damaged file
         index = _scan(documents, exclude)
     try:
         _write(index, path)
-    except OSError as error:  # a full or read-only disk costs time, not the run
+    except OSError as error:  # a full or read-only disk must not stop the run
         log.warning("the index of %s is not cached in %s: %s", documents.where, path.parent, error)
     return index
 
 
 def _scan(documents: Documents, exclude: Mapping[str, Documents]) -> DocumentIndex:
+    # Overlap needs all of these texts at once: they must fit into memory, the documents need not.
     unseen = [document.text for source in exclude.values() for document in source]
     overlap = Overlap(unseen) if unseen else None
+    # Typed arrays: a list of Python integers would need several times the memory.
     keys, groups, excluded = array("Q"), array("Q"), bytearray()
     for document in documents:
         keys.append(document.key)
@@ -113,7 +138,7 @@ def _scan(documents: Documents, exclude: Mapping[str, Documents]) -> DocumentInd
         raise ValueError(f"{documents.where} has no documents")
     if overlap is not None:
         rank_zero_only(log.info)(
-            "%s: left out %d of %d documents that hold text of %s",
+            "%s: excluded %d of %d documents with text of %s",
             documents.where,
             sum(excluded),
             len(keys),
@@ -140,9 +165,12 @@ def _read(path: Path) -> DocumentIndex:
     return DocumentIndex(*columns)
 
 
-def _mixed(values: np.ndarray, seed: int) -> np.ndarray:
-    """Return a hash of (seed, value), uint64: the finalizer of SplitMix64, the same everywhere."""
-    with np.errstate(over="ignore"):
+def _seeded_hash(values: np.ndarray, seed: int) -> np.ndarray:
+    """Return a hash of (seed, value) by the finalizer of SplitMix64, uint64 ``(values,)``.
+
+    The result is the same on every platform and in every version of NumPy.
+    """
+    with np.errstate(over="ignore"):  # overflow is intended: the arithmetic is modulo 2**64
         mixed = values + np.uint64(0x9E3779B97F4A7C15) * np.uint64(2 * seed + 1)
         for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
             mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)

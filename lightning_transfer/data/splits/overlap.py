@@ -1,28 +1,29 @@
-"""Find documents that quote texts which must stay unseen."""
+"""Detection of documents that quote texts of a held-out set."""
 
 import re
 from collections import Counter
 from collections.abc import Iterable
 
 _WORD = re.compile(r"\w+")
-_WORDS = 5  # in a row: two texts share few such sequences by chance
-_LEAST = 3  # a text of fewer words is a stock phrase that anyone may write
+_LONGEST = 5  # words in a sequence: two texts share few sequences of this length by chance
+_SHORTEST = 3  # words: a shorter text is a stock phrase and may occur anywhere
 
 
 class Overlap:
-    """Tells whether a document holds much of one of some texts.
+    """Detector of documents with large parts of given texts.
 
-    Unlike :func:`near_duplicate_groups`, which samples, every sequence of five words counts, since
-    the texts may be single sentences. A text of three or four words is one sequence as a whole;
-    one of one or two words is a stock phrase, and is not looked for.
+    A document overlaps with a text if they share many sequences of five words. All sequences are
+    compared, because the texts may be single sentences; :func:`near_duplicate_groups` samples
+    them. A text of three or four words is a single sequence. Shorter texts are ignored: they are
+    stock phrases.
 
     Args:
-        texts: What must not occur.
-        share: A document overlaps from this share of common word sequences on, counted in whichever
-            of the two has fewer, in (0, 1].
+        texts: Texts to detect.
+        share: Smallest share of common sequences for an overlap, counted in the document or the
+            text, depending on which has fewer sequences, in (0, 1].
 
     Raises:
-        ValueError: If the share is out of its range.
+        ValueError: If ``share`` is not in (0, 1].
 
     Example:
         >>> overlap = Overlap(["a film that nobody will ever forget"])
@@ -37,35 +38,37 @@ class Overlap:
         if not 0 < share <= 1:
             raise ValueError(f"share must be in (0, 1], got {share}")
         self.share = share
-        self._holders: dict[str, list[int]] = {}
-        self._sizes: list[int] = []
+        self._texts_with: dict[str, list[int]] = {}  # sequence -> numbers of the texts
+        self._sizes: list[int] = []  # sequences of each text
         for number, text in enumerate(texts):
             found = _sequences(text)
             self._sizes.append(len(found))
             for sequence in found:
-                self._holders.setdefault(sequence, []).append(number)
+                self._texts_with.setdefault(sequence, []).append(number)
 
     def holds(self, document: str) -> bool:
-        """Return whether the document overlaps with one of the texts."""
+        """Return True if the document overlaps with one of the texts."""
         words = _WORD.findall(document.casefold())
         shared: Counter[int] = Counter()
-        whole: set[str] = set()
-        for size in range(_LEAST, _WORDS + 1):
+        longest: set[str] = set()
+        # Texts of 3 and 4 words are sequences of their own length, so all lengths are searched.
+        for size in range(_SHORTEST, _LONGEST + 1):
             own = {" ".join(words[i : i + size]) for i in range(len(words) - size + 1)}
-            for sequence in own & self._holders.keys():
-                shared.update(self._holders[sequence])
-            whole = own
-        # A document shorter than the sequences is one itself.
-        least = len(whole) or 1
+            for sequence in own & self._texts_with.keys():
+                shared.update(self._texts_with[sequence])
+            longest = own
+        # A document of fewer than 5 words counts as one sequence.
+        size_of_document = len(longest) or 1
         return any(
-            count >= self.share * min(self._sizes[number], least)
+            count >= self.share * min(self._sizes[number], size_of_document)
             for number, count in shared.items()
         )
 
 
 def _sequences(text: str) -> set[str]:
+    """Return the sequences of words of a text; none for a stock phrase."""
     words = _WORD.findall(text.casefold())
-    if len(words) < _LEAST:
+    if len(words) < _SHORTEST:
         return set()
-    size = min(len(words), _WORDS)
+    size = min(len(words), _LONGEST)
     return {" ".join(words[start : start + size]) for start in range(len(words) - size + 1)}

@@ -1,4 +1,4 @@
-"""Cut a table into training, validation and test rows, the same way on every machine."""
+"""Sizes of the splits, and the hash that assigns rows to them."""
 
 import hashlib
 import re
@@ -9,37 +9,45 @@ _WORD = re.compile(r"\w+")
 
 
 def normalize(text: str) -> str:
-    """Return the form in which two texts count as the same: case, spaces and signs left out.
+    """Return the form in which duplicates are compared: NFKC, without case and punctuation.
 
-    A text without any letter or digit (``:-)``) is its own form, or all of them would be one.
+    White space is reduced to single spaces.
 
     Example:
         >>> normalize("It's  GOOD!") == normalize("it s good")
         True
     """
     folded = unicodedata.normalize("NFKC", text).casefold()
+    # Without the fallback, all texts without a letter or digit, such as ":-)", would be duplicates.
     return " ".join(_WORD.findall(folded)) or " ".join(folded.split())
 
 
 def digest(seed: int, key: str) -> bytes:
-    """Return the place of ``key`` in the order that ``seed`` draws; no row depends on another."""
+    """Return a hash of (seed, key), by which rows are ordered.
+
+    A row's hash does not depend on other rows, so added rows do not reorder the existing ones.
+    """
     return hashlib.sha256(f"{seed}:{key}".encode()).digest()
 
 
 @dataclass(frozen=True)
 class Splits:
-    """How many rows are held back, and which.
+    """Sizes of the validation and test splits, and the seed of their draw.
 
-    Rows are ordered by a hash of (seed, group or normalised text), so the test rows stay test
-    rows when the file is sorted otherwise, and a new row moves at most one other.
+    Rows are ordered by a hash of (seed, group or normalised text). The test rows therefore stay
+    the same if the file is sorted in another way, and a new row moves at most one other row to
+    another split.
 
     Args:
-        val: Validation rows: a count (int) or a fraction in [0, 1] (float).
-        test: Test rows: a count (int) or a fraction in [0, 1] (float); cut before validation.
-        seed: Draws both, whatever the seed of the run is.
+        val: Validation rows: number of rows (int), or fraction of the rows in [0, 1] (float).
+        test: Test rows: number of rows (int), or fraction of the rows in [0, 1] (float). They are
+            drawn before the validation rows.
+        seed: Seed of both splits. It does not depend on the seed of the run, so all runs are tested
+            on the same rows.
 
     Raises:
-        ValueError: If a size is negative, a fraction above 1, or the two fractions exceed 1.
+        ValueError: If a size is negative, a fraction exceeds 1, or both fractions add up to more
+            than 1.
     """
 
     val: int | float = 0.1
@@ -50,6 +58,7 @@ class Splits:
         """Check the sizes."""
         for name in ("val", "test"):
             check_size(getattr(self, name), f"splits.{name}")
+        # Counts are checked during the draw: the number of rows is not known here.
         fractions = [size for size in (self.val, self.test) if isinstance(size, float)]
         if sum(fractions) > 1:
             raise ValueError(
@@ -57,16 +66,19 @@ class Splits:
             )
 
     def split_of(self, key: str) -> str:
-        """Return the split that a key lies in whatever other rows there are.
+        """Return the split of a row with this key, independent of all other rows.
 
-        Of a larger fraction the keys hold those of a smaller one, and the sizes are only met on
-        average.
+        The sizes of the splits hold on average only. The test rows of a larger ``test`` fraction
+        contain those of a smaller one.
 
         Args:
-            key: What a row is told by.
+            key: Key of the row, such as an identifier shared by all translations of a text.
+
+        Returns:
+            ``train``, ``validation`` or ``test``.
 
         Raises:
-            ValueError: If a size is a count: that many rows are other keys in each table.
+            ValueError: If a size is a count above 0. A count would select other keys in each table.
 
         Example:
             >>> [Splits(val=0.25, test=0.25).split_of(key) for key in ("save", "open", "file")]
@@ -75,30 +87,43 @@ class Splits:
         for name in ("val", "test"):
             if isinstance(size := getattr(self, name), int) and size > 0:
                 raise ValueError(
-                    f"splits.{name}={size} is a count, and these rows are dealt out one by one, so "
-                    "that a text lies in the same split in all languages: set a fraction such as "
-                    f"splits.{name}=0.1"
+                    f"splits.{name} must be a fraction in [0, 1] for rows with keys, got {size}: "
+                    "the key alone decides the split, so that a text is in the same split in all "
+                    f"languages; set for example data.splits.{name}=0.1"
                 )
-        at = int.from_bytes(digest(self.seed, key)[:8], "big") / 2**64
-        if at < self.test:
+        position = int.from_bytes(digest(self.seed, key)[:8], "big") / 2**64  # in [0, 1)
+        if position < self.test:
             return "test"
-        return "validation" if at < self.test + self.val else "train"
+        return "validation" if position < self.test + self.val else "train"
 
 
 def check_size(size: int | float, name: str) -> None:
     """Check that ``size`` is a count or a fraction.
 
+    Args:
+        size: The value to check.
+        name: Name of the option in messages.
+
     Raises:
-        ValueError: If it is negative, or a fraction above 1.
+        ValueError: If ``size`` is not a number, is negative, or is a fraction above 1.
     """
+    # bool is a subclass of int, and a YAML yes would otherwise mean one row.
     if isinstance(size, bool) or not isinstance(size, int | float):
         raise ValueError(f"{name} must be a count (int) or a fraction (float), got {size!r}")
-    if size < 0 or (isinstance(size, float) and not size <= 1):
+    if size < 0 or (isinstance(size, float) and not size <= 1):  # NaN too
         raise ValueError(f"{name} must be a count >= 0 or a fraction in [0, 1], got {size}")
 
 
 def count_of(size: int | float, total: int) -> int:
-    """Return how many of ``total`` rows a count or fraction is; a fraction above 0 is >= 1 row."""
+    """Convert a count or fraction to a number of rows.
+
+    Args:
+        size: Number of rows (int), returned unchanged, or fraction in [0, 1] (float).
+        total: Number of rows to draw from.
+
+    Returns:
+        Number of rows; at least 1 for a fraction above 0, if ``total`` is not 0.
+    """
     if isinstance(size, int):
         return size
     return min(total, max(round(size * total), 1 if size > 0 else 0))

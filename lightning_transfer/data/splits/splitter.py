@@ -1,4 +1,4 @@
-"""Deal rows out to the splits; no text and no group is in two of them."""
+"""Assignment of rows to splits, with no text and no group in two of them."""
 
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -9,27 +9,28 @@ import numpy as np
 from lightning_transfer.data.splits.split_spec import Splits, count_of, digest
 
 SPLITS = ("train", "validation", "test")
+"""Names of the splits."""
 
 
 def check_split_name(split: str) -> None:
-    """Raise if there is no such split.
+    """Check the name of a split.
 
     Raises:
-        ValueError: If it is none of :data:`SPLITS`.
+        ValueError: If the name is not in :data:`SPLITS`.
     """
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
 
 
-def ties_of(texts: Mapping[str, str], group: str | None) -> list[str]:
-    """Return what ties a row to others, so that they must lie in one split.
+def exclusive_keys(texts: Mapping[str, str], group: str | None) -> list[str]:
+    """Return the keys of a row that may occur in one split only.
 
     Args:
-        texts: Name of a column -> normalised text; a text of one column is none of another.
-        group: Its group, or ``None`` where it has none.
+        texts: Column name -> normalised text. Equal texts of two columns are different keys.
+        group: Group of the row; ``None`` for a row without a group.
 
     Example:
-        >>> ties_of({"text": "it rained"}, "page 3")
+        >>> exclusive_keys({"text": "it rained"}, "page 3")
         ['text:it rained', 'group:page 3']
     """
     named = texts if group is None else {**texts, "group": group}
@@ -38,13 +39,14 @@ def ties_of(texts: Mapping[str, str], group: str | None) -> list[str]:
 
 @dataclass(frozen=True)
 class SplitRows:
-    """Which rows each split holds.
+    """Rows of each split, and the number of dropped rows.
 
     Args:
-        positions: Split name -> row positions in the table, int64, in drawing order.
-        repeated: Rows dropped because their text is in the same split already.
-        conflicting: Those of them whose label was another.
-        leaked: Rows dropped because a text or the group of theirs is in a split of higher priority.
+        positions: Split name -> row positions in the table in the order of the draw, int64.
+        repeated: Rows dropped as duplicates of a row in the same split.
+        conflicting: Rows among ``repeated`` with another target than the first of the duplicates.
+        leaked: Rows dropped because one of their texts or their group is in a split of higher
+            priority.
     """
 
     positions: dict[str, np.ndarray] = field(default_factory=dict)
@@ -54,19 +56,20 @@ class SplitRows:
 
     @property
     def sizes(self) -> str:
-        """How many rows each split has, for messages."""
+        """Number of rows of each split, for messages."""
         return ", ".join(f"{len(self.positions[name]):,} {name}" for name in SPLITS)
 
 
 class Splitter:
-    """Deals the rows of one table out to the splits.
+    """Assigns the rows of a table to splits.
 
     Args:
-        keys: Normalised text of each row.
-        targets: Target of each row, to tell a repeated row from a contradiction.
-        units: Of each row the name of what it is drawn with; rows of one unit are drawn together.
-        ties: Of each row what no row of another split may have, see :func:`ties_of`.
-        given: Split of each row that comes already split (``train``, ``validation``, ``test``).
+        keys: Normalised text of each row. Rows with equal keys are duplicates.
+        targets: Target of each row. Duplicates with different targets are counted as conflicting.
+        units: Unit of each row. The rows of a unit are drawn together.
+        exclusive: Keys of each row that may occur in one split only, see :func:`exclusive_keys`.
+        given: Split of each row (``train``, ``validation`` or ``test``) for data that come with
+            splits; ``None``: all rows are drawn.
     """
 
     def __init__(
@@ -75,38 +78,47 @@ class Splitter:
         targets: Sequence[object],
         *,
         units: Sequence[str],
-        ties: Sequence[Sequence[str]],
+        exclusive: Sequence[Sequence[str]],
         given: Sequence[str] | None = None,
     ) -> None:
         """See the class."""
         self.keys = keys
         self.targets = targets
         self.units = units
-        self.ties = ties
+        self.exclusive = exclusive
         self.given = given
-        self._first: dict[str, int] = {}  # key -> the row that is kept
-        self._taken: dict[str, str] = {}  # tie -> the split that has it
+        self._first: dict[str, int] = {}  # key -> first row with it
+        self._split_of: dict[str, str] = {}  # exclusive key -> its split
         self._dropped = {"repeated": 0, "conflicting": 0, "leaked": 0}
 
     def split(self, splits: Splits) -> SplitRows:
-        """Return the rows of each split; a text or group is in one split, a row once.
+        """Draw the rows of each split.
 
-        Test rows are drawn first, then validation rows, the rest is for training. A split that
-        comes with the data is kept, and only the missing ones are drawn from its training rows. Of
-        test, validation and training rows that share a text or a group the first keep it.
+        Test rows are drawn first, then validation rows. All other rows are training rows. Splits
+        that come with the data are kept, and missing ones are drawn from the training rows. A
+        shared text or group stays in the first of test, validation and train; the other rows with
+        it are dropped.
+
+        Args:
+            splits: Sizes and seed of the splits. Fractions are of the distinct rows that can be
+                drawn.
 
         Raises:
-            ValueError: If more rows are to be held back than there are.
+            ValueError: If validation and test request more rows than there are.
         """
-        ready = {name: self._units(splits.seed, name) for name in SPLITS}
-        pool = ready["train"]
+        given = {name: self._units(splits.seed, name) for name in SPLITS}
+        pool = given["train"]
         rows: dict[str, list[int]] = {}
-        # Splits that came with the data are settled first: a drawn row must not push them out.
+        # Splits that come with the data claim their keys before any row is drawn: a drawn test row
+        # must not remove a given validation row.
         for name in ("test", "validation"):
-            if ready[name]:
-                rows[name] = self._take(name, ready[name], None)
-        taken = self._taken.keys()
-        free = {self.keys[r] for unit in pool for r in unit if taken.isdisjoint(self.ties[r])}
+            if given[name]:
+                rows[name] = self._take(name, given[name], None)
+        # Fractions are of distinct texts that no given split has claimed.
+        claimed = self._split_of.keys()
+        free = {
+            self.keys[r] for unit in pool for r in unit if claimed.isdisjoint(self.exclusive[r])
+        }
         for name, size in (("test", splits.test), ("validation", splits.val)):
             if name not in rows:
                 rows[name] = self._draw(name, pool, size, len(free))
@@ -115,42 +127,50 @@ class Splitter:
         return SplitRows(positions=positions, **self._dropped)
 
     def _units(self, seed: int, name: str) -> deque[list[int]]:
-        """Return the rows of a given split, in groups that stay together, in drawing order."""
+        """Return the units of a given split in the order of the draw, each a list of rows."""
         units: dict[str, list[int]] = {}
         for row, unit in enumerate(self.units):
             if (self.given[row] if self.given else "train") == name:
                 units.setdefault(unit, []).append(row)
         for rows in units.values():
-            # Of a repeated text the first row in the file is kept (the sort is stable).
+            # The sort is stable, so of duplicates the first row in the file comes first.
             rows.sort(key=lambda row: digest(seed, self.keys[row]))
         return deque(units[key] for key in sorted(units, key=lambda key: digest(seed, key)))
 
     def _draw(self, name: str, pool: deque[list[int]], size: int | float, total: int) -> list[int]:
+        """Take a count or a fraction of ``total`` rows out of ``pool``."""
         wanted = count_of(size, total)
         rows = self._take(name, pool, wanted)
+        # Only a count is exact. A fraction may fall short: rows of the pool may share an exclusive
+        # key with rows drawn before.
         if len(rows) < wanted and isinstance(size, int):
             option = "splits.val" if name == "validation" else "splits.test"
             raise ValueError(
-                f"{option}={size} asks for {wanted} {name} rows, there are {len(rows)} to draw from"
+                f"{option}={size} asks for {wanted} {name} rows, there are {len(rows)} to draw "
+                f"from; set data.{option}={len(rows)} or less"
             )
         return rows
 
     def _take(self, name: str, pool: deque[list[int]], wanted: int | None) -> list[int]:
-        """Move whole units out of ``pool`` until ``wanted`` rows are reached (None: all)."""
+        """Remove whole units from ``pool`` until ``wanted`` rows are reached (None: all)."""
         taken: list[int] = []
         while pool and (wanted is None or len(taken) < wanted):
-            taken += [row for row in pool.popleft() if self._is_new(row, name)]
+            taken += [row for row in pool.popleft() if self._claim(row, name)]
         return taken
 
-    def _is_new(self, row: int, name: str) -> bool:
-        """Claim the row's texts and group for split ``name``; say whether it is kept, or count."""
-        ties = self.ties[row]
-        if any(self._taken.get(tie, name) != name for tie in ties):
+    def _claim(self, row: int, name: str) -> bool:
+        """Claim the row's exclusive keys for split ``name``.
+
+        Returns:
+            True if the row is kept; a dropped row is counted.
+        """
+        exclusive = self.exclusive[row]
+        if any(self._split_of.get(key, name) != name for key in exclusive):
             self._dropped["leaked"] += 1
             return False
-        # Also for a repeated row: its text is in this split, so the rest of its group must not be
-        # in another.
-        self._taken.update(dict.fromkeys(ties, name))
+        # Duplicates claim their keys too: the text is in this split, so the other rows of the
+        # duplicate's group must not be in another split.
+        self._split_of.update(dict.fromkeys(exclusive, name))
         first = self._first.setdefault(self.keys[row], row)
         if first == row:
             return True

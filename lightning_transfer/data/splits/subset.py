@@ -1,4 +1,4 @@
-"""Draw a small training set: one that keeps the shares of the classes, or has as many of each."""
+"""Draws of small training sets: in the proportions of the classes, or balanced."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,32 +7,32 @@ import numpy as np
 
 from lightning_transfer.data.splits.split_spec import check_size, count_of, digest
 
-_EACH = re.compile(r"([1-9]\d*)/class")
+_PER_CLASS = re.compile(r"([1-9]\d*)/class")
 
 
-def rows_of_each(size: int | float | str | None) -> int | None:
-    """Return how many rows of each class a size asks for; None if it does not speak of classes.
+def rows_per_class(size: int | float | str | None) -> int | None:
+    """Return the number of rows per class of a size such as ``8/class``, else None.
 
     Example:
-        >>> rows_of_each("8/class"), rows_of_each(8)
+        >>> rows_per_class("8/class"), rows_per_class(8)
         (8, None)
     """
-    found = _EACH.fullmatch(size) if isinstance(size, str) else None
+    found = _PER_CLASS.fullmatch(size) if isinstance(size, str) else None
     return int(found[1]) if found else None
 
 
 def check_train_size(size: int | float | str | None) -> None:
-    """Check that a size is a count, a fraction, so many of each class, or None.
+    """Check that a size is a count, a fraction, a number of rows per class, or None.
 
     Raises:
-        ValueError: If it is none of them.
+        ValueError: If it is none of them, a negative count, or a fraction outside [0, 1].
     """
-    if size is None or rows_of_each(size) is not None:
+    if size is None or rows_per_class(size) is not None:
         return
     if isinstance(size, str):
         raise ValueError(
-            "train_size must be a count (int), a fraction (float), or so many of each class, as in "
-            f"8/class, got {size!r}"
+            "train_size must be a count (int), a fraction (float), or a number of rows per class "
+            f"such as 8/class, got {size!r}"
         )
     check_size(size, "train_size")
 
@@ -40,23 +40,23 @@ def check_train_size(size: int | float | str | None) -> None:
 def balanced(
     classes: Sequence[int], keys: Sequence[str], each: int, *, names: Sequence[str], seed: int
 ) -> np.ndarray:
-    """Draw as many rows of each class.
+    """Draw the same number of rows of each class.
 
-    Of each class the rows with the smallest hash of (seed, key) are taken, so that the draw does
+    The rows of each class with the smallest hash of (seed, key) are drawn. The draw therefore does
     not depend on the order of the rows, and a larger draw contains a smaller one.
 
     Args:
         classes: Class of each row, as a position in ``names``.
-        keys: Text of each row.
-        each: Rows of a class, at least 1.
-        names: All classes.
-        seed: Of the draw.
+        keys: Normalised text of each row.
+        each: Number of rows per class, >= 1.
+        names: Names of all classes.
+        seed: Seed of the draw.
 
     Returns:
         Sorted positions, int64 ``(each * len(names),)``.
 
     Raises:
-        ValueError: If a class has fewer rows.
+        ValueError: If a class has fewer than ``each`` rows.
 
     Example:
         >>> balanced([0, 0, 0, 1], ["a", "b", "c", "d"], 1, names=["ham", "spam"], seed=0).tolist()
@@ -69,13 +69,14 @@ def balanced(
         if len(rows) < each:
             raise ValueError(
                 f"train_size={each}/class asks for more than the {len(rows)} training rows of "
-                f"{name!r}; lower it, splits.val or splits.test"
+                f"{name!r}; lower data.train_size, data.splits.val or data.splits.test"
             )
         chosen += _ranked(rows, keys, seed)[:each]
     return np.array(sorted(chosen), dtype=np.int64)
 
 
 def _members(strata: Sequence[int]) -> Mapping[int, list[int]]:
+    """Return stratum -> its rows, in the order of the rows."""
     members: dict[int, list[int]] = {}
     for row, stratum in enumerate(strata):
         members.setdefault(stratum, []).append(row)
@@ -83,7 +84,9 @@ def _members(strata: Sequence[int]) -> Mapping[int, list[int]]:
 
 
 def _ranked(rows: Sequence[int], keys: Sequence[str], seed: int) -> list[int]:
-    # Another prefix than the splits use: or the subset would follow from how it was split.
+    """Return the rows in the order of the draw."""
+    # The prefix makes the hash differ from that of the splits. Else the subset would follow from
+    # the order in which the splits were drawn.
     return sorted(rows, key=lambda row: digest(seed, f"train:{keys[row]}"))
 
 
@@ -96,49 +99,53 @@ def draw(
     seed: int,
     where: str,
 ) -> np.ndarray:
-    """Draw training rows so that every stratum keeps its share.
+    """Draw training rows so that each stratum keeps its share.
 
     Args:
-        positions: The training rows, int64 ``(rows,)``.
-        size: A count (int) or a fraction of them (float); ``None``: all.
-        strata: Stratum of each of them.
-        keys: Text of each of them.
-        seed: Of the draw.
-        where: What the data are called in the message.
+        positions: Training rows, int64 ``(rows,)``.
+        size: Number of rows (int), or fraction of the training rows in [0, 1] (float). ``None``
+            means all.
+        strata: Stratum of each training row.
+        keys: Normalised text of each training row.
+        seed: Seed of the draw.
+        where: Name of the data in messages.
 
     Returns:
-        Some of the positions, in their order, int64 ``(size,)``.
+        Drawn positions in the given order, int64 ``(size,)``.
 
     Raises:
-        ValueError: If there are not as many, or the size speaks of classes.
+        ValueError: If ``size`` exceeds the number of training rows, or is a number of rows per
+            class.
     """
     if size is None:
         return positions
     if isinstance(size, str):
         raise ValueError(
-            f"train_size={size} needs classes, and {where} has none; give a count or a fraction"
+            f"train_size={size} needs classes, and {where} has none; give a count or a fraction "
+            "such as data.train_size=100"
         )
     count = count_of(size, len(positions))
     if count > len(positions):
         raise ValueError(
             f"train_size={size} asks for more than the {len(positions)} training rows of {where}; "
-            "lower train_size, splits.val or splits.test"
+            f"set data.train_size={len(positions)}, or lower data.splits.val or data.splits.test"
         )
     return positions[stratified(strata, keys, count, seed=seed)]
 
 
 def stratified(strata: Sequence[int], keys: Sequence[str], size: int, *, seed: int) -> np.ndarray:
-    """Draw ``size`` rows so that every stratum keeps its share.
+    """Draw ``size`` rows so that each stratum keeps its share.
 
-    Shares are rounded by largest remainder; a stratum keeps at least one row where ``size``
-    allows. Within a stratum the rows with the smallest hash of (seed, key) are taken, so that the
-    draw does not depend on the order of the rows and a larger draw tends to contain a smaller one.
+    Shares are rounded by the largest-remainder method. Each stratum keeps at least one row if
+    ``size`` is not smaller than the number of strata. Within a stratum, the rows with the smallest
+    hash of (seed, key) are drawn. The draw therefore does not depend on the order of the rows, and
+    a larger draw contains most rows of a smaller one.
 
     Args:
         strata: Stratum of each row.
-        keys: Text of each row.
-        size: How many to draw, at most ``len(strata)``.
-        seed: Of the draw.
+        keys: Normalised text of each row.
+        size: Number of rows to draw, at most ``len(strata)``.
+        seed: Seed of the draw.
 
     Returns:
         Sorted positions, int64 ``(size,)``.
@@ -152,7 +159,7 @@ def stratified(strata: Sequence[int], keys: Sequence[str], size: int, *, seed: i
     share = np.array([len(members[stratum]) for stratum in order]) * size / max(len(strata), 1)
     count = np.floor(share).astype(np.int64)
     if size >= len(order):
-        count = np.maximum(count, 1)
+        count = np.maximum(count, 1)  # a model cannot learn a class that the draw has dropped
     _round_to(count, share, size)
     chosen: list[int] = []
     for stratum, number in zip(order, count, strict=True):
@@ -161,18 +168,28 @@ def stratified(strata: Sequence[int], keys: Sequence[str], size: int, *, seed: i
 
 
 def _round_to(count: np.ndarray, share: np.ndarray, size: int) -> None:
-    """Move single rows between the strata until the counts add up to ``size``."""
+    """Change the counts of the strata in place until they add up to ``size``."""
     while count.sum() < size:
         count[np.argmax(share - count)] += 1
+    # The minimum of one row per stratum may have exceeded the size; it is kept here.
     while count.sum() > size:
         excess = np.where(count > 1, count - share, -np.inf)
         count[np.argmax(excess)] -= 1
 
 
 def quantile_strata(values: Iterable[float], parts: int = 5) -> list[int]:
-    """Return for each value which of ``parts`` equal shares of the sorted values it lies in."""
+    """Return the quantile of each value as a stratum.
+
+    Args:
+        values: Real numbers.
+        parts: Number of strata, of about equal size.
+
+    Returns:
+        Stratum of each value, in [0, parts).
+    """
     array = np.asarray(list(values), dtype=np.float64)
     if not len(array):
         return []
+    # Equal values share a stratum, so strata differ in size for values with many ties.
     limits = np.quantile(array, np.arange(1, parts) / parts)
     return np.searchsorted(limits, array, side="left").tolist()

@@ -1,1 +1,1 @@
-"""Tokenization: token tables, their cache, trained tokenizers."""
+"""Tokenization: token tables, their cache, and training of tokenizers."""

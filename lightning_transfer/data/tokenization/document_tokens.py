@@ -1,4 +1,4 @@
-"""Token ids of documents in one memory-mapped Arrow file, written as they come."""
+"""Token ids of documents in a memory-mapped Arrow file, written in batches."""
 
 import contextlib
 import hashlib
@@ -18,22 +18,22 @@ from lightning_transfer.utils.atomic_files import atomic_path
 
 log = logging.getLogger(__name__)
 
-_FORMAT = 1  # of the cached file and of the way text is cut into sentences
-_DOCUMENTS, _CHARS = 512, 1 << 22  # at most in one batch: bounds the memory
+_FORMAT = 1  # version of the cached file and of sentence splitting; raise it if either changes
+_DOCUMENTS, _CHARS = 512, 1 << 22  # largest batch: bounds the memory
 _SCHEMA = pa.schema([("input_ids", pa.list_(pa.int32())), ("sentences", pa.list_(pa.int32()))])
-
-
 _Batch = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 class DocumentTokens:
-    """Tokens of each document, without special tokens, and where its sentences begin.
+    """Token ids of documents, without special tokens, and the beginnings of their sentences.
 
-    The arrays lie on disk; only what is read of them is in memory, and a few bytes a document.
+    The arrays are on disk. Memory holds the parts in use and a few bytes per document.
 
     Args:
-        batches: Of each record batch: ids of its documents end to end, int32 ``(tokens,)``, where
-            each begins, ``(documents + 1,)``, and the same of the beginnings of sentences.
+        batches: Four arrays of each record batch: concatenated ids of its documents, int32
+            ``(tokens,)``; start of each document, int32 ``(documents + 1,)``; concatenated
+            beginnings of sentences, int32 ``(sentences,)``; start of each document in them, int32
+            ``(documents + 1,)``.
     """
 
     def __init__(self, batches: list[_Batch]) -> None:
@@ -48,40 +48,50 @@ class DocumentTokens:
         return len(self.lengths)
 
     def ids(self, document: int) -> np.ndarray:
-        """Return the ids of a document, int32 ``(tokens,)``."""
-        batch, row = self._place(document)
+        """Return the token ids of a document, int32 ``(tokens,)``."""
+        batch, row = self._locate(document)
         ids, starts, _, _ = self._batches[batch]
         return ids[starts[row] : starts[row + 1]]
 
     def sentences(self, document: int) -> np.ndarray:
-        """Return at which token each sentence begins, int32 ``(sentences,)``, the first at 0."""
-        batch, row = self._place(document)
+        """Return the first token of each sentence of a document, int32 ``(sentences,)``."""
+        batch, row = self._locate(document)
         _, _, sentences, starts = self._batches[batch]
         return sentences[starts[row] : starts[row + 1]]
 
     def counts(self, documents: np.ndarray, size: int) -> np.ndarray:
-        """Return how often each id occurs in some documents, int64 ``(size,)``."""
+        """Count the occurrences of each token id.
+
+        Args:
+            documents: Documents to count, int64 ``(documents,)``.
+            size: Size of the vocabulary.
+
+        Returns:
+            Number of occurrences of each id, int64 ``(size,)``.
+        """
         total = np.zeros(size, dtype=np.int64)
+        # In parts: the tokens of all documents may be larger than memory.
         for start in range(0, len(documents), _DOCUMENTS):
             some = [self.ids(int(document)) for document in documents[start : start + _DOCUMENTS]]
             total += np.bincount(np.concatenate(some), minlength=size)
         return total
 
-    def _place(self, document: int) -> tuple[int, int]:
+    def _locate(self, document: int) -> tuple[int, int]:
+        """Return the record batch of a document, and its row there."""
         batch = int(np.searchsorted(self._first, document, side="right")) - 1
         return batch, int(document - self._first[batch])
 
     @classmethod
     def read(cls, path: Path) -> "DocumentTokens":
-        """Map the file at ``path`` into memory.
+        """Map a cached file into memory.
 
         Raises:
-            OSError: If there is no such file.
-            pyarrow.ArrowInvalid: If it is not a file of tokens.
+            OSError: If the file does not exist.
+            pyarrow.ArrowInvalid: If the file does not contain tokens of documents.
         """
         reader = pa.ipc.open_file(pa.memory_map(str(path)))
         if reader.schema != _SCHEMA:
-            raise pa.ArrowInvalid(f"{path} is not a file of tokens of documents")
+            raise pa.ArrowInvalid(f"{path} does not contain tokens of documents")
         batches = []
         for number in range(reader.num_record_batches):
             ids, sentences = reader.get_batch(number).columns
@@ -97,24 +107,27 @@ def cached_documents(
     tokenizer: PreTrainedTokenizerBase,
     sentences: bool,
 ) -> DocumentTokens:
-    """Return the tokens of a source, from the cache if it was tokenized so before.
+    """Return the tokens of a source of documents, from the cache if possible.
 
     Args:
-        documents: The source; gone through once, and never held in memory.
-        excluded: Documents that get no tokens, bool ``(documents,)``.
+        documents: The source. It is read once, and never held in memory.
+        excluded: Documents to leave without tokens, bool ``(documents,)``.
         tokenizer: Any Hugging Face tokenizer.
-        sentences: Whether to find the beginnings of sentences; each is then tokenized by itself.
+        sentences: True to store the beginnings of sentences. Each sentence is then tokenized
+            separately.
 
     Raises:
-        OSError: If the cache cannot be written: such text may not fit into memory.
+        OSError: If the cache cannot be written.
     """
     state = hashlib.sha256(f"{_FORMAT} {sentences} {documents.digest()}".encode())
     state.update(tokenizer_content(tokenizer) + np.packbits(excluded).tobytes())
     path = cache_dir() / "tokens" / f"documents-{state.hexdigest()}.arrow"
-    with contextlib.suppress(OSError, pa.ArrowInvalid):
+    with contextlib.suppress(OSError, pa.ArrowInvalid):  # not cached yet, or a damaged file
         return DocumentTokens.read(path)
     count = len(excluded) - int(excluded.sum())
     log.info("%s: tokenizing %s documents", documents.where, f"{count:,}")
+    # Errors of the disk are not caught, in contrast to the cache of labelled texts: without the
+    # file, the tokens would have to fit into memory.
     with (
         atomic_path(path) as temporary,
         pa.OSFile(str(temporary), "wb") as file,
@@ -126,11 +139,12 @@ def cached_documents(
 
 
 def _batched(documents: Iterable[tuple[Document, bool]]) -> Iterator[list[str]]:
-    """Yield the texts in batches; a document that is left out is an empty text."""
+    """Yield the texts in batches, with an empty text for each excluded document."""
     batch: list[str] = []
     size = 0
-    for document, left_out in documents:
-        batch.append("" if left_out else document.text)
+    for document, is_excluded in documents:
+        # An empty text and not a gap: rows of the file are numbered like the documents.
+        batch.append("" if is_excluded else document.text)
         size += len(batch[-1])
         if len(batch) == _DOCUMENTS or size >= _CHARS:
             yield batch
@@ -142,10 +156,11 @@ def _batched(documents: Iterable[tuple[Document, bool]]) -> Iterator[list[str]]:
 def _encode(
     texts: list[str], tokenizer: PreTrainedTokenizerBase, *, sentences: bool
 ) -> pa.RecordBatch:
+    """Tokenize a batch of documents."""
     pieces = [split_sentences(text) if sentences else [text] for text in texts]
     flat = [piece for document in pieces for piece in document]
     encoded: list[list[int]] = []
-    if flat:  # all of a batch may be left out, and a tokenizer refuses an empty list
+    if flat:  # all documents of a batch may be excluded, and a tokenizer rejects an empty list
         encoded = tokenizer(
             flat, add_special_tokens=False, truncation=False, padding=False, verbose=False
         )["input_ids"]
@@ -153,6 +168,7 @@ def _encode(
     starts: list[list[int]] = []
     position = 0
     for document in pieces:
+        # A sentence without any token would give two sentences the same beginning.
         parts = [part for part in encoded[position : position + len(document)] if part]
         position += len(document)
         ids.append([token for part in parts for token in part])

@@ -1,4 +1,4 @@
-"""What a tokenizer puts around one text, or around two."""
+"""Special tokens of a row of one or two texts."""
 
 from dataclasses import dataclass
 
@@ -8,12 +8,16 @@ from transformers import PreTrainedTokenizerBase
 
 @dataclass(frozen=True)
 class Frame:
-    """Special tokens around the parts of a row, found by tokenizing a word.
+    """Special tokens around the parts of a row.
+
+    Documents are tokenized once without special tokens. The frame turns parts of them into model
+    inputs, equal to those of the tokenizer.
 
     Args:
-        around: Ids before, between and behind the parts: one more list than parts.
-        types: Segment ids of the same, and of each part between them, or None for tokenizers
-            that have none.
+        around: Ids before the first part, between the parts, and after the last part: one tuple
+            more than parts.
+        types: Segment ids of the tokens in ``around``; None for tokenizers without segment ids.
+        part_types: Segment id of each part.
     """
 
     around: tuple[tuple[int, ...], ...]
@@ -27,11 +31,11 @@ class Frame:
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase, *, parts: int) -> "Frame":
-        """Find the frame of a tokenizer.
+        """Determine the frame of a tokenizer by tokenizing a short text.
 
         Args:
             tokenizer: Any Hugging Face tokenizer.
-            parts: 1 for one text, 2 for a pair.
+            parts: 1 for single texts, 2 for pairs.
         """
         encoded = tokenizer(*["a"] * parts, return_special_tokens_mask=True, verbose=False)
         content = np.array(tokenizer("a", add_special_tokens=False, verbose=False)["input_ids"])
@@ -39,6 +43,8 @@ class Frame:
         has_types = "token_type_ids" in encoded and "token_type_ids" in tokenizer.model_input_names
         ids = encoded["input_ids"]
         types = encoded["token_type_ids"] if has_types else [0] * len(ids)
+        # The text may be several tokens, the same number in each part, so each part starts at every
+        # len(content)-th of the tokens that are not special.
         starts = np.flatnonzero(~special)[:: max(len(content), 1)][:parts].tolist()
         edges = [0, *(edge for start in starts for edge in (start, start + len(content))), len(ids)]
         spans = [slice(a, b) for a, b in zip(edges[::2], edges[1::2], strict=True)]
@@ -49,11 +55,14 @@ class Frame:
         )
 
     def row(self, *parts: np.ndarray) -> dict[str, np.ndarray]:
-        """Return a row of these parts.
+        """Add the special tokens to the parts of a row.
+
+        Args:
+            *parts: Token ids of each part, int ``(tokens,)``.
 
         Returns:
-            ``input_ids`` and, for tokenizers that have them, ``token_type_ids``, int64 ``(seq,)``;
-            ``special``: which tokens the frame has added, bool ``(seq,)``.
+            ``input_ids`` and, for tokenizers with segment ids, ``token_type_ids``: int64
+            ``(seq,)``. ``special``: True for the added tokens, bool ``(seq,)``.
         """
         ids: list[np.ndarray] = []
         types: list[np.ndarray] = []

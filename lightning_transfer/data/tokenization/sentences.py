@@ -1,16 +1,23 @@
-"""Where sentences end."""
+"""Rule-based sentence splitting."""
 
 import re
 
+# After a full stop and closing quotes or brackets if white space follows, and before a line break.
 _END = re.compile(r"(?<=[.!?…])[\"'”’)\]]*(?=\s)|(?=\n)")
 _BEGINNING = re.compile(r"(\s*)(\S)")
 
 
 def split_sentences(text: str) -> list[str]:
-    """Cut a text behind full stops and before line breaks; joined, the parts are the text.
+    """Split a text after full stops and before line breaks.
 
-    A plain rule, which also cuts behind abbreviations: where it is to be learned whether one part
-    follows another, any part of a text will do.
+    The rule also splits after abbreviations. Next-sentence prediction tolerates this, because any
+    two consecutive parts of a text are a valid pair.
+
+    Args:
+        text: Text to split.
+
+    Returns:
+        Parts of the text with their white space; concatenated, they are the text.
 
     Example:
         >>> split_sentences('He said "no." She left! Why?')
@@ -26,13 +33,14 @@ def split_sentences(text: str) -> list[str]:
 
 
 def first_sentences(text: str, count: int) -> str:
-    """Return the beginning of a text.
+    """Return the first sentences of a text.
 
-    What goes on in lower case or with a comma is no new sentence, so that "e.g." ends none.
+    In contrast to :func:`split_sentences`, a part in lower case or after a comma continues the
+    sentence, so "e.g." does not end one.
 
     Args:
-        text: With its sentences in order.
-        count: How many of them, at least 1.
+        text: Text to shorten.
+        count: Number of sentences, >= 1.
 
     Example:
         >>> first_sentences("Tags, e.g. of words, help. We give some. They work.", 2)
@@ -40,7 +48,8 @@ def first_sentences(text: str, count: int) -> str:
     """
     found: list[str] = []
     for part in split_sentences(text):
-        space, first = _BEGINNING.match(part).groups()  # type: ignore[union-attr]  # it is not blank
+        space, first = _BEGINNING.match(part).groups()  # type: ignore[union-attr]  # never blank
+        # A line break always ends a sentence, for example after a headline.
         if found and "\n" not in space and (first.islower() or first in ",;:)"):
             found[-1] += part
         else:

@@ -1,4 +1,4 @@
-"""What is said of tokens before they are used: empty rows, cut ones, too long ones."""
+"""Checks of tokenized rows: empty rows, truncated rows, and rows too long for the model."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -17,26 +17,26 @@ log = logging.getLogger(__name__)
 def check_not_empty(
     table: TokenTable, texts: Sequence[str], places: Sequence[str], column: str
 ) -> None:
-    """Check that the tokenizer found something in each text.
+    """Check that each text has at least one token.
 
     Args:
-        table: The tokens.
-        texts: The texts.
-        places: Where each was read, for the message.
-        column: Their column, for the message.
+        table: Tokens of the texts.
+        texts: Text of each row.
+        places: Place of each row in its source, for the message.
+        column: Name of the column, for the message.
 
     Raises:
-        ValueError: If a text has no token.
+        ValueError: If a text has no tokens.
     """
     empty = np.flatnonzero(table.lengths == 0)
     if len(empty):
         raise ValueError(
             f"{places[empty[0]]}, column {column!r}: the tokenizer finds no token in "
-            f"{texts[empty[0]]!r}; take the row out"
+            f"{texts[empty[0]]!r}; remove the row"
         )
 
 
-def say_cut(
+def log_truncation(
     table: TokenTable,
     positions: Mapping[str, np.ndarray],
     *,
@@ -45,32 +45,36 @@ def say_cut(
     where: str,
     option: str = "tokens",
 ) -> None:
-    """Say how many rows of each split were cut, and warn of rows too long for most models.
+    """Log the number of truncated rows of each split, and warn of rows too long for the model.
 
     Args:
-        table: The tokens.
-        positions: Split name -> rows of the table.
-        tokens: How they were cut.
-        tokenizer: Says the longest row that its model takes.
-        where: What the data are called in messages.
-        option: The argument that ``tokens`` came from.
+        table: Tokens of the rows.
+        positions: Split name -> rows of the table, int64 ``(rows,)``.
+        tokens: Length and truncation of the rows.
+        tokenizer: Tokenizer of the rows. Its ``model_max_length`` is the limit of the model.
+        where: Name of the data in messages.
+        option: Name of the argument with ``tokens``, for messages: ``tokens`` or
+            ``target_tokens``.
     """
-    cut = {name: table.cut[positions[name]] for name in SPLITS}
+    truncated = {name: table.truncated[positions[name]] for name in SPLITS}
     rank_zero_only(log.info)(
-        "%s: %scut to %d tokens, %s kept: %s rows",
+        "%s: %struncated to %d tokens, %s kept: %s rows",
         where,
         "" if option == "tokens" else "targets ",
         tokens.max_length,
         tokens.truncation,
-        ", ".join(f"{sum(rows):,} of {len(rows):,} {name}" for name, rows in cut.items()),
+        ", ".join(f"{sum(rows):,} of {len(rows):,} {name}" for name, rows in truncated.items()),
     )
+    # A warning and not an error: models with relative positions, such as T5, accept longer rows.
+    # Tokenizers without a limit report a very large number.
     limit = getattr(tokenizer, "model_max_length", None)
     if limit and max(table.lengths, default=0) > limit:
         rank_zero_only(log.warning)(
-            "%s: rows of up to %d tokens, the tokenizer states a limit of %d: most models fail "
-            "beyond it; lower %s.max_length",
+            "%s: the longest row has %d tokens, the limit of the tokenizer is %d, and most models "
+            "fail beyond it; set data.%s.max_length=%d",
             where,
             max(table.lengths),
             limit,
             option,
+            limit,
         )

@@ -1,4 +1,4 @@
-"""Token sequences of a whole data set, in one memory-mapped Arrow file."""
+"""Tokenization of all rows of a data set into one memory-mapped table."""
 
 import hashlib
 from collections.abc import Sequence
@@ -12,24 +12,25 @@ from transformers import PreTrainedTokenizerBase
 
 from lightning_transfer.data.tokenization.tokens import Tokens
 
-_CHUNK = 1000  # texts per tokenizer call: bounds the memory, costs nothing
+_CHUNK = 1000  # texts per call of the tokenizer: bounds the memory at no measurable cost
 
 
 class TokenTable:
-    """Token ids of each row, stored end to end.
+    """Token ids of the rows of a data set, concatenated in one flat array.
 
-    Rows are slices of one flat array, because reading rows of a data set in torch format costs
-    thirty times as much, and because the array can stay on disk.
+    A row is a slice of the array. Reading a row is thirty times as fast as from a ``datasets``
+    data set in torch format, and the array can stay on disk.
 
     Args:
-        input_ids: Ids of all rows end to end, int32 ``(tokens,)``.
-        starts: Where each row begins, int64 ``(rows + 1,)``.
-        token_type_ids: Segment of each token, int8 ``(tokens,)``, for tokenizers that have them.
-        cut: Whether a row was longer than allowed, bool ``(rows,)``.
-        words: Which word of its row each token belongs to, int32 ``(tokens,)``, for sentences that
-            come as words: ``word`` on the first token of a word, ``-2 - word`` on its others, -1 on
-            tokens of no word.
-        key: What the table is cached under, if it is.
+        input_ids: Concatenated token ids of all rows, int32 ``(tokens,)``.
+        starts: Start of each row in the flat arrays, int64 ``(rows + 1,)``.
+        token_type_ids: Segment id of each token, int8 ``(tokens,)``; None for tokenizers without
+            segment ids.
+        truncated: True for truncated rows, bool ``(rows,)``.
+        words: Word of each token, int32 ``(tokens,)``, for sentences given as words: ``word`` for
+            the first token of a word, ``-2 - word`` for its other tokens, -1 for tokens outside of
+            words. None for other texts.
+        key: Cache key of the table, if it is cached.
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class TokenTable:
         starts: np.ndarray,
         *,
         token_type_ids: np.ndarray | None,
-        cut: np.ndarray,
+        truncated: np.ndarray,
         words: np.ndarray | None = None,
         key: str | None = None,
     ) -> None:
@@ -46,25 +47,24 @@ class TokenTable:
         self.input_ids = input_ids
         self.starts = starts
         self.token_type_ids = token_type_ids
-        self.cut = cut
+        self.truncated = truncated
         self.words = words
         self.key = key
 
     def __len__(self) -> int:
         """Return the number of rows."""
-        return len(self.cut)
+        return len(self.truncated)
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens of each row, int64 ``(rows,)``."""
+        """Number of tokens of each row, int64 ``(rows,)``."""
         return np.diff(self.starts)
 
     @cached_property
     def fingerprint(self) -> str:
-        """Name of the content: tables of one fingerprint hold the same tokens in the same order.
+        """Hash of the content: tables with equal fingerprints have equal tokens in equal order.
 
-        The key of the cache, which is known before the tokens are; the hash of the tokens for a
-        table that never had one.
+        It is the cache key or, for a table without one, a hash of the tokens.
         """
         if self.key is not None:
             return self.key
@@ -75,7 +75,12 @@ class TokenTable:
         return state.hexdigest()
 
     def row(self, position: int) -> dict[str, np.ndarray]:
-        """Return the model inputs of one row, each ``(seq,)``, without padding."""
+        """Return the model inputs of a row.
+
+        Returns:
+            ``input_ids``, int32 ``(seq,)``, and for tokenizers with segment ids
+            ``token_type_ids``, int8 ``(seq,)``; without padding.
+        """
         span = slice(self.starts[position], self.starts[position + 1])
         inputs = {"input_ids": self.input_ids[span]}
         if self.token_type_ids is not None:
@@ -83,26 +88,43 @@ class TokenTable:
         return inputs
 
     def take(self, positions: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the model inputs of several rows end to end, ``(tokens,)``, and ``lengths``."""
+        """Return the concatenated model inputs of several rows.
+
+        Args:
+            positions: Rows of the table, int64 ``(rows,)``.
+
+        Returns:
+            The inputs as from :meth:`row`, ``(tokens,)``, and the ``lengths`` of the rows, int64
+            ``(rows,)``.
+        """
         lengths = self.starts[positions + 1] - self.starts[positions]  # (rows,)
-        places = self.places(positions)  # (tokens,)
-        inputs = {"input_ids": self.input_ids[places], "lengths": lengths}
+        indices = self.token_indices(positions)  # (tokens,)
+        inputs = {"input_ids": self.input_ids[indices], "lengths": lengths}
         if self.token_type_ids is not None:
-            inputs["token_type_ids"] = self.token_type_ids[places]
+            inputs["token_type_ids"] = self.token_type_ids[indices]
         return inputs
 
-    def places(self, positions: np.ndarray) -> np.ndarray:
-        """Return where the tokens of several rows lie in the flat arrays, int64 ``(tokens,)``."""
+    def token_indices(self, positions: np.ndarray) -> np.ndarray:
+        """Return the indices of the tokens of several rows in the flat arrays.
+
+        Args:
+            positions: Rows of the table, int64 ``(rows,)``.
+
+        Returns:
+            Indices of the tokens, row by row, int64 ``(tokens,)``.
+        """
         lengths = self.starts[positions + 1] - self.starts[positions]  # (rows,)
-        # Where a row begins here, taken from where it begins in the table.
+        # Offset of each row between the table and the concatenation of the selected rows. One
+        # vectorised gather for the batch is faster than a slice for each row.
         shifts = self.starts[positions] - (np.cumsum(lengths) - lengths)
         return np.arange(lengths.sum()) + np.repeat(shifts, lengths)  # (tokens,)
 
     def write(self, path: Path) -> None:
-        """Write the table to ``path`` as an Arrow file."""
+        """Write the table to an Arrow file."""
         starts = _to_arrow(self.starts)
         columns = {
-            "cut": _to_arrow(self.cut.astype(np.uint8)).cast(pa.bool_()),
+            # The names of the columns are the file format, so "cut" stays.
+            "cut": _to_arrow(self.truncated.astype(np.uint8)).cast(pa.bool_()),
             "input_ids": pa.LargeListArray.from_arrays(starts, _to_arrow(self.input_ids)),
         }
         for name, column in (("token_type_ids", self.token_type_ids), ("words", self.words)):
@@ -110,19 +132,24 @@ class TokenTable:
                 columns[name] = pa.LargeListArray.from_arrays(starts, _to_arrow(column))
         table = pa.table(columns)
         with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+            # One record batch: read() maps each column as a single array.
             writer.write_table(table, max_chunksize=max(len(self), 1))
 
     @classmethod
     def read(cls, path: Path, *, key: str | None = None) -> "TokenTable":
-        """Map the table at ``path``, cached under ``key``, into memory.
+        """Map a table into memory.
+
+        Args:
+            path: File from :meth:`write`.
+            key: Cache key of the table, if it is cached.
 
         Raises:
-            OSError: If there is no such file.
-            pyarrow.ArrowInvalid: If it is not a table of tokens.
+            OSError: If the file does not exist.
+            pyarrow.ArrowInvalid: If the file does not contain a token table.
         """
         table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
         if {"cut", "input_ids"} - set(table.column_names) or table["cut"].num_chunks != 1:
-            raise pa.ArrowInvalid(f"{path} is not a table of tokens")
+            raise pa.ArrowInvalid(f"{path} does not contain a token table")
         ids = table["input_ids"].chunk(0)
         rest = {
             name: _to_numpy(table[name].chunk(0).values, kind)
@@ -133,23 +160,24 @@ class TokenTable:
             _to_numpy(ids.values, np.int32),
             _to_numpy(ids.offsets, np.int64),
             token_type_ids=rest.get("token_type_ids"),
-            cut=_to_numpy(table["cut"].chunk(0).cast(pa.uint8()), np.uint8).astype(bool),
+            truncated=_to_numpy(table["cut"].chunk(0).cast(pa.uint8()), np.uint8).astype(bool),
             words=rest.get("words"),
             key=key,
         )
 
 
-# Arrow's own ways from and to numpy import pandas, which takes longer than all the rest.
+# Arrow's own conversions from and to NumPy import pandas, which takes half a second or more.
 def _to_arrow(array: np.ndarray) -> pa.Array:
+    """Return a NumPy array as an Arrow array that shares its memory."""
     kind = pa.from_numpy_dtype(array.dtype)
     buffer = pa.py_buffer(np.ascontiguousarray(array))
     return pa.Array.from_buffers(kind, len(array), [None, buffer])
 
 
 def _to_numpy(array: pa.Array, kind: type[np.generic]) -> np.ndarray:
-    """Return the values of an array of numbers without a copy."""
-    buffer = array.buffers()[1]
-    if buffer is None:  # of no values
+    """Return the values of an Arrow array of numbers without a copy."""
+    buffer = array.buffers()[1]  # the first buffer is the validity bitmap
+    if buffer is None:  # an empty array may have no buffer
         return np.empty(0, kind)
     values: np.ndarray = np.frombuffer(buffer, dtype=kind)
     return values[array.offset : array.offset + len(array)]
@@ -162,35 +190,36 @@ def tokenize(
     tokenizer: PreTrainedTokenizerBase,
     tokens: Tokens,
 ) -> TokenTable:
-    """Tokenize all rows, and cut those that are too long.
+    """Tokenize texts or pairs of texts, and truncate long rows.
 
     Args:
         texts: Text of each row.
-        pairs: Second text of each row, or ``None``.
+        pairs: Second text of each row; ``None`` for single texts.
         tokenizer: Any Hugging Face tokenizer.
-        tokens: Length and the part that is kept. Of a pair the longer text is cut first.
+        tokens: Length of the rows, and truncation of longer ones. The longer text of a pair is
+            truncated first.
 
     Raises:
-        ValueError: If ``tokens.max_length`` has no room beside the special tokens.
+        ValueError: If ``tokens.max_length`` is not larger than the number of special tokens.
     """
-    check_room(tokenizer, tokens, pair=pairs is not None)
+    check_max_length(tokenizer, tokens, pair=pairs is not None)
     with_types = "token_type_ids" in tokenizer.model_input_names
     ids: list[np.ndarray] = []
     types: list[np.ndarray] = []
-    cut: list[bool] = []
+    truncated: list[bool] = []
     for start in range(0, len(texts), _CHUNK):
         chunk = slice(start, start + _CHUNK)
-        for inputs, was_cut in _encode(
+        for inputs, too_long in _encode(
             texts[chunk], pairs[chunk] if pairs else None, tokenizer, tokens
         ):
             ids.append(inputs[0].astype(np.int32))
             types.append(inputs[1].astype(np.int8))
-            cut.append(was_cut)
+            truncated.append(too_long)
     return TokenTable(
         np.concatenate([*ids, np.empty(0, np.int32)]),
         np.cumsum([0, *map(len, ids)], dtype=np.int64),
         token_type_ids=np.concatenate([*types, np.empty(0, np.int8)]) if with_types else None,
-        cut=np.array(cut, dtype=bool),
+        truncated=np.array(truncated, dtype=bool),
     )
 
 
@@ -200,8 +229,8 @@ def _encode(
     tokenizer: PreTrainedTokenizerBase,
     tokens: Tokens,
 ) -> list[tuple[np.ndarray, bool]]:
-    """Return ids and segments of each row, int64 ``(2, seq)``, and whether the row was cut."""
-    # Untruncated: the tokenizer can cut one end only, and would not say that it did.
+    """Return token ids and segment ids of each row, int64 ``(2, seq)``, and its truncation flag."""
+    # Without truncation by the tokenizer: it supports one end only, and does not report it.
     encoded = tokenizer(
         [tokens.prefix + text for text in texts],
         list(pairs) if pairs is not None else None,
@@ -219,21 +248,25 @@ def _encode(
         if too_long:
             text = tokens.prefix + texts[position] if pairs is not None else None
             mask = np.array(encoded["special_tokens_mask"][position], dtype=bool)
-            inputs = inputs[:, _kept(mask, text, tokenizer, tokens)]
+            inputs = inputs[:, _kept_positions(mask, text, tokenizer, tokens)]
         rows.append((inputs, too_long))
     return rows
 
 
-def _kept(
+def _kept_positions(
     special: np.ndarray, first: str | None, tokenizer: PreTrainedTokenizerBase, tokens: Tokens
 ) -> np.ndarray:
-    """Return the positions kept of one long row: the special tokens and the chosen part.
+    """Return the positions that remain after truncation, including all special tokens.
 
     Args:
-        special: Which tokens are special, bool ``(seq,)``.
-        first: First text of a pair, to find where it ends; ``None`` for a single text.
-        tokenizer: The row's tokenizer.
-        tokens: Length and the part that is kept.
+        special: True for special tokens, bool ``(seq,)``.
+        first: First text of a pair, tokenized again to determine its length; ``None`` for single
+            texts.
+        tokenizer: Tokenizer of the row.
+        tokens: Length of the row, and truncation.
+
+    Returns:
+        Positions in ascending order, int64 ``(kept,)``.
     """
     content = np.flatnonzero(~special)
     budget = max(tokens.max_length - int(special.sum()), 0)
@@ -242,13 +275,16 @@ def _kept(
         alone = tokenizer(first, add_special_tokens=False, truncation=False, verbose=False)
         ends = min(len(alone["input_ids"]), ends)
     parts = [content[:ends], content[ends:]]
-    room = _share(len(parts[0]), len(parts[1]), budget)
-    kept = [part[tokens.kept(len(part), size)] for part, size in zip(parts, room, strict=True)]
+    budgets = _split_budget(len(parts[0]), len(parts[1]), budget)
+    kept = [part[tokens.kept(len(part), size)] for part, size in zip(parts, budgets, strict=True)]
     return np.sort(np.concatenate([np.flatnonzero(special), *kept]))
 
 
-def _share(first: int, second: int, budget: int) -> tuple[int, int]:
-    """Share the room between two texts: the longer is cut first, then both evenly."""
+def _split_budget(first: int, second: int, budget: int) -> tuple[int, int]:
+    """Return the number of tokens for each text of a pair.
+
+    The longer text is truncated first. Texts that are both too long get one half each.
+    """
     half = budget // 2
     if second <= half:
         return budget - second, second
@@ -257,25 +293,33 @@ def _share(first: int, second: int, budget: int) -> tuple[int, int]:
     return budget - half, half
 
 
-def check_room(tokenizer: PreTrainedTokenizerBase, tokens: Tokens, *, pair: bool = False) -> None:
-    """Check that there is room for text beside the special tokens.
+def check_max_length(
+    tokenizer: PreTrainedTokenizerBase, tokens: Tokens, *, pair: bool = False
+) -> None:
+    """Check that a row has space for at least one token that is not special.
+
+    Args:
+        tokenizer: Tokenizer of the rows.
+        tokens: Length of the rows.
+        pair: True if the rows are pairs of texts.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If ``tokens.max_length`` is not larger than the number of special tokens.
     """
     special = tokenizer.num_special_tokens_to_add(pair=pair)
     if tokens.max_length <= special:
         raise ValueError(
-            f"tokens.max_length={tokens.max_length} leaves no room for text: the tokenizer adds "
-            f"{special} special tokens; raise tokens.max_length"
+            f"tokens.max_length must be >= {special + 1}, got {tokens.max_length}: the tokenizer "
+            f"adds {special} special tokens to each row; set data.tokens.max_length={special + 1} "
+            "or more"
         )
 
 
 def need_tokenizer(tokenizer: PreTrainedTokenizerBase | None) -> PreTrainedTokenizerBase:
-    """Return a DataModule's tokenizer.
+    """Return the tokenizer of a DataModule.
 
     Raises:
-        RuntimeError: If it has none yet.
+        RuntimeError: If the tokenizer is None.
     """
     if tokenizer is None:
         raise RuntimeError("no tokenizer: set data.tokenizer before fit, validate or test")
@@ -283,25 +327,24 @@ def need_tokenizer(tokenizer: PreTrainedTokenizerBase | None) -> PreTrainedToken
 
 
 def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return the id that fills up short rows.
-
-    Any id does where there is no padding token, because the mask hides it.
-    """
+    """Return the token id for padding."""
+    # GPT-like tokenizers have no padding token. Any id will do: the attention mask hides it.
     ids = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
     return next(token for token in ids if token is not None)
 
 
+# The cache key of target texts contains the repr of this class, so its names must not change.
 @dataclass(frozen=True)
 class TargetFrame:
-    """What stands around a text that is to be written.
+    """Special tokens around a target text.
 
-    A decoder begins with a token of its own, so of what a BERT-like tokenizer puts around a text
-    only the end is to be written. Tokenizers of encoder-decoders know targets, and are followed;
-    one that ends no text, like GPT-2's, has its end token put behind.
+    Tokenizers of encoder-decoder models add the right tokens to targets themselves. From a
+    BERT-like tokenizer only the end is used, because the decoder adds its own start token. A
+    tokenizer without an end, such as GPT-2's, gets its end token appended.
 
     Args:
         start: Ids before the text.
-        end: Ids behind it, not empty.
+        end: Ids after the text, not empty.
     """
 
     start: tuple[int, ...]
@@ -309,10 +352,10 @@ class TargetFrame:
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase) -> "TargetFrame":
-        """Find the frame of a tokenizer, by tokenizing a letter.
+        """Determine the frame of a tokenizer by tokenizing a letter as a target.
 
         Raises:
-            ValueError: If the tokenizer has no token that ends a text.
+            ValueError: If the tokenizer has neither an ``eos_token`` nor a ``sep_token``.
         """
         whole = tokenizer(text_target="a", verbose=False)["input_ids"]
         content = tokenizer(text_target="a", add_special_tokens=False, verbose=False)["input_ids"]
@@ -321,44 +364,46 @@ class TargetFrame:
         )
         start, end = tuple(whole[:begin]), tuple(whole[begin + len(content) :])
         eos = tokenizer.eos_token_id
-        if eos is None:
+        if eos is None:  # as in BERT: [SEP] ends the text, and [CLS] is not a token of targets
             start, eos = (), tokenizer.sep_token_id
         if eos is None:
             raise ValueError(
-                f"the tokenizer {type(tokenizer).__name__} has no token that ends a text, so that "
-                "a model could not learn where to stop; give it an eos_token"
+                f"the tokenizer {type(tokenizer).__name__} has no end token (eos_token or "
+                "sep_token), so a model could not learn to end a text; set an eos_token"
             )
         return cls(start, end if eos in end else (*end, eos))
 
     @property
     def size(self) -> int:
-        """Number of tokens around a text."""
+        """Number of special tokens around a target text."""
         return len(self.start) + len(self.end)
 
 
 def tokenize_targets(
     texts: Sequence[str], *, tokenizer: PreTrainedTokenizerBase, tokens: Tokens
 ) -> TokenTable:
-    """Tokenize texts that are to be written, and cut those that are too long.
+    """Tokenize target texts, and truncate long ones.
 
     Args:
-        texts: Text of each row.
+        texts: Target text of each row.
         tokenizer: Any Hugging Face tokenizer.
-        tokens: Length, the end token included, and the part that is kept.
+        tokens: Length of the rows including special tokens, and truncation of longer texts.
 
     Raises:
-        ValueError: If ``tokens.max_length`` has no room beside the end token, or there is none.
+        ValueError: If ``tokens.max_length`` is not larger than the number of special tokens, or
+            the tokenizer has no end token.
     """
     frame = TargetFrame.of(tokenizer)
     budget = tokens.max_length - frame.size
     if budget < 1:
         raise ValueError(
-            f"target_tokens.max_length={tokens.max_length} leaves no room for text: {frame.size} "
-            "special tokens stand around it; raise target_tokens.max_length"
+            f"target_tokens.max_length must be >= {frame.size + 1}, got {tokens.max_length}: each "
+            f"target has {frame.size} special token(s); set data.target_tokens.max_length="
+            f"{frame.size + 1} or more"
         )
     start, end = np.array(frame.start, dtype=np.int32), np.array(frame.end, dtype=np.int32)
     rows: list[np.ndarray] = []
-    cut: list[bool] = []
+    truncated: list[bool] = []
     for first in range(0, len(texts), _CHUNK):
         chunk = [tokens.prefix + text for text in texts[first : first + _CHUNK]]
         encoded = tokenizer(
@@ -367,10 +412,10 @@ def tokenize_targets(
         for ids in encoded["input_ids"]:
             content = np.array(ids, dtype=np.int32)[tokens.kept(len(ids), budget)]
             rows.append(np.concatenate([start, content, end]))  # (seq,)
-            cut.append(len(ids) > budget)
+            truncated.append(len(ids) > budget)
     return TokenTable(
         np.concatenate([*rows, np.empty(0, np.int32)]),
         np.cumsum([0, *map(len, rows)], dtype=np.int64),
         token_type_ids=None,
-        cut=np.array(cut, dtype=bool),
+        truncated=np.array(truncated, dtype=bool),
     )

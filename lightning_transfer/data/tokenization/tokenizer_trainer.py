@@ -1,4 +1,4 @@
-"""A tokenizer trained on the spot, for models that start from nothing."""
+"""Training of tokenizers for models without pretrained weights."""
 
 import hashlib
 import json
@@ -22,26 +22,26 @@ log = logging.getLogger(__name__)
 Kind = Literal["wordpiece", "bpe", "unigram"]
 _SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 _BYTES = 256
-_FORMAT = 2  # of the way in which text becomes tokens; raise it when that changes
+_FORMAT = 2  # version of the trained tokenizers; raise it if the same text gives other tokens
 
 
 class TokenizerTrainer:
-    """Trains a WordPiece, byte-level BPE or Unigram tokenizer with BERT's special tokens.
+    """Trainer of WordPiece, byte-level BPE and Unigram tokenizers with the special tokens of BERT.
 
     Args:
-        kind: ``wordpiece``, ``bpe`` or ``unigram``.
-        vocab_size: Tokens at most, special ones included; a small text may give fewer. Where the
-            characters of the text are more, the rarest are unknown. Byte-level BPE needs 261, for
-            each byte is a token.
-        lowercase: Whether case and accents are taken away.
-        min_frequency: How often a pair must occur to become a token (not for ``unigram``).
-        stage: The stage, or several, on whose training text it is trained; None: the first of
-            ``order``. Of pairs both sides are read, so that two languages share their tokens.
-        segments: Whether it tells the parts of a pair apart by ``token_type_ids``, as BERT does;
-            False for GPT-like models.
+        kind: ``wordpiece``, ``bpe`` (byte-level) or ``unigram``.
+        vocab_size: Largest size of the vocabulary, including 5 special tokens. A small text may
+            give fewer tokens. If the text has more characters, the rarest are unknown. ``bpe``
+            needs 261 or more, because each byte is a token.
+        lowercase: True to remove case and accents.
+        min_frequency: Smallest number of occurrences of a merged pair, >= 1. Ignored by
+            ``unigram``.
+        stage: Name of the stage, or names of several, with the training text; None: the first
+            stage in ``order``. Both texts of pairs are used, so two languages share a vocabulary.
+        segments: True to return ``token_type_ids`` as in BERT; False for GPT-like models.
 
     Raises:
-        ValueError: If the kind is unknown, a number out of its range, or no stage in a list.
+        ValueError: If ``kind`` is unknown, a number is out of range, or ``stage`` is empty.
     """
 
     def __init__(
@@ -61,14 +61,14 @@ class TokenizerTrainer:
             )
         if vocab_size <= len(_SPECIAL):
             raise ValueError(
-                f"tokenizer.vocab_size must be > {len(_SPECIAL)}, the special tokens, got "
-                f"{vocab_size}"
+                f"tokenizer.vocab_size must be > {len(_SPECIAL)}, the number of special tokens, "
+                f"got {vocab_size}"
             )
         if kind == "bpe" and vocab_size < len(_SPECIAL) + _BYTES:
             raise ValueError(
-                f"tokenizer.vocab_size of kind bpe must be >= {len(_SPECIAL) + _BYTES}, the "
-                f"special tokens and {_BYTES} bytes, got {vocab_size}; raise it, or take another "
-                "kind"
+                f"tokenizer.vocab_size must be >= {len(_SPECIAL) + _BYTES} for tokenizer.kind=bpe, "
+                f"{len(_SPECIAL)} special tokens and {_BYTES} bytes, got {vocab_size}; set "
+                f"tokenizer.vocab_size={len(_SPECIAL) + _BYTES} or more, or choose another kind"
             )
         if min_frequency < 1:
             raise ValueError(f"tokenizer.min_frequency must be >= 1, got {min_frequency}")
@@ -77,18 +77,27 @@ class TokenizerTrainer:
         self.lowercase = lowercase
         self.min_frequency = min_frequency
         if stage is not None and not stage:
-            raise ValueError(f"tokenizer.stage must name a stage, got {stage!r}; or leave it out")
+            raise ValueError(
+                f"tokenizer.stage must name a stage, got {stage!r}; or set tokenizer.stage=null"
+            )
         self.stage = stage
         self.segments = segments
 
     def train(self, texts: Callable[[], Iterable[str]]) -> PreTrainedTokenizerFast:
-        """Train on texts, which are never held in memory; the same texts give the same tokenizer.
+        """Train a tokenizer.
+
+        The same texts always give the same vocabulary and token ids. The scores of ``unigram``
+        tokens differ slightly between runs.
 
         Args:
-            texts: Yields them; called twice, but once for BPE.
+            texts: Function that returns an iterator over the texts. It is called once for ``bpe``
+                and twice for the other kinds. The texts are never all in memory.
+
+        Returns:
+            The trained tokenizer.
 
         Raises:
-            ValueError: If the texts hold nothing to learn from.
+            ValueError: If the texts contain no token.
         """
         tokenizer = self._untrained()
         if self.kind == "bpe":
@@ -97,7 +106,7 @@ class TokenizerTrainer:
             self._train_on_characters(tokenizer, texts)
         if tokenizer.get_vocab_size() <= len(_SPECIAL):
             raise ValueError("the tokenizer has learned no token: its training text is empty")
-        tokenizer = _in_order(tokenizer)
+        tokenizer = _with_sorted_vocabulary(tokenizer)
         cls, sep = (tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]"))
         tokenizer.post_processor = processors.TemplateProcessing(
             single="[CLS] $A [SEP]",
@@ -118,25 +127,27 @@ class TokenizerTrainer:
     def _train_on_characters(
         self, tokenizer: Tokenizer, texts: Callable[[], Iterable[str]]
     ) -> None:
-        """Train what has all characters among its tokens, unless they are too many.
+        """Train a WordPiece or Unigram tokenizer in place, without the rarest characters if needed.
 
-        The trainers themselves take all of them, whatever the size of the vocabulary.
+        The trainers add all characters to the vocabulary, even beyond its size. The text is
+        therefore reduced to the most frequent characters that fit.
         """
-        counts, inside = _characters(tokenizer, texts())
-        marked = inside if self.kind == "wordpiece" else set()  # those with a token ##c beside c
+        counts, inside = _count_characters(tokenizer, texts())
+        # WordPiece has two tokens for a character that occurs inside a word: c and ##c.
+        marked = inside if self.kind == "wordpiece" else set()
         kept: set[str] = set()
-        # Unigram's trainer stops at the size only if the characters leave it something to add.
-        room = self.vocab_size - len(_SPECIAL) - (self.kind == "unigram")
+        # The trainer of Unigram exceeds the size if the characters alone fill the vocabulary, so
+        # one token is left free.
+        free = self.vocab_size - len(_SPECIAL) - (self.kind == "unigram")
         for character in sorted(counts, key=lambda one: (-counts[one], one)):
-            room -= 1 + (character in marked)
-            if room < 0:
+            free -= 1 + (character in marked)
+            if free < 0:
                 break
             kept.add(character)
-        # Named to the trainer of WordPiece, they have settled numbers. By itself it numbers them in
-        # another order each time, and of two pairs that occur equally often it joins the one with
-        # the lower numbers.
+        # As special tokens, the pieces get fixed ids. Otherwise the trainer of WordPiece numbers
+        # them in random order and merges, of two equally frequent pairs, the one with lower ids.
         pieces = sorted(kept | {f"##{one}" for one in kept & marked})
-        read = texts()
+        training_texts = texts()
         if len(kept) < len(counts):
             log.warning(
                 "tokenizer.vocab_size=%d has no room for %d of the %d characters of the text; the "
@@ -145,21 +156,25 @@ class TokenizerTrainer:
                 len(counts) - len(kept),
                 len(counts),
             )
-            # Not by the tokenizer itself, which is locked while it is trained.
-            read = _of(kept, self._untrained(), read)
-        named = pieces if self.kind == "wordpiece" else []
-        tokenizer.train_from_iterator(read, self._trainer(named))
+            # Another tokenizer normalises the texts: this one is locked during training.
+            training_texts = _without_other_characters(kept, self._untrained(), training_texts)
+        special = pieces if self.kind == "wordpiece" else []
+        tokenizer.train_from_iterator(training_texts, self._trainer(special))
 
     def cached(self, texts: Callable[[], Iterable[str]], digest: str) -> Path:
-        """Return a folder with the tokenizer, trained if it is not there yet.
+        """Return a folder with the trained tokenizer, from the cache if possible.
 
         Args:
-            texts: As in :meth:`train`; only called if the folder is not there.
-            digest: A hash of all that the texts follow from.
+            texts: Function as in :meth:`train`, called only if the tokenizer is not cached.
+            digest: Hash of the texts, or of everything on which they depend.
+
+        Returns:
+            Folder in the cache, readable by ``AutoTokenizer.from_pretrained``.
         """
-        told = [_FORMAT, self.kind, self.vocab_size, self.lowercase, self.min_frequency, digest]
-        told += [] if self.segments else ["no segments"]  # the names of the others stay
-        name = hashlib.sha256(json.dumps(told).encode()).hexdigest()
+        options = [_FORMAT, self.kind, self.vocab_size, self.lowercase, self.min_frequency, digest]
+        # Added only if False: tokenizers cached before this option keep their names.
+        options += [] if self.segments else ["no segments"]
+        name = hashlib.sha256(json.dumps(options).encode()).hexdigest()
         folder = cache_dir() / "tokenizers" / name
         if folder.is_dir():
             return folder
@@ -170,7 +185,7 @@ class TokenizerTrainer:
             self.train(texts).save_pretrained(temp)
             try:
                 temp.rename(folder)
-            except OSError:  # another process was faster, and has trained the same
+            except OSError:  # another process has trained the same tokenizer in the meantime
                 if not folder.is_dir():
                     raise
         finally:
@@ -178,6 +193,7 @@ class TokenizerTrainer:
         return folder
 
     def _untrained(self) -> Tokenizer:
+        """Return a tokenizer with an empty vocabulary."""
         if self.kind == "wordpiece":
             tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
             tokenizer.normalizer = normalizers.BertNormalizer(lowercase=self.lowercase)
@@ -199,6 +215,7 @@ class TokenizerTrainer:
         return tokenizer
 
     def _trainer(self, pieces: list[str]) -> training.Trainer:
+        """Return the trainer of this kind, with ``pieces`` as further special tokens."""
         shared: dict[str, Any] = {
             "vocab_size": self.vocab_size,
             "special_tokens": [*_SPECIAL, *pieces],
@@ -207,6 +224,7 @@ class TokenizerTrainer:
         if self.kind == "wordpiece":
             return training.WordPieceTrainer(min_frequency=self.min_frequency, **shared)
         if self.kind == "bpe":
+            # All bytes are tokens, so no character is unknown, even one outside the training text.
             alphabet = pre_tokenizers.ByteLevel.alphabet()
             return training.BpeTrainer(
                 min_frequency=self.min_frequency, initial_alphabet=alphabet, **shared
@@ -214,8 +232,8 @@ class TokenizerTrainer:
         return training.UnigramTrainer(unk_token="[UNK]", **shared)
 
 
-def _characters(tokenizer: Tokenizer, texts: Iterable[str]) -> tuple[Counter[str], set[str]]:
-    """Return how often each character occurs in words, and those that occur inside of one."""
+def _count_characters(tokenizer: Tokenizer, texts: Iterable[str]) -> tuple[Counter[str], set[str]]:
+    """Count the characters of words, and collect those that occur after the first position."""
     counts: Counter[str] = Counter()
     inside: set[str] = set()
     for text in texts:
@@ -226,30 +244,34 @@ def _characters(tokenizer: Tokenizer, texts: Iterable[str]) -> tuple[Counter[str
     return counts, inside
 
 
-def _of(characters: set[str], tokenizer: Tokenizer, texts: Iterable[str]) -> Iterator[str]:
-    """Yield the texts, normalised, without the words that hold any other character.
+def _without_other_characters(
+    characters: set[str], tokenizer: Tokenizer, texts: Iterable[str]
+) -> Iterator[str]:
+    """Yield the normalised texts without words that contain any other character.
 
-    No token may join what stands on both sides of a character that is none itself.
+    Whole words are removed. If only the character were removed, tokens would be learned from
+    neighbours that are not adjacent in the text.
     """
     for text in texts:
         words = tokenizer.normalizer.normalize_str(text).split()
         yield " ".join(word for word in words if characters.issuperset(word))
 
 
-def _in_order(tokenizer: Tokenizer) -> Tokenizer:
-    """Number the tokens by their spelling, behind the special ones.
+def _with_sorted_vocabulary(tokenizer: Tokenizer) -> Tokenizer:
+    """Return a tokenizer with token ids in alphabetical order after the special tokens.
 
-    The trainers of WordPiece and Unigram number them in another order each time, and a model's
-    weights belong to the numbers. Those of BPE are settled, and its merges speak of them.
+    The trainers of WordPiece and Unigram assign ids in random order, and the weights of a model
+    depend on the ids. BPE assigns them deterministically and is not changed.
     """
     content = json.loads(tokenizer.to_str())
+    # The pieces of WordPiece were added as special tokens for training only.
     content["added_tokens"] = [t for t in content["added_tokens"] if t["content"] in _SPECIAL]
     model = content["model"]
-    known = set(_SPECIAL)
+    special = set(_SPECIAL)
     if model["type"] == "WordPiece":
-        learned = sorted(set(model["vocab"]) - known)
+        learned = sorted(set(model["vocab"]) - special)
         model["vocab"] = {token: number for number, token in enumerate([*_SPECIAL, *learned])}
     elif model["type"] == "Unigram":
-        special = model["vocab"][: len(_SPECIAL)]
-        model["vocab"] = [*special, *sorted(model["vocab"][len(_SPECIAL) :])]
+        first = model["vocab"][: len(_SPECIAL)]
+        model["vocab"] = [*first, *sorted(model["vocab"][len(_SPECIAL) :])]
     return Tokenizer.from_str(json.dumps(content))

@@ -1,4 +1,4 @@
-"""How a text is cut to the model's length."""
+"""Length of token sequences, and truncation of longer texts."""
 
 from dataclasses import dataclass
 
@@ -7,24 +7,27 @@ import numpy as np
 MODES = ("head", "tail", "head+tail")
 
 
+# The cache key of tokens contains the repr of this class: a renamed or an added field makes all
+# cached tokens invalid.
 @dataclass(frozen=True)
 class Tokens:
-    """Length of the token sequences, and which part of a longer text is kept.
+    """Length of the token sequences, and the part of a longer text that is kept.
 
-    The end of a review often says more than its beginning, so the part is a choice (Sun et al.
-    2019, arXiv:1905.05583, found head+tail best on IMDb, with a quarter of the length for the
-    head). Special tokens are always kept.
+    The end of a review is often more informative than its beginning, so the part can be chosen.
+    Sun et al. 2019 (arXiv:1905.05583) found ``head+tail`` best on IMDb, with a quarter of the
+    length for the head. Special tokens are never truncated.
 
     Args:
-        max_length: Tokens per row at most, special tokens included.
-        truncation: Part kept of a longer text: ``head`` its beginning, ``tail`` its end,
-            ``head+tail`` both.
-        head_fraction: Share of the kept tokens, in [0, 1], that ``head+tail`` takes from the
-            beginning.
-        prefix: What stands before each text, such as T5's ``"summarize: "``.
+        max_length: Largest number of tokens in a row, including special tokens, >= 1.
+        truncation: Part of a longer text to keep: ``head`` (beginning), ``tail`` (end), or
+            ``head+tail`` (both).
+        head_fraction: Fraction of the kept tokens at the beginning of the text for ``head+tail``,
+            in [0, 1].
+        prefix: Text to prepend to each text, such as ``"summarize: "`` for T5.
 
     Raises:
-        ValueError: If a value is out of range, the mode unknown, or the prefix could be cut off.
+        ValueError: If a value is out of range, ``truncation`` is unknown, or ``truncation`` may
+            remove the prefix.
 
     Example:
         >>> Tokens(truncation="head+tail").kept(10, 4).tolist()
@@ -48,15 +51,19 @@ class Tokens:
             raise ValueError(f"tokens.head_fraction must be in [0, 1], got {self.head_fraction}")
         if self.prefix and self.truncation != "head":
             raise ValueError(
-                f"tokens.prefix={self.prefix!r} stands at the head of a text, and "
-                f"tokens.truncation={self.truncation} may cut it off; set tokens.truncation=head"
+                f"tokens.truncation must be head with tokens.prefix={self.prefix!r}, got "
+                f"{self.truncation!r}: it may remove the prefix; set data.tokens.truncation=head"
             )
 
     def kept(self, length: int, budget: int) -> np.ndarray:
-        """Return which of ``length`` tokens are kept when there is room for ``budget``.
+        """Return the positions of the tokens that remain after truncation.
+
+        Args:
+            length: Number of tokens before truncation, without special tokens.
+            budget: Largest number of tokens after truncation.
 
         Returns:
-            Ascending positions, int64 ``(min(length, budget),)``.
+            Positions in ascending order, int64 ``(min(length, budget),)``.
         """
         if length <= budget:
             return np.arange(length)

@@ -1,4 +1,4 @@
-"""Tokens of sentences that come as words, and which word each token belongs to."""
+"""Tokenization of sentences given as words, with the word of each token."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -6,63 +6,66 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from lightning_transfer.data.batching.masking import IGNORED
-from lightning_transfer.data.tokenization.token_table import TokenTable, check_room
+from lightning_transfer.data.tokenization.token_table import TokenTable, check_max_length
 from lightning_transfer.data.tokenization.tokens import Tokens
+from lightning_transfer.utils import IGNORED
 
-_CHUNK = 1000  # sentences per tokenizer call: bounds the memory, costs nothing
-_NONE = -1  # a token of no word
+_CHUNK = 1000  # sentences per call of the tokenizer: bounds the memory at no measurable cost
+_NONE = -1  # word of a token outside of words
 
 
 def tokenize_words(
     sentences: Sequence[Sequence[str]], *, tokenizer: PreTrainedTokenizerBase, tokens: Tokens
 ) -> TokenTable:
-    """Tokenize sentences, and note for each token the word that it comes from.
+    """Tokenize sentences given as words, and store the word of each token.
 
-    The words are joined by spaces and read as any text is, so that a model tags words in files and
-    words in running text alike. A word that the tokenizer drops, such as a lone zero-width space,
-    is read as its unknown token: every word has a token.
+    The words are joined by spaces and tokenized like running text, so a model tags words in files
+    and in running text in the same way. Every word gets a token: if the tokenizer drops a word,
+    such as a single zero-width space, the unknown token replaces it.
 
     Args:
         sentences: Words of each row, none of them empty.
-        tokenizer: A fast one: it says where its tokens come from.
-        tokens: Length of the rows and the part that is kept of longer ones.
+        tokenizer: A fast tokenizer. Only fast tokenizers return offsets.
+        tokens: Length of the rows, and truncation of longer ones.
 
     Returns:
-        A table with ``words``.
+        Table with :attr:`TokenTable.words`.
 
     Raises:
-        ValueError: If the tokenizer is not fast, ``tokens`` has a prefix or no room beside the
-            special tokens, or a word has no token even so.
+        ValueError: If the tokenizer is not fast, ``tokens`` has a prefix, ``tokens.max_length`` is
+            not larger than the number of special tokens, or the tokenizer drops a word and has no
+            unknown token.
     """
 
-    def part(words: np.ndarray, room: int) -> list[np.ndarray]:
-        return [tokens.kept(len(words), room)]
+    def truncate(words: np.ndarray, budget: int) -> list[np.ndarray]:
+        return [tokens.kept(len(words), budget)]
 
-    return _tokenize(sentences, tokenizer, tokens, part)
+    return _tokenize(sentences, tokenizer, tokens, truncate)
 
 
 def tokenize_windows(
     sentences: Sequence[Sequence[str]], *, tokenizer: PreTrainedTokenizerBase, tokens: Tokens
 ) -> TokenTable:
-    """Tokenize sentences as :func:`tokenize_words`, those too long in several rows.
+    """Tokenize sentences like :func:`tokenize_words`, and divide long ones into several rows.
 
-    A sentence is tokenized first and cut between words then: byte-level tokenizers read a word at
-    the head of a text otherwise than behind a space, so the words of a part, tokenized anew, may
-    be more tokens than there is room for. The first token of each word lies in one row, and the
-    rows are in the order of the words; a word that no row has room for loses its end.
+    Rows are divided between words and are in the order of the words. The first token of each word
+    is in exactly one row. A word longer than a row is truncated.
 
     Args:
         sentences: Words of each sentence, none of them empty.
-        tokenizer: A fast one.
-        tokens: Length of the rows; nothing else of it counts.
+        tokenizer: A fast tokenizer.
+        tokens: Length of the rows. The truncation mode is ignored.
 
     Returns:
-        A table with ``words``, counted from the beginning of the sentence in all of its rows.
+        Table with :attr:`TokenTable.words`, numbered from the beginning of the sentence in all of
+        its rows.
 
     Raises:
         ValueError: As for :func:`tokenize_words`.
     """
+    # The sentence is tokenized as a whole, then divided. Byte-level tokenizers encode a word at the
+    # beginning of a text in another way than after a space, so the words of a window, tokenized on
+    # their own, may have more tokens than fit into a row.
     return _tokenize(sentences, tokenizer, tokens, _windows)
 
 
@@ -70,66 +73,74 @@ def _tokenize(
     sentences: Sequence[Sequence[str]],
     tokenizer: PreTrainedTokenizerBase,
     tokens: Tokens,
-    parts: Callable[[np.ndarray, int], Iterable[np.ndarray]],
+    divide: Callable[[np.ndarray, int], Iterable[np.ndarray]],
 ) -> TokenTable:
-    """Tokenize sentences; ``parts`` gets the words of a sentence's tokens, and the room in a row.
+    """Tokenize sentences into rows chosen by ``divide``.
 
-    It returns, for each row that is made of the sentence, the places of its tokens.
+    Args:
+        sentences: Words of each sentence.
+        tokenizer: A fast tokenizer.
+        tokens: Length of the rows.
+        divide: Function of the words of a sentence's tokens, int64 ``(tokens,)``, and the number of
+            tokens that fit into a row. It returns the positions of the tokens of each row.
     """
     _check(tokenizer, tokens)
-    rows, cut = [], []
+    rows, truncated = [], []
     for inputs, special in _encode(sentences, tokenizer):
         around, content = np.flatnonzero(special), np.flatnonzero(~special)
-        for places in parts(inputs[2, content], tokens.max_length - len(around)):
-            kept = np.sort(np.concatenate([around, content[places]]))
+        for positions in divide(inputs[2, content], tokens.max_length - len(around)):
+            kept = np.sort(np.concatenate([around, content[positions]]))
             rows.append(inputs[:, kept])  # (3, seq)
-            cut.append(len(places) < len(content))
+            truncated.append(len(positions) < len(content))
     with_types = "token_type_ids" in tokenizer.model_input_names
     flat = np.concatenate([np.empty((3, 0), np.int64), *rows], axis=1)  # (3, tokens)
     return TokenTable(
         flat[0].astype(np.int32),
         np.cumsum([0, *(row.shape[1] for row in rows)], dtype=np.int64),
         token_type_ids=flat[1].astype(np.int8) if with_types else None,
-        cut=np.array(cut, dtype=bool),
+        truncated=np.array(truncated, dtype=bool),
         words=flat[2].astype(np.int32),
     )
 
 
 def _check(tokenizer: PreTrainedTokenizerBase, tokens: Tokens) -> None:
+    """Raise if words cannot be tokenized with these arguments."""
     if not tokenizer.is_fast:
         raise ValueError(
-            f"tags of words need a fast tokenizer, which says where its tokens come from; "
-            f"{type(tokenizer).__name__} is none"
+            "tags of words need a fast tokenizer, the only kind with offsets of tokens, got "
+            f"{type(tokenizer).__name__}; use the fast tokenizer of the model"
         )
     if tokens.prefix:
         raise ValueError(
-            f"words that are tagged take no prefix, got tokens.prefix={tokens.prefix!r}; leave it "
-            "out"
+            f"tokens.prefix is not supported for tagged words, got {tokens.prefix!r}; set "
+            "data.tokens.prefix=''"
         )
-    check_room(tokenizer, tokens)
+    check_max_length(tokenizer, tokens)
 
 
-def _windows(words: np.ndarray, room: int) -> Iterator[np.ndarray]:
-    """Yield the places of the tokens of each row that a sentence fills, as many words as fit.
+def _windows(words: np.ndarray, budget: int) -> Iterator[np.ndarray]:
+    """Yield the positions of the tokens of each row, with as many whole words as fit.
 
     Args:
-        words: Word of each token as a :class:`TokenTable` notes it, int64 ``(seq,)``.
-        room: Tokens in a row.
+        words: Word of each token in the encoding of :attr:`TokenTable.words`, int64 ``(seq,)``.
+        budget: Number of tokens that fit into a row.
     """
     own = np.where(words < _NONE, -2 - words, words)
+    # A token outside of words is a space. It counts as part of the next word; after the last word,
+    # as part of the last word.
     own[words == _NONE] = own.max()
-    # A token of no word stands for the space before the next one; behind the last, it is its own.
     own = np.minimum.accumulate(own[::-1])[::-1]
     ends = np.append(np.flatnonzero(np.diff(own)) + 1, len(own))
     begin = before = 0
     for end in ends:
-        if end - begin > room:
+        if end - begin > budget:
             if before > begin:
                 yield np.arange(begin, before)
             begin = before
-        if end - begin > room:  # one word
+        if end - begin > budget:  # a single word is longer than a row
+            # Begin at the first token of the word and not at a space, so that it is in the row.
             first = begin + int(np.argmax(words[begin:end] >= 0))
-            yield np.arange(first, min(first + room, end))
+            yield np.arange(first, min(first + budget, end))
             begin = end
         before = end
     if begin < len(own):
@@ -139,14 +150,21 @@ def _windows(words: np.ndarray, room: int) -> Iterator[np.ndarray]:
 def _encode(
     sentences: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerBase
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield ids, segments and words of each sentence, ``(3, seq)``, and which are special."""
+    """Yield token ids, segment ids and words of each sentence, and its special tokens.
+
+    Yields:
+        The three arrays stacked, int64 ``(3, seq)``; True for special tokens, bool ``(seq,)``.
+    """
     for start in range(0, len(sentences), _CHUNK):
         chunk = sentences[start : start + _CHUNK]
         encoded = _call(chunk, tokenizer)
-        for place, sentence in enumerate(chunk):
-            inputs, special = _row(encoded, place, sentence)
-            lost = np.setdiff1d(np.arange(len(sentence)), inputs[2])
-            yield _with_unknown(sentence, lost, tokenizer) if len(lost) else (inputs, special)
+        for position, sentence in enumerate(chunk):
+            inputs, special = _row(encoded, position, sentence)
+            # A word without a first token has no token at all.
+            dropped = np.setdiff1d(np.arange(len(sentence)), inputs[2])
+            yield (
+                _with_unknown(sentence, dropped, tokenizer) if len(dropped) else (inputs, special)
+            )
 
 
 def _call(sentences: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
@@ -164,59 +182,82 @@ def _call(sentences: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerBase
 
 
 def _row(
-    encoded: dict[str, Any], place: int, sentence: Sequence[str]
+    encoded: dict[str, Any], position: int, sentence: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return one row's ids, segments and words, ``(3, seq)``, and which tokens are special."""
-    ids = encoded["input_ids"][place]
-    segments = (encoded.get("token_type_ids") or {place: [0] * len(ids)})[place]
-    special = np.array(encoded["special_tokens_mask"][place], dtype=bool)
-    words = _words(sentence, encoded["offset_mapping"][place], special)
+    """Return one sentence of a tokenized chunk as :func:`_encode` yields it."""
+    ids = encoded["input_ids"][position]
+    segments = (encoded.get("token_type_ids") or {position: [0] * len(ids)})[position]
+    special = np.array(encoded["special_tokens_mask"][position], dtype=bool)
+    words = _words(sentence, encoded["offset_mapping"][position], special)
     return np.array([ids, segments, words], dtype=np.int64), special
 
 
 def _words(
     sentence: Sequence[str], offsets: Sequence[tuple[int, int]], special: np.ndarray
 ) -> np.ndarray:
-    """Return the word of each token as a :class:`TokenTable` notes it, int64 ``(seq,)``."""
+    """Return the word of each token in the encoding of :attr:`TokenTable.words`.
+
+    Args:
+        sentence: Words of the sentence.
+        offsets: Begin and end of each token in the joined words, in characters.
+        special: True for special tokens, bool ``(seq,)``.
+
+    Returns:
+        Word of each token, int64 ``(seq,)``.
+    """
     owners = np.repeat(np.arange(len(sentence)), [len(word) + 1 for word in sentence])
     ends = np.cumsum([len(word) + 1 for word in sentence]) - 1
-    owners[ends] = _NONE  # the space behind a word
+    owners[ends] = _NONE  # the space after a word
     spans = np.array(offsets, dtype=np.int64).reshape(-1, 2)
-    # By its last character: some tokenizers count the space before a word as the token's.
+    # The last character decides: some tokenizers include the space before a word in its token.
     found = np.where(special | (spans[:, 1] <= spans[:, 0]), _NONE, owners[spans[:, 1] - 1])
     words, first = np.unique(found, return_index=True)
-    noted = np.where(found == _NONE, _NONE, -2 - found)
-    noted[first[words != _NONE]] = words[words != _NONE]
-    return noted
+    encoded = np.where(found == _NONE, _NONE, -2 - found)
+    encoded[first[words != _NONE]] = words[words != _NONE]
+    return encoded
 
 
 def _with_unknown(
-    sentence: Sequence[str], lost: np.ndarray, tokenizer: PreTrainedTokenizerBase
+    sentence: Sequence[str], dropped: np.ndarray, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return a row with the unknown token in place of the words that have none."""
+    """Tokenize a sentence with the unknown token in place of dropped words.
+
+    Args:
+        sentence: Words of the sentence.
+        dropped: Positions of the words without a token, int64 ``(words,)``.
+        tokenizer: A fast tokenizer.
+
+    Raises:
+        ValueError: If the tokenizer has no unknown token, or drops it as well.
+    """
     if tokenizer.unk_token is not None:
-        mended = list(sentence)
-        for word in lost:
-            mended[word] = tokenizer.unk_token
-        row, special = _row(_call([mended], tokenizer), 0, mended)
+        replaced = list(sentence)
+        for word in dropped:
+            replaced[word] = tokenizer.unk_token
+        row, special = _row(_call([replaced], tokenizer), 0, replaced)
+        # Checked again: a tokenizer may not recognise its unknown token in a text.
         if np.isin(np.arange(len(sentence)), row[2]).all():
             return row, special
     raise ValueError(
-        f"the tokenizer finds no token in the word {sentence[lost[0]]!r} (number {lost[0] + 1} of "
-        f"{' '.join(sentence)[:40]!r}) and has no unknown token in its place; take the word out"
+        f"the tokenizer finds no token in the word {sentence[dropped[0]]!r} (number "
+        f"{dropped[0] + 1} of {' '.join(sentence)[:40]!r}), and has no unknown token to replace "
+        "it; remove the word"
     )
 
 
 def word_targets(
     table: TokenTable, tags: Sequence[Sequence[int]], *, inside: np.ndarray | None = None
 ) -> np.ndarray:
-    """Return the target of each token, int64 ``(tokens,)``, -100 where there is none.
+    """Return the target of each token.
 
     Args:
-        table: Has ``words``.
+        table: Table with :attr:`TokenTable.words`.
         tags: Tag of each word of each row.
-        inside: The tag that the further tokens of a word get for the word's own, int64 ``(tags,)``;
-            None: they have no target.
+        inside: For each tag of a word, the target of the other tokens of the word, int64
+            ``(tags,)``. None: only the first token of a word has a target.
+
+    Returns:
+        Tag of each token, -100 for tokens without a target, int64 ``(tokens,)``.
     """
     assert table.words is not None
     flat = np.fromiter((tag for row in tags for tag in row), dtype=np.int64)

@@ -1,1 +1,1 @@
-"""Sweeps: sweepers for Hydra, records of jobs, the table of a sweep."""
+"""Sweeps: Hydra sweepers, job records, and the table of a sweep."""

@@ -1,7 +1,7 @@
-"""What a sweep keeps of each of its jobs: a small file in the job's own folder.
+"""Records of the jobs of a sweep: one small file in the folder of each job.
 
-Everything that is told of a sweep, also of one that is running or was killed, comes from these
-files and from the jobs' results. No hydra, no torch.
+A sweep may be running, killed or finished: its state is read from these files and from the results
+of the jobs only. Needs neither hydra nor torch.
 """
 
 import contextlib
@@ -21,22 +21,24 @@ from lightning_transfer.utils.atomic_files import atomic_write
 
 RECORD = "job.json"
 MULTIRUN = "multirun.yaml"
-"""Hydra's own file in a sweep's folder."""
+"""Hydra's own file in the folder of a sweep."""
 STUDY = "sweep"
-"""Name of an Optuna sweep's study."""
+"""Name of the Optuna study of a sweep."""
 JOURNAL = "optuna.journal"
-"""File of the study in the sweep's folder."""
+"""File of the study in the folder of the sweep."""
 Status = Literal["done", "pruned", "failed", "unfinished"]
 STATUSES: tuple[Status, ...] = ("done", "pruned", "unfinished", "failed")
-"""What may have become of a job, in the order in which a table shows them."""
+"""Statuses of a job, in the order of the table."""
 
 
 class Pruned(Exception):
-    """A job was stopped because its validation scores lie behind those of the other jobs."""
+    """Raised if a job is pruned, because its validation scores are worse than in other jobs."""
 
 
 class JobFailed(RuntimeError):
-    """A job of a sweep failed, and has told its error; plain enough to be sent between processes.
+    """Raised for a failed job whose error was already reported.
+
+    It holds plain values only, so it can be pickled and sent between processes.
 
     Args:
         message: The error in one line.
@@ -45,22 +47,25 @@ class JobFailed(RuntimeError):
 
     def __init__(self, message: str, code: int = 1) -> None:
         """See the class."""
-        super().__init__(message, code)
+        super().__init__(message, code)  # all arguments, since pickle calls the class with them
         self.code = code
 
 
 @dataclass(frozen=True)
 class JobRecord:
-    """What is known of one job.
+    """State and score of one job.
 
     Args:
-        overrides: Its overrides, ``key=value``, those of the sweeper included.
-        status: What became of it.
-        metric: What it is ranked by, such as ``val/pearson``.
-        mode: ``max`` or ``min``: which way that is better.
-        values: One value for each seed.
-        seconds: Wall-clock time over all attempts; of one that was killed nothing is known.
-        error: Of a failed job: the error in one line.
+        overrides: Overrides of the job, ``key=value``, with those added by the sweeper.
+        status: ``done``, ``pruned``, ``failed`` or ``unfinished``.
+        metric: Metric that ranks the job, such as ``val/pearson``.
+        mode: ``max`` if a higher value of the metric is better, else ``min``.
+        values: One value per seed.
+        seconds: Wall-clock time of all attempts in seconds. A killed attempt counts 0.
+        error: Error of a failed job in one line.
+
+    Raises:
+        ValueError: If the status is unknown.
     """
 
     overrides: tuple[str, ...]
@@ -72,7 +77,7 @@ class JobRecord:
     error: str | None = None
 
     def __post_init__(self) -> None:
-        """Make tuples of what JSON knows as lists, and NaN of what it knows as null."""
+        """Convert lists of JSON to tuples, and null to NaN; check the status."""
         numbers = (math.nan if value is None else float(value) for value in self.values)
         object.__setattr__(self, "values", tuple(numbers))
         object.__setattr__(self, "overrides", tuple(self.overrides))
@@ -81,30 +86,30 @@ class JobRecord:
 
     @property
     def finished(self) -> bool:
-        """Whether there is nothing left to do."""
+        """True if the job needs no further attempt: it is done or pruned."""
         return self.status in ("done", "pruned")
 
     @property
     def score(self) -> Metric | None:
-        """The values as a mean with its interval; None without any."""
+        """Mean of the values with its interval; None without values."""
         return Metric(self.values) if self.values else None
 
     @property
     def rank(self) -> float:
-        """The mean, turned so that higher is better; the lowest there is for none."""
+        """Mean of the values, negated if lower is better; -inf without a finite mean."""
         if self.score is None or not math.isfinite(self.score.mean):
             return -math.inf
         return self.score.mean if self.mode == "max" else -self.score.mean
 
 
 @dataclass(frozen=True)
-class SweptJob:
-    """A job that a sweep's folder holds.
+class SweepJob:
+    """A job found in the folder of a sweep.
 
     Args:
-        name: Its folder below the sweep's.
-        folder: The same as a whole path.
-        record: What is known of it.
+        name: Folder of the job below that of the sweep.
+        folder: Full path of that folder.
+        record: Record of the job.
     """
 
     name: str
@@ -113,10 +118,10 @@ class SweptJob:
 
 
 def read(folder: str | os.PathLike[str]) -> JobRecord | None:
-    """Return the record in a job's folder, or None if there is none.
+    """Return the record in the folder of a job, or None without one.
 
     Raises:
-        ValueError: If the file there is not a record.
+        ValueError: If the file is not a record.
     """
     file = Path(folder) / RECORD
     try:
@@ -128,52 +133,61 @@ def read(folder: str | os.PathLike[str]) -> JobRecord | None:
 
 
 def write(folder: str | os.PathLike[str], record: JobRecord) -> None:
-    """Write a job's record whole or not at all."""
+    """Write the record of a job atomically."""
+    # JSON has no NaN.
     values = [value if math.isfinite(value) else None for value in record.values]
     content = json.dumps({**asdict(record), "values": values}, indent=2, ensure_ascii=False)
     atomic_write(Path(folder) / RECORD, content + "\n")
 
 
 def update(folder: str | os.PathLike[str], **changes: Any) -> None:
-    """Change fields of the record that a folder holds."""
-    kept = read(folder)
-    if kept is not None:
-        write(folder, replace(kept, **changes))
+    """Change fields of the record in a folder, if there is one."""
+    stored = read(folder)
+    if stored is not None:
+        write(folder, replace(stored, **changes))
 
 
-def find(sweep: str | os.PathLike[str]) -> list[SweptJob]:
-    """Return the jobs below a sweep's folder, numbered ones in their order.
+def find(sweep: str | os.PathLike[str]) -> list[SweepJob]:
+    """Return the jobs of a sweep, numbered jobs first and in their order.
 
-    Those of other sweeps below it are not among them.
+    Jobs of other sweeps in subfolders are left out.
+
+    Args:
+        sweep: Folder of the sweep.
+
+    Raises:
+        ValueError: If a ``job.json`` is not a record.
     """
-    found = []
+    jobs = []
     for parent, folders, files in os.walk(sweep):
         if MULTIRUN in files and Path(parent) != Path(sweep):
-            folders.clear()
+            folders.clear()  # another sweep
         elif RECORD in files:
-            folders.clear()  # a job holds no jobs, but many files
+            folders.clear()  # a job contains no other jobs, but many files
             record = read(parent)
-            if record is not None:
+            if record is not None:  # the folder may be deleted meanwhile
                 name = Path(parent).relative_to(sweep).as_posix()
-                found.append(SweptJob(name, Path(parent), record))
-    return sorted(found, key=_in_order)
+                jobs.append(SweepJob(name, Path(parent), record))
+    return sorted(jobs, key=_sort_key)
 
 
-def _in_order(job: SweptJob) -> tuple[int, int, str]:
+def _sort_key(job: SweepJob) -> tuple[int, int, str]:
+    """Sort numbered jobs by number, then the others by name."""
     number = int(job.name) if job.name.isdigit() else -1
     return int(number < 0), number, job.name
 
 
 def identity(overrides: Sequence[str]) -> tuple[str, ...]:
-    """Return what makes a job this job and no other, whatever its number.
+    """Return the identifying overrides of a job, to find it when a sweep is started again.
 
-    The order of its overrides does not, nor do keys that no result depends on, nor which sweeper
-    came up with it.
+    The number of a job may change. Its result depends neither on the order of the overrides, nor
+    on the keys of ``MAY_CHANGE``, nor on the sweeper.
 
     Example:
         >>> identity(["seed=1", "a.b=2", "sweep=random", "resume=true"])
         ('a.b=2', 'seed=1')
     """
+    # `sweep` is the config group of the sweeper; hydra's keys do not reach the run.
     patterns = ("sweep", "hydra.*", "hydra/*", *MAY_CHANGE)
     return tuple(
         sorted(
@@ -185,46 +199,49 @@ def identity(overrides: Sequence[str]) -> tuple[str, ...]:
 
 
 def key_of(override: str) -> str:
-    """Return an override's key: ``seed`` of ``+seed=1``; ``~seed`` stays as it is."""
+    """Return the key of an override: ``seed`` for ``+seed=1``; ``~seed`` is unchanged."""
     return override.partition("=")[0].lstrip("+")
 
 
 @contextlib.contextmanager
 def recorded(
-    folder: Path, overrides: Sequence[str], *, line: Callable[[Exception], str]
+    folder: Path, overrides: Sequence[str], *, error_line: Callable[[Exception], str]
 ) -> Iterator[None]:
-    """Keep the record of a job while it runs; what becomes of it is told by its folder alone.
+    """Keep the record of a job up to date while the job runs in this context.
 
     Args:
-        folder: The job's folder.
-        overrides: Its overrides.
-        line: Says an error in one line.
+        folder: Folder of the job.
+        overrides: Overrides of the job.
+        error_line: Returns an error as one line of text.
 
     Raises:
-        Pruned: In place of any error of a job whose record says that it was pruned: ranks that
-            were forked raise something else.
+        Pruned: Instead of any error of a job with the status ``pruned``. Ranks that were forked
+            raise another error for it.
     """
-    before = read(folder)
-    fresh = before is None or not before.finished
-    spent = before.seconds if before else 0.0
-    if fresh:
+    stored = read(folder)
+    # A finished job keeps its record, even if its second start fails, for instance because a
+    # default of the config has changed.
+    is_new = stored is None or not stored.finished
+    spent = stored.seconds if stored else 0.0
+    if is_new:
         write(folder, JobRecord(tuple(overrides), seconds=spent))
-    began = time.monotonic()
+    started = time.monotonic()
     try:
         yield
-    except BlockingIOError:  # another process runs this very job, and keeps its record
+    except BlockingIOError:  # another process runs the same job, and keeps its record
         raise
     except Exception as error:
-        now = read(folder)
-        if fresh and now is not None and now.status == "pruned":
-            update(folder, seconds=spent + time.monotonic() - began)
+        # Read again: rank 0 writes `pruned` from within the job.
+        current = read(folder)
+        if is_new and current is not None and current.status == "pruned":
+            update(folder, seconds=spent + time.monotonic() - started)
             raise Pruned(str(error)) from error
-        if fresh:
-            seconds = spent + time.monotonic() - began
-            update(folder, status="failed", error=line(error), seconds=seconds)
+        if is_new:
+            seconds = spent + time.monotonic() - started
+            update(folder, status="failed", error=error_line(error), seconds=seconds)
         raise
-    except BaseException:
-        update(folder, seconds=spent + time.monotonic() - began)
+    except BaseException:  # Ctrl-C or SIGTERM: the job stays `unfinished`
+        update(folder, seconds=spent + time.monotonic() - started)
         raise
-    if fresh:
-        update(folder, seconds=spent + time.monotonic() - began)
+    if is_new:
+        update(folder, seconds=spent + time.monotonic() - started)

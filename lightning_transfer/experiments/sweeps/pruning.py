@@ -1,4 +1,4 @@
-"""Stopping a trial that lies behind the others."""
+"""Callback that prunes a trial of an Optuna study."""
 
 import logging
 import math
@@ -13,23 +13,23 @@ log = logging.getLogger(__name__)
 
 
 class Pruning(Callback):
-    """Report each validation of one stage run to an Optuna trial, and stop where it says so.
+    """Reports each validation of one stage run to an Optuna trial, and stops a pruned trial.
 
-    Rank 0 alone talks to the study, and all ranks hear its answer, so that they stop together.
-    That a job was pruned is written to its record before anything stops.
+    Only rank 0 accesses the study. Its decision is broadcast, so that all ranks stop together. The
+    status ``pruned`` is written to the record of the job before any rank stops.
 
     Args:
-        run: Folder of the stage run below the run folder, ``stages/target-seed0``; others are
-            left alone.
-        monitor: The metric that is reported, such as ``val/pearson``.
-        mode: ``max`` or ``min``: which way it is better. The study itself always maximizes.
+        run: Folder of the observed stage run below the run folder, such as
+            ``stages/target-seed0``; other stage runs are ignored.
+        monitor: Reported metric, such as ``val/pearson``.
+        mode: ``max`` if a higher value is better, else ``min``. The study always maximizes.
         journal: File of the study.
         trial: Number of the trial.
         folder: Folder of the job, with its record.
         pruner: An Optuna pruner.
 
     Raises:
-        lightning_transfer.experiments.sweeps.job_records.Pruned: On all ranks, when the trial is to stop.
+        job_records.Pruned: On all ranks, if the trial is pruned.
     """
 
     def __init__(
@@ -50,50 +50,59 @@ class Pruning(Callback):
         self.validations = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Return how many validations were reported, for a job that is resumed."""
+        """Return the number of reported validations, for a resumed job."""
         return {"validations": self.validations}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on counting."""
+        """Restore the number of reported validations."""
         self.validations = state_dict["validations"]
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Report, and stop if told to."""
+        """Report the monitored metric, and stop on all ranks if the trial is pruned."""
         if trainer.sanity_checking or str(getattr(pl_module, "position", {})["run"]) != self.run:
             return
         value = trainer.callback_metrics.get(self.monitor)
-        stop = False
+        is_pruned = False
+        # NaN, such as the correlation of constant predictions, would make Optuna prune at once.
         if trainer.is_global_zero and value is not None and math.isfinite(float(value)):
-            stop = self._behind(float(value))
+            is_pruned = self._report(float(value))
         self.validations += 1
-        if trainer.strategy.broadcast(stop, src=0):
-            raise job_records.Pruned(f"{self.monitor} lies behind the other trials")
+        # A collective: every rank calls it, in every validation.
+        if trainer.strategy.broadcast(is_pruned, src=0):
+            raise job_records.Pruned(f"{self.monitor} is worse than in the other trials")
 
-    def _behind(self, value: float) -> bool:
-        """Report one value; return whether the trial lies behind."""
+    def _report(self, value: float) -> bool:
+        """Report one value to the study; return True if the trial is pruned."""
+        # Late: an experiment without a sweep needs no Optuna.
         from optuna import load_study
         from optuna.storages import JournalStorage
         from optuna.storages.journal import JournalFileBackend
         from optuna.trial import Trial
 
+        # Opened in each validation: the job may run in another process than the sweeper, and
+        # other jobs write to the journal meanwhile.
         storage = JournalStorage(JournalFileBackend(self.journal))
         study = load_study(study_name=job_records.STUDY, storage=storage, pruner=self.pruner)
         frozen = study.trials[self.number]  # trials are listed by their numbers
         study_id = storage.get_study_id_from_name(job_records.STUDY)
-        number = storage.get_trial_id_from_study_id_trial_number(study_id, self.number)
-        trial = Trial(study, number)
-        if self.validations not in frozen.intermediate_values:  # or a resumed job says it again
+        trial_id = storage.get_trial_id_from_study_id_trial_number(study_id, self.number)
+        trial = Trial(study, trial_id)
+        # A resumed job repeats validations; Optuna warns of a step that is reported twice.
+        if self.validations not in frozen.intermediate_values:
             trial.report(value if self.mode == "max" else -value, self.validations)
         if not trial.should_prune():
             return False
         log.info(
-            "pruned after %d validations: %s %.3f lies behind the other trials",
+            "pruned after %d validations: %s %.3f is worse than in the other trials",
             self.validations + 1,
             self.monitor,
             value,
         )
-        where = Path(self.folder)
         job_records.update(
-            where, status="pruned", metric=self.monitor, mode=self.mode, values=(value,)
+            Path(self.folder),
+            status="pruned",
+            metric=self.monitor,
+            mode=self.mode,
+            values=(value,),
         )
         return True

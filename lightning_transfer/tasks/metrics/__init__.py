@@ -1,1 +1,1 @@
-"""Metrics of generated text, entities, tokens and extractive summaries."""
+"""Metrics of generated texts, entities, predicted tokens and extractive summaries."""

@@ -1,4 +1,4 @@
-"""Metrics of entities, counted whole."""
+"""Entity-level metrics of tagged words."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -7,24 +7,23 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from lightning_transfer.utils import Labels
+from lightning_transfer.utils import IGNORED, Labels
 from lightning_transfer.utils.extras import check_installed
 
-IGNORED = -100  # a token that is not counted, as in torch's losses
-Score = Literal["f1", "precision", "recall"]
+ScoreKind = Literal["f1", "precision", "recall"]
 
 
 class EntityScore(Metric):
-    """F1, precision or recall of entities, micro-averaged: right if type and both ends are right.
+    """Micro-averaged F1, precision or recall of entities.
 
-    What is an entity in a row of tags is for ``seqeval`` to say, in its default mode, which is that
-    of the CoNLL shared tasks: an ``I-PER`` that nothing began begins one. Tags that are no entity
-    tags (parts of speech) count word by word, all but ``O``. Only the counts are kept, whose sums
-    over devices are those over all rows.
+    A predicted entity is correct if its type and both boundaries are correct. ``seqeval`` finds the
+    entities in its default mode, the rule of the CoNLL shared tasks: an ``I-PER`` that continues no
+    entity starts one. Tags without the prefixes of entities, such as parts of speech, count as
+    entities of one word each, except ``O``.
 
     Args:
-        labels: Names of the tags.
-        score: Which of the three.
+        labels: Labels of kind ``tags``.
+        score: ``f1``, ``precision`` or ``recall``.
 
     Raises:
         ImportError: If seqeval is not installed.
@@ -37,16 +36,17 @@ class EntityScore(Metric):
     predicted: Tensor
     actual: Tensor
 
-    def __init__(self, labels: Labels, score: Score = "f1") -> None:
+    def __init__(self, labels: Labels, score: ScoreKind = "f1") -> None:
         """See the class."""
         super().__init__()
         check_installed("seqeval", "the F1 of entities", extra="tags")
         self.score = score
-        # seqeval's alphabet: whatever is no entity tag is an entity of one word.
+        # seqeval requires the prefixes of entity tags. With B- a tag is an entity of one word.
         self.tags = [
             name if name == "O" or name[:2] in ("B-", "I-") else f"B-{name}"
             for name in labels.names
         ]
+        # Only counts are stored: their sums over ranks are the counts over all rows.
         for name in ("right", "predicted", "actual"):
             self.add_state(name, torch.tensor(0), dist_reduce_fx="sum")
 
@@ -55,12 +55,12 @@ class EntityScore(Metric):
 
         Args:
             preds: Predicted tags, int64 (batch, seq).
-            targets: Right tags, int64 (batch, seq), -100 on what is not the first token of a word.
+            targets: True tags, int64 (batch, seq), -100 except for the first token of each word.
         """
-        found, there = (set(_entities(self._rows(tags, targets))) for tags in (preds, targets))
-        self.right = self.right + len(found & there)
+        found, expected = (set(_entities(self._rows(tags, targets))) for tags in (preds, targets))
+        self.right = self.right + len(found & expected)
         self.predicted = self.predicted + len(found)
-        self.actual = self.actual + len(there)
+        self.actual = self.actual + len(expected)
 
     def _rows(self, tags: Tensor, targets: Tensor) -> list[list[str]]:
         counted = targets != IGNORED
@@ -70,17 +70,18 @@ class EntityScore(Metric):
         ]
 
     def compute(self) -> Tensor:
-        """Return the score, a scalar in [0, 1]; 0 where there is nothing to divide by."""
-        whole = {
+        """Return the score, a scalar in [0, 1]; 0 if there are no entities to divide by."""
+        denominator = {
             "f1": (self.predicted + self.actual) / 2,
             "precision": self.predicted,
             "recall": self.actual,
         }[self.score]
-        return self.right / whole.clamp(min=0.5)  # a half is the least that is not nothing
+        # 0.5 is the smallest denominator above 0: one entity in F1.
+        return self.right / denominator.clamp(min=0.5)
 
 
 def _entities(rows: Sequence[list[str]]) -> list[tuple[str, int, int]]:
-    # scikit-learn is slow to import
+    # Imported here, because seqeval imports scikit-learn, which is slow.
     from seqeval.metrics.sequence_labeling import get_entities  # type: ignore[import-untyped]
 
     return get_entities(rows)

@@ -1,4 +1,4 @@
-"""ROUGE of the sentences that a model chooses."""
+"""ROUGE of extractive summaries."""
 
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -9,38 +9,42 @@ from torchmetrics.utilities import dim_zero_cat
 
 from lightning_transfer.tasks.metrics.text_scores import make_score
 
-Rouge = Literal["rouge1", "rouge2", "rougeL"]
+RougeKind = Literal["rouge1", "rouge2", "rougeL"]
 
 
 class ExtractionLike(Protocol):
-    """Documents of which sentences are chosen, such as ``data.extraction.Extraction``."""
+    """Documents, reference summaries and the document of each table row, such as ``Extraction``."""
 
     references: Any
 
     def summaries(self, rows: np.ndarray, scores: np.ndarray) -> Any:
-        """Return document -> its summary, for rows of a table and their scores."""
+        """Return the summary of each document, by the document's index.
+
+        Args:
+            rows: Table rows, int64 (rows,).
+            scores: Scores of their sentences, float (rows,).
+        """
         ...
 
 
 @runtime_checkable
 class HasExtraction(Protocol):
-    """A DataModule whose rows are sentences to choose from."""
+    """A DataModule with one table row per sentence of a document."""
 
     @property
     def extraction(self) -> ExtractionLike:
-        """Which sentence of which document each row is."""
+        """Documents, reference summaries, and document and position of each row."""
         ...
 
 
 class SummaryRouge(Metric):
-    """ROUGE of chosen sentences (F-measure, without a stemmer), mean over documents.
+    """ROUGE F-measure of extractive summaries, averaged over documents.
 
-    Counted as :class:`Rouge` does for generated text. The sentences are chosen when all of a
-    document's are scored, on whatever device.
+    Computed by :class:`Rouge`, as for generated texts, without a stemmer.
 
     Args:
-        rouge: ``rouge1``, ``rouge2`` (shared words, pairs of words) or ``rougeL`` (longest common
-            subsequence).
+        rouge: ``rouge1`` or ``rouge2`` (common words or pairs of words), or ``rougeL`` (longest
+            common subsequence).
     """
 
     higher_is_better = True
@@ -49,32 +53,37 @@ class SummaryRouge(Metric):
     rows: list[Tensor]
     scores: list[Tensor]
 
-    def __init__(self, rouge: Rouge) -> None:
+    def __init__(self, rouge: RougeKind) -> None:
         """See the class."""
         super().__init__()
         self.rouge = rouge
-        self.extraction: ExtractionLike | None = None  # the task sets it
+        self.extraction: ExtractionLike | None = None  # set by the task, from its DataModule
+        # All scores are stored: the sentences of a document may be on several ranks, and its
+        # summary needs all of them.
         self.add_state("rows", [], dist_reduce_fx="cat")
         self.add_state("scores", [], dist_reduce_fx="cat")
 
     def update(self, scores: Tensor, rows: Tensor) -> None:
-        """Keep the scores of some sentences.
+        """Add the scores of the sentences of a batch.
 
         Args:
-            scores: Float (batch,), the higher the better.
-            rows: Rows of the table that they belong to, int64 (batch,).
+            scores: Float (batch,); sentences with high scores are in the summary.
+            rows: Table row of each sentence, int64 (batch,).
         """
         self.scores.append(scores)
         self.rows.append(rows)
 
     def compute(self) -> Tensor:
-        """Return the mean over the documents of which there are sentences, in [0, 100].
+        """Return the mean over the documents with at least one score, a scalar in [0, 100].
 
         Raises:
-            RuntimeError: If nobody said what the rows are.
+            RuntimeError: If ``extraction`` is not set.
         """
         if self.extraction is None:
-            raise RuntimeError("no extraction: a DataModule with `extraction` says what rows are")
+            raise RuntimeError(
+                "extraction is not set; set it to the `extraction` of a DataModule, such as "
+                "HighlightedSentences"
+            )
         rows, scores = (dim_zero_cat(state).cpu().numpy() for state in (self.rows, self.scores))
         summaries = self.extraction.summaries(rows, scores)
         score = make_score(self.rouge)

@@ -1,3 +1,5 @@
+"""Attention with dropout on the CPU: values, gradients and memory."""
+
 import pytest
 import torch
 from transformers import AttentionInterface
@@ -9,7 +11,7 @@ BATCH, HEADS, SEQ, WIDTH = 3, 2, 5, 4
 SHAPE = (BATCH, HEADS, SEQ, WIDTH)
 
 
-class Asking(torch.nn.Module):
+class Caller(torch.nn.Module):
     is_causal = False
 
 
@@ -25,7 +27,7 @@ def padding(keys=SEQ):
 
 
 def by_hand(query, key, value, mask, kept, p, scale):
-    """Attention as its formula is written, with a known mask of what is kept."""
+    """Compute attention by its formula, with a given dropout mask."""
     scores = query @ key.transpose(-1, -2) * scale
     if mask is not None:
         scores = (
@@ -46,12 +48,12 @@ MASKS = {
 
 
 @pytest.mark.parametrize("name", list(MASKS))
-def test_output_and_gradients_are_those_of_the_formula(name, monkeypatch):
+def test_output_and_gradients_equal_those_of_the_formula(name, monkeypatch):
     mask, p = MASKS[name], 0.25
     kept = (torch.rand(BATCH * HEADS, SEQ, SEQ) > p).to(torch.uint8)
     monkeypatch.setattr(attention_module, "keep_mask", lambda shape, p: kept)
     inputs = tensors()
-    ours, none = attend(Asking(), *inputs, mask, dropout=p, scaling=0.3)
+    ours, none = attend(Caller(), *inputs, mask, dropout=p, scaling=0.3)
     theirs = by_hand(*inputs, mask, kept, p, 0.3)
     assert none is None
     assert ours.shape == (BATCH, SEQ, HEADS, WIDTH)
@@ -65,13 +67,13 @@ def test_output_and_gradients_are_those_of_the_formula(name, monkeypatch):
 
 
 @pytest.mark.parametrize("keys", [2, 3])
-def test_gradients_are_right_to_the_second_order(keys):
+def test_first_and_second_derivatives_equal_numerical_ones(keys):
     mask = torch.ones(2, 1, 1, keys, dtype=torch.bool)
     mask[1, :, :, -1] = False
 
     def run(query, key, value):
         torch.manual_seed(7)
-        return attend(Asking(), query, key, value, mask, dropout=0.3)[0]
+        return attend(Caller(), query, key, value, mask, dropout=0.3)[0]
 
     inputs = [
         torch.randn(2, 1, n, 2, dtype=torch.float64).requires_grad_() for n in (2, keys, keys)
@@ -80,14 +82,14 @@ def test_gradients_are_right_to_the_second_order(keys):
     assert torch.autograd.gradgradcheck(run, inputs)
 
 
-def test_a_gradient_of_a_gradient_where_one_input_is_frozen():
+def test_second_derivatives_exist_with_a_frozen_input():
     query, key, value = tensors()
     key = key.detach()
     torch.manual_seed(0)
-    out, _ = attend(Asking(), query, key, value, None, dropout=0.3)
+    out, _ = attend(Caller(), query, key, value, None, dropout=0.3)
     once = torch.autograd.grad(out.pow(2).sum(), [query, value], create_graph=True)
     torch.manual_seed(0)
-    out, _ = attend(Asking(), query, key, value, None, dropout=0.3)
+    out, _ = attend(Caller(), query, key, value, None, dropout=0.3)
     plain = torch.autograd.grad(out.pow(2).sum(), [query, value])
     for a, b in zip(once, plain, strict=True):
         torch.testing.assert_close(a, b)
@@ -95,21 +97,21 @@ def test_a_gradient_of_a_gradient_where_one_input_is_frozen():
     assert query.grad.abs().sum() > 0
 
 
-def test_dropped_weights_are_as_many_as_they_should_be():
+def test_the_fraction_of_dropped_weights_is_the_probability():
     torch.manual_seed(0)
     value = torch.eye(40).expand(8, 4, 40, 40)
     query = torch.zeros(8, 4, 40, 8)
-    weights, _ = attend(Asking(), query, query, value, None, dropout=0.1)
+    weights, _ = attend(Caller(), query, query, value, None, dropout=0.1)
     dropped = (weights == 0).double().mean().item()
     assert abs(dropped - 0.1) < 4 * (0.09 / weights.numel()) ** 0.5
     assert weights.max().item() == pytest.approx(1 / 40 / 0.9, rel=1e-4)
 
 
-def test_the_mean_over_masks_is_the_output_without_dropout():
+def test_the_mean_over_masks_equals_the_output_without_dropout():
     inputs = [x.detach() for x in tensors(torch.float32)]
     torch.manual_seed(0)
-    runs = [attend(Asking(), *inputs, padding(), dropout=0.2)[0] for _ in range(1000)]
-    expected, _ = attend(Asking(), *inputs, padding(), dropout=0.0)
+    runs = [attend(Caller(), *inputs, padding(), dropout=0.2)[0] for _ in range(1000)]
+    expected, _ = attend(Caller(), *inputs, padding(), dropout=0.0)
     assert (torch.stack(runs).mean(0) - expected).abs().max() < 0.1
 
 
@@ -117,12 +119,10 @@ def test_the_mean_over_masks_is_the_output_without_dropout():
     ("arguments", "module"),
     [({"dropout": 0.0}, {}), ({"dropout": 1e-9}, {}), ({}, {"num_key_value_groups": 2})],
 )
-def test_without_dropout_or_with_more_than_a_mask_sdpa_itself_is_called(
-    arguments, module, monkeypatch
-):
-    asking = Asking()
+def test_sdpa_is_called_without_dropout_or_with_other_arguments(arguments, module, monkeypatch):
+    caller = Caller()
     for name, value in module.items():
-        setattr(asking, name, value)
+        setattr(caller, name, value)
     seen = []
     monkeypatch.setitem(
         AttentionInterface._global_mapping,
@@ -131,64 +131,64 @@ def test_without_dropout_or_with_more_than_a_mask_sdpa_itself_is_called(
     )
     inputs = tensors()
     given = {"dropout": 0.1, **arguments}
-    assert attend(asking, *inputs, None, **given, scaling=0.5, use_cache=False) == ("s", None)
-    [(places, names)] = seen
-    assert places == (asking, *inputs, None)
-    assert names == {**given, "scaling": 0.5, "is_causal": None, "use_cache": False}
+    assert attend(caller, *inputs, None, **given, scaling=0.5, use_cache=False) == ("s", None)
+    [(positional, keywords)] = seen
+    assert positional == (caller, *inputs, None)
+    assert keywords == {**given, "scaling": 0.5, "is_causal": None, "use_cache": False}
 
 
 @pytest.mark.parametrize("keys", [SEQ, SEQ + 2, SEQ - 1])
-@pytest.mark.parametrize("asked", [True, None])
-def test_causal_attention_sees_no_later_key(keys, asked, monkeypatch):
+@pytest.mark.parametrize("is_causal", [True, None])
+def test_causal_attention_equals_that_of_sdpa(keys, is_causal, monkeypatch):
     monkeypatch.setattr(
         attention_module, "keep_mask", lambda shape, p: torch.ones(shape, dtype=torch.uint8)
     )
-    causal = Asking()
-    causal.is_causal = asked is None
+    causal = Caller()
+    causal.is_causal = is_causal is None
     inputs = tensors(keys=keys)
-    ours, _ = attend(causal, *inputs, None, dropout=0.5, is_causal=asked)
-    theirs, _ = attend(causal, *inputs, None, dropout=0.0, is_causal=asked)
+    ours, _ = attend(causal, *inputs, None, dropout=0.5, is_causal=is_causal)
+    theirs, _ = attend(causal, *inputs, None, dropout=0.0, is_causal=is_causal)
     torch.testing.assert_close(ours, 2 * theirs)
 
 
-def test_autocast_computes_in_its_own_type_and_gives_gradients_in_that_of_the_inputs():
+def test_autocast_computes_in_its_dtype_and_returns_gradients_in_that_of_the_inputs():
     inputs = tensors(torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         torch.manual_seed(0)
-        out, _ = attend(Asking(), *inputs, padding(), dropout=0.3)
+        out, _ = attend(Caller(), *inputs, padding(), dropout=0.3)
     out.float().pow(2).sum().backward()
     torch.manual_seed(0)
-    exact, _ = attend(Asking(), *inputs, padding(), dropout=0.3)
+    exact, _ = attend(Caller(), *inputs, padding(), dropout=0.3)
     assert out.dtype == torch.bfloat16
     assert (out - exact).abs().max() < 0.05
     assert all(x.grad.dtype == torch.float32 and x.grad.isfinite().all() for x in inputs)
 
 
-def test_autocast_leaves_float64_alone():
+def test_autocast_does_not_convert_float64():
     inputs = tensors()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        out, _ = attend(Asking(), *inputs, padding(), dropout=0.3)
-        theirs, _ = attend(Asking(), *inputs, padding(), dropout=0.0)
+        out, _ = attend(Caller(), *inputs, padding(), dropout=0.3)
+        theirs, _ = attend(Caller(), *inputs, padding(), dropout=0.0)
     assert out.dtype == theirs.dtype == torch.float64
 
 
-def test_a_query_that_sees_nothing_gives_numbers_and_leaves_the_others_alone():
+def test_a_query_without_visible_keys_has_a_finite_output_and_changes_no_other():
     mask = padding().clone()
     inputs = [x.detach() for x in tensors()]
     torch.manual_seed(0)
-    expected, _ = attend(Asking(), *inputs, mask, dropout=0.3)
+    expected, _ = attend(Caller(), *inputs, mask, dropout=0.3)
     mask[2] = False
     torch.manual_seed(0)
-    out, _ = attend(Asking(), *inputs, mask, dropout=0.3)
+    out, _ = attend(Caller(), *inputs, mask, dropout=0.3)
     assert out.isfinite().all()
     assert torch.equal(out[:2], expected[:2])
 
 
-def test_the_graph_keeps_the_inputs_the_weights_and_a_byte_for_each():
-    kept = []
+def test_the_graph_stores_the_inputs_the_weights_and_one_byte_per_weight():
+    stored = []
     inputs = tensors(torch.float32)
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
-        attend(Asking(), *inputs, None, dropout=0.1)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: stored.append(t) or t, lambda t: t):
+        attend(Caller(), *inputs, None, dropout=0.1)
     weights = BATCH * HEADS * SEQ * SEQ
-    extra = [t for t in kept if all(t.data_ptr() != x.data_ptr() for x in inputs)]
+    extra = [t for t in stored if all(t.data_ptr() != x.data_ptr() for x in inputs)]
     assert sum(t.numel() * t.element_size() for t in extra) == weights * (4 + 1)

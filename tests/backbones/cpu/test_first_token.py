@@ -1,3 +1,5 @@
+"""Top layer that computes only the first token."""
+
 import copy
 
 import pytest
@@ -20,7 +22,7 @@ def close(one, other):
 
 
 def widths(backbone, run):
-    """Tokens a text that reach the feed-forward part of the top layer."""
+    """Return the number of tokens per text in the feed-forward part of the top layer."""
     seen = []
     top = backbone.layers[-1]
     parts = dict(top.named_modules())
@@ -33,12 +35,12 @@ def widths(backbone, run):
 
 @architectures
 @pytest.mark.parametrize("masked", [True, False])
-def test_it_equals_the_first_token_of_the_full_pass(name, masked):
+def test_the_output_equals_the_first_token_of_the_full_pass(name, masked):
     backbone = make_backbone(name).eval()
     ids, mask = make_inputs()
     mask = mask if masked else None
     full = backbone(ids, mask)[:, :1]
-    for _ in range(2):  # the first time both ways are computed
+    for _ in range(2):  # the first pass computes the full layer as well
         first = backbone(ids, mask, first_token=True)
         assert first.shape == (3, 1, HIDDEN)
         close(first, full)
@@ -63,7 +65,7 @@ def test_gradients_equal_those_of_the_full_pass(name):
 
 
 @architectures
-def test_the_top_layer_runs_for_one_token_where_its_form_is_known(name):
+def test_a_known_top_layer_computes_one_token(name):
     backbone = make_backbone(name).eval()
     ids, mask = make_inputs()
     backbone(ids, mask, first_token=True)
@@ -73,7 +75,7 @@ def test_the_top_layer_runs_for_one_token_where_its_form_is_known(name):
 
 
 @short
-def test_it_trains_with_dropout_and_every_parameter_gets_a_gradient(name):
+def test_dropout_is_on_in_train_mode_and_every_parameter_gets_a_gradient(name):
     backbone = make_backbone(name)
     torch.manual_seed(0)
     ids, mask = make_inputs()
@@ -85,16 +87,16 @@ def test_it_trains_with_dropout_and_every_parameter_gets_a_gradient(name):
 
 @short
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_every_depth_is_replayed_to_the_first_token(name, attention):
+def test_partial_forward_from_every_depth_to_the_first_token(name, attention):
     backbone = make_backbone(name)
     backbone = type(backbone).from_config(backbone.config, attn_implementation=attention).eval()
     ids, mask = make_inputs()
-    outputs = backbone.outputs_of(range(4), ids, mask)
+    states = backbone.hidden_states_at(range(4), ids, mask)
     full = backbone(ids, mask)[:, :1]
-    for depth, hidden in outputs.items():
+    for depth, hidden in states.items():
         close(backbone(ids, mask, from_depth=depth, hidden=hidden, first_token=True), full)
-    alone = backbone(ids, mask, from_depth=3, hidden=outputs[3][:, :1], first_token=True)
-    assert torch.equal(alone, outputs[3][:, :1])
+    alone = backbone(ids, mask, from_depth=3, hidden=states[3][:, :1], first_token=True)
+    assert torch.equal(alone, states[3][:, :1])
 
 
 @pytest.mark.parametrize(
@@ -104,7 +106,7 @@ def test_every_depth_is_replayed_to_the_first_token(name, attention):
 )
 @pytest.mark.parametrize("name", ["bert", "distilbert"])
 @pytest.mark.parametrize("before", [True, False])
-def test_adapters_are_part_of_it(adapter, name, before):
+def test_adapters_are_computed_for_one_token(adapter, name, before):
     backbone = make_backbone(name).eval()
     ids, mask = make_inputs()
     if before:
@@ -121,7 +123,7 @@ def test_adapters_are_part_of_it(adapter, name, before):
 
 
 @pytest.mark.parametrize("path", ["", "attention", "attention.self"])
-def test_a_hook_that_may_want_all_tokens_gets_them(path):
+def test_a_hook_on_an_inner_module_gets_all_tokens(path):
     backbone = make_backbone("bert").eval()
     ids, mask = make_inputs()
     seen = []
@@ -135,7 +137,7 @@ def test_a_hook_that_may_want_all_tokens_gets_them(path):
 
 
 @pytest.mark.filterwarnings("ignore:.gradient_checkpointing_enable")
-def test_a_checkpointed_layer_runs_whole():
+def test_a_layer_with_gradient_checkpointing_computes_all_tokens():
     backbone = make_backbone("bert")
     backbone.model.gradient_checkpointing_enable()
     ids, mask = make_inputs()
@@ -146,8 +148,8 @@ def test_a_checkpointed_layer_runs_whole():
     assert all(p.grad is not None for p in backbone.layers[-1].parameters())
 
 
-def test_a_layer_that_only_looks_like_berts_runs_whole():
-    """As one with a norm of its own, from code that came with a model."""
+def test_a_layer_with_berts_modules_and_another_forward_computes_all_tokens():
+    """Such a layer may come from remote code of a model."""
     backbone = make_backbone("bert").eval()
     layer = backbone.layers[-1]
 
@@ -162,7 +164,7 @@ def test_a_layer_that_only_looks_like_berts_runs_whole():
         assert torch.equal(backbone(ids, mask, first_token=True), full)
 
 
-def test_the_first_batch_draws_no_number_for_the_comparison_and_changes_no_mode():
+def test_the_comparison_on_the_first_batch_draws_no_random_number_and_changes_no_mode():
     backbone, other = make_backbone("bert"), make_backbone("bert")
     ids, mask = make_inputs()
     backbone.layers[-1].eval()
@@ -179,7 +181,7 @@ def test_the_first_batch_draws_no_number_for_the_comparison_and_changes_no_mode(
     assert [m.training for m in backbone.modules()] == modes
 
 
-def test_nothing_of_it_is_left_in_the_model():
+def test_the_model_is_restored_after_a_pass_and_after_an_error():
     backbone = make_backbone("bert").eval()
     ids, mask = make_inputs()
     backbone(ids, mask, first_token=True)
@@ -190,14 +192,14 @@ def test_nothing_of_it_is_left_in_the_model():
     assert torch.equal(copied(ids, mask), backbone(ids, mask))
 
 
-def test_without_a_layer_nothing_happens():
+def test_no_layer_and_an_unknown_layer_are_allowed():
     with first_token_only(None):
         pass
     with first_token_only(nn.Linear(2, 2)):
         pass
 
 
-def test_bfloat16_agrees_within_its_own_rounding():
+def test_bfloat16_agrees_up_to_rounding():
     backbone = make_backbone("bert", dtype="bfloat16").eval()
     ids, mask = make_inputs()
     first = backbone(ids, mask, first_token=True)

@@ -1,3 +1,5 @@
+"""Models with the optimised CPU code of dropout and attention."""
+
 import copy
 import pickle
 
@@ -8,11 +10,11 @@ from transformers import AttentionInterface, AutoModel
 
 from lightning_transfer.adapters import LoRA, PrefixTuning
 from lightning_transfer.backbones import Backbone
-from lightning_transfer.backbones.cpu import FastDropout, goes_through_the_interface, install
+from lightning_transfer.backbones.cpu import FastDropout, install, uses_attention_interface
 from lightning_transfer.backbones.cpu import attention as attention_module
 from tests.tiny import CONFIGS, make_backbone, make_inputs
 
-THROUGH = ("bert", "roberta", "distilbert", "electra", "modernbert")
+WITH_INTERFACE = ("bert", "roberta", "distilbert", "electra", "modernbert")
 architectures = pytest.mark.parametrize("name", list(CONFIGS))
 
 
@@ -23,7 +25,7 @@ def plain(name):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """Attentions that go through our own kernel."""
+    """Return a list of the calls of our attention, filled during the test."""
     seen = []
     apply = attention_module._Attention.apply
     monkeypatch.setattr(
@@ -33,7 +35,7 @@ def calls(monkeypatch):
 
 
 @architectures
-def test_names_config_and_output_in_eval_mode_stay_as_they_are(name):
+def test_names_config_and_output_in_eval_mode_do_not_change(name):
     model = plain(name)
     changed = copy.deepcopy(model)
     install(changed)
@@ -49,15 +51,15 @@ def test_names_config_and_output_in_eval_mode_stay_as_they_are(name):
 
 
 @architectures
-def test_no_dropout_of_torch_is_left(name):
+def test_every_dropout_is_replaced(name):
     backbone = make_backbone(name)
     found = [m for m in backbone.modules() if isinstance(m, nn.Dropout)]
     assert found
     assert all(type(m) is FastDropout for m in found)
 
 
-@pytest.mark.parametrize("name", THROUGH)
-def test_attention_with_dropout_goes_through_the_kernel_in_train_mode_alone(name, calls):
+@pytest.mark.parametrize("name", WITH_INTERFACE)
+def test_our_attention_is_called_in_train_mode_only(name, calls):
     changes = {"attention_dropout": 0.1} if name == "modernbert" else {}
     backbone = make_backbone(name, **changes)
     ids, mask = make_inputs()
@@ -67,9 +69,9 @@ def test_attention_with_dropout_goes_through_the_kernel_in_train_mode_alone(name
     assert len(calls) == 3
 
 
-@pytest.mark.parametrize("name", THROUGH)
-def test_with_the_same_masks_it_trains_as_transformers_eager_attention_does(name, monkeypatch):
-    """Everything kept: what is left to differ is the arithmetic."""
+@pytest.mark.parametrize("name", WITH_INTERFACE)
+def test_outputs_and_gradients_equal_those_of_eager_attention(name, monkeypatch):
+    """No weight is dropped, so only the arithmetic can differ."""
     monkeypatch.setattr(
         attention_module, "keep_mask", lambda shape, p: torch.full(shape, 1, dtype=torch.uint8)
     )
@@ -81,7 +83,7 @@ def test_with_the_same_masks_it_trains_as_transformers_eager_attention_does(name
     model = copy.deepcopy(backbone.model)
     model.set_attn_implementation("eager")
     for module in model.modules():
-        if goes_through_the_interface(module):
+        if uses_attention_interface(module):
             module.config = model.config
     ids, mask = make_inputs()
     grads = []
@@ -93,14 +95,14 @@ def test_with_the_same_masks_it_trains_as_transformers_eager_attention_does(name
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
-def test_eager_attention_stays_eager(calls):
+def test_eager_attention_is_not_replaced(calls):
     config = CONFIGS["bert"]
     backbone = Backbone.from_config(config, attn_implementation="eager")
     backbone(*make_inputs()).sum().backward()
     assert calls == []
 
 
-def test_a_seed_gives_the_same_training_step():
+def test_a_seed_reproduces_a_training_step():
     backbone = make_backbone("bert")
     outputs = []
     for seed in (3, 3, 4):
@@ -110,7 +112,7 @@ def test_a_seed_gives_the_same_training_step():
     assert not torch.equal(outputs[0], outputs[2])
 
 
-def test_autocast_in_bfloat16_goes_through_the_kernel(calls):
+def test_our_attention_is_called_under_autocast(calls):
     backbone = make_backbone("bert")
     with torch.autocast("cpu", dtype=torch.bfloat16):
         out = backbone(*make_inputs())
@@ -120,7 +122,7 @@ def test_autocast_in_bfloat16_goes_through_the_kernel(calls):
 
 
 @pytest.mark.parametrize("adapter", [LoRA(target_modules="all-linear"), PrefixTuning(length=3)])
-def test_adapters_train_through_the_kernel(adapter, calls):
+def test_our_attention_is_called_with_adapters(adapter, calls):
     backbone = make_backbone("bert")
     adapter.apply(backbone)
     backbone.train()
@@ -129,7 +131,7 @@ def test_adapters_train_through_the_kernel(adapter, calls):
     assert all((p.grad is not None) == p.requires_grad for p in backbone.parameters())
 
 
-def test_weights_saved_from_it_open_in_plain_transformers(tmp_path):
+def test_saved_weights_are_loaded_by_plain_transformers(tmp_path):
     backbone = make_backbone("bert")
     backbone.model.save_pretrained(tmp_path)
     assert "lightning_transfer" not in (tmp_path / "config.json").read_text()
@@ -139,14 +141,14 @@ def test_weights_saved_from_it_open_in_plain_transformers(tmp_path):
     assert torch.equal(model.eval()(ids, attention_mask=mask)[0], ours)
 
 
-def test_a_pickled_backbone_makes_the_kernel_known_where_it_comes_out(monkeypatch, calls):
+def test_unpickling_a_backbone_registers_our_attention(monkeypatch, calls):
     content = pickle.dumps(make_backbone("bert"))
     monkeypatch.delitem(AttentionInterface._global_mapping, attention_module.SDPA_DROPOUT)
     pickle.loads(content)(*make_inputs())
     assert len(calls) == 3
 
 
-def test_what_is_no_dropout_of_torchs_own_is_left_alone():
+def test_other_dropout_classes_are_not_replaced():
     class Mine(nn.Dropout):
         pass
 

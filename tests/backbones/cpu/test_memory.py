@@ -1,10 +1,12 @@
+"""Settings of glibc's allocator, measured in separate processes."""
+
 import ctypes
 import subprocess
 import sys
 
 import pytest
 
-from lightning_transfer.backbones.cpu import give_back_freed_memory, keep_freed_memory
+from lightning_transfer.backbones.cpu import keep_freed_memory, release_freed_memory
 
 FAULTS = """
 import resource, torch
@@ -15,7 +17,7 @@ def faults():
     for _ in range(8):
         torch.zeros(12_000_000)  # 48 MB: an embedding table's gradient
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-print(kept, sorted(faults() for _ in range(5))[2])  # the heap has first to grow to its size
+print(kept, sorted(faults() for _ in range(5))[2])  # median: the heap grows in the first runs
 """
 
 
@@ -26,32 +28,32 @@ def measured(keep):
     return kept == "True", int(faults)
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's malloc")
-def test_what_was_kept_can_be_given_back():
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs glibc")
+def test_memory_of_freed_tensors_can_be_released():
     if getattr(ctypes.CDLL(None), "gnu_get_libc_version", None) is None:
-        pytest.skip("another malloc than glibc's")
+        pytest.skip("needs glibc")
     code = """
 import torch
-from lightning_transfer.backbones.cpu import give_back_freed_memory, keep_freed_memory
+from lightning_transfer.backbones.cpu import keep_freed_memory, release_freed_memory
 def resident():
     [line] = [line for line in open("/proc/self/status") if line.startswith("VmRSS")]
     return int(line.split()[1]) // 1024
 keep_freed_memory()
 torch.zeros(80_000_000)  # 320 MB
 kept = resident()
-print(give_back_freed_memory(), kept - resident())
+print(release_freed_memory(), kept - resident())
 """
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    gave, less = out.stdout.split()
-    assert gave == "True"
+    released, less = out.stdout.split()
+    assert released == "True"
     assert int(less) > 250
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's malloc")
-def test_a_large_block_that_was_freed_is_not_mapped_anew():
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs glibc")
+def test_a_large_freed_block_is_not_mapped_again():
     if getattr(ctypes.CDLL(None), "gnu_get_libc_version", None) is None:
-        pytest.skip("another malloc than glibc's")
+        pytest.skip("needs glibc")
     kept, faults = measured(True)
     _, without = measured(False)
     assert kept
@@ -59,13 +61,13 @@ def test_a_large_block_that_was_freed_is_not_mapped_anew():
 
 
 @pytest.mark.parametrize("platform", ["darwin", "win32"])
-def test_elsewhere_nothing_is_arranged(platform, monkeypatch):
+def test_other_platforms_return_false(platform, monkeypatch):
     monkeypatch.setattr(sys, "platform", platform)
     assert keep_freed_memory() is False
-    assert give_back_freed_memory() is False
+    assert release_freed_memory() is False
 
 
-def test_without_mallopt_nothing_is_arranged(monkeypatch):
+def test_a_c_library_without_mallopt_returns_false(monkeypatch):
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
     assert keep_freed_memory() is False
@@ -75,18 +77,18 @@ def test_without_mallopt_nothing_is_arranged(monkeypatch):
     ("answers", "options", "expected"),
     [((1, 1), [-3, -1], True), ((0, 1, 1), [-3, -4, -1], True), ((0, 0), [-3, -4], False)],
 )
-def test_a_glibc_that_refuses_the_threshold_is_asked_for_no_such_blocks(
+def test_a_refused_threshold_is_replaced_by_a_maximum_of_zero_blocks(
     answers, options, expected, monkeypatch
 ):
-    asked, left = [], list(answers)
+    called, left = [], list(answers)
 
     class Library:
         @staticmethod
         def mallopt(option, value):
-            asked.append(option)
+            called.append(option)
             return left.pop(0)
 
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(ctypes, "CDLL", lambda name: Library)
     assert keep_freed_memory() is expected
-    assert asked == options
+    assert called == options

@@ -1,3 +1,5 @@
+"""Activation stores: exact reads, incomplete rows and eviction."""
+
 import os
 import resource
 import signal
@@ -25,10 +27,10 @@ def open_store(folder, **changes):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
-def test_what_is_read_is_what_was_written_bit_for_bit_and_zero_beyond_the_row(tmp_path, dtype):
+def test_states_are_read_exactly_and_zero_after_the_end_of_a_row(tmp_path, dtype):
     written = states(dtype=dtype)
     open_store(tmp_path / "s", dtype=dtype).write(ROWS, written)
-    store = open_store(tmp_path / "s", dtype=dtype)  # as another process would
+    store = open_store(tmp_path / "s", dtype=dtype)  # opened again, as by another process
     assert store.holds(ROWS).all()
     read = store.read(np.array([2, 0]), width=7)
     assert read.dtype == dtype
@@ -39,7 +41,7 @@ def test_what_is_read_is_what_was_written_bit_for_bit_and_zero_beyond_the_row(tm
     assert not read[1, 3:].any()
 
 
-def test_a_row_not_written_is_not_held_and_reads_as_zeros(tmp_path):
+def test_a_row_not_written_is_not_stored_and_is_read_as_zeros(tmp_path):
     store = open_store(tmp_path / "s")
     store.write(np.array([1]), states()[1:2])
     assert store.holds(ROWS).tolist() == [False, True, False]
@@ -47,7 +49,7 @@ def test_a_row_not_written_is_not_held_and_reads_as_zeros(tmp_path):
     assert store.count() == 1
 
 
-def test_a_row_changed_on_disk_is_not_held(tmp_path):
+def test_a_row_corrupted_on_disk_is_not_stored(tmp_path):
     store = open_store(tmp_path / "s")
     store.write(ROWS, states())
     store.close()
@@ -61,14 +63,14 @@ def test_a_row_changed_on_disk_is_not_held(tmp_path):
     assert again.holds(ROWS).all()
 
 
-def test_two_that_have_it_open_see_each_others_rows(tmp_path):
+def test_two_open_stores_see_the_rows_of_each_other(tmp_path):
     one, other = open_store(tmp_path / "s"), open_store(tmp_path / "s")
     one.write(np.array([0]), states()[:1])
     assert other.holds(ROWS).tolist() == [True, False, False]
     assert torch.equal(other.read(np.array([0]), width=3), one.read(np.array([0]), width=3))
 
 
-def test_rows_not_asked_for_take_no_room(tmp_path):
+def test_rows_never_written_use_no_disk_space(tmp_path):
     starts = np.array([0, 10**6, 10**6 + 1])
     store = ActivationStore(tmp_path / "s", starts, hidden_size=384)
     store.write(np.array([1]), torch.ones(1, 1, 384))
@@ -76,7 +78,7 @@ def test_rows_not_asked_for_take_no_room(tmp_path):
     assert (tmp_path / "s" / VALUES).stat().st_blocks * 512 < 10**5
 
 
-def test_a_full_disk_is_an_error_and_leaves_the_row_out(tmp_path):
+def test_a_full_disk_is_an_error_and_the_row_is_not_stored(tmp_path):
     store = open_store(tmp_path / "s")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -90,7 +92,7 @@ def test_a_full_disk_is_an_error_and_leaves_the_row_out(tmp_path):
     assert store.holds(ROWS).tolist() == [True, False, False]
 
 
-def test_a_process_killed_while_it_writes_leaves_nothing_that_is_wrong(tmp_path):
+def test_a_process_killed_while_writing_leaves_valid_rows_only(tmp_path):
     code = f"""
         import sys, numpy as np, torch
         from pathlib import Path
@@ -117,40 +119,40 @@ def test_a_process_killed_while_it_writes_leaves_nothing_that_is_wrong(tmp_path)
     assert torch.equal(read, torch.tensor(held + 1.0)[:, None, None].expand_as(read).float())
 
 
-def test_the_store_opened_longest_ago_goes_first_and_one_in_use_never(tmp_path):
-    shelf = StoreFolder(tmp_path, limit=100_000)
+def test_the_least_recently_opened_store_is_evicted_but_never_one_in_use(tmp_path):
+    folder = StoreFolder(tmp_path, limit=100_000)
     starts = np.array([0, 5000])
 
     def fill(key, when):
-        store = shelf.open(key, starts, hidden_size=2, dtype=torch.float32)
+        store = folder.open(key, starts, hidden_size=2, dtype=torch.float32)
         store.write(np.array([0]), torch.ones(1, 5000, 2))
         os.utime(tmp_path / key / "about.json", (when, when))
         return store
 
     used = fill("oldest", 1)
     fill("old", 2).close()
-    assert shelf.make_room(10_000)
-    assert shelf.holds("old")
-    assert shelf.make_room(40_000)
-    assert not shelf.holds("old")
-    assert shelf.holds("oldest")
-    assert not shelf.make_room(80_000)
+    assert folder.make_space(10_000)
+    assert folder.holds("old")
+    assert folder.make_space(40_000)
+    assert not folder.holds("old")
+    assert folder.holds("oldest")
+    assert not folder.make_space(80_000)
     assert torch.equal(used.read(np.array([0]), width=5000), torch.ones(1, 5000, 2))
     used.close()
-    assert shelf.make_room(80_000)
-    assert not shelf.holds("oldest")
+    assert folder.make_space(80_000)
+    assert not folder.holds("oldest")
 
 
-def test_a_store_evicted_can_be_made_anew(tmp_path):
-    shelf = StoreFolder(tmp_path, limit=1000)
-    first = shelf.open("a", STARTS, hidden_size=4, dtype=torch.float32)
+def test_an_evicted_store_can_be_created_again(tmp_path):
+    folder = StoreFolder(tmp_path, limit=1000)
+    first = folder.open("a", STARTS, hidden_size=4, dtype=torch.float32)
     first.write(ROWS, states())
     first.close()
-    shelf._evict()
-    assert not shelf.holds("a")
-    assert not shelf.open("a", STARTS, hidden_size=4, dtype=torch.float32).holds(ROWS).any()
+    folder._evict()
+    assert not folder.holds("a")
+    assert not folder.open("a", STARTS, hidden_size=4, dtype=torch.float32).holds(ROWS).any()
 
 
 def test_a_limit_below_one_byte_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="limit must be >= 1 byte, got 0"):
+    with pytest.raises(ValueError, match="limit must be an integer >= 1 \\(bytes\\), got 0"):
         StoreFolder(tmp_path, limit=0)

@@ -25,7 +25,7 @@ DEPTHS = 4  # embeddings and three layers
 
 
 class Reviews(TextDataModule):
-    """Texts whose rating is the balance of their words."""
+    """Texts with the balance of their good and bad words as the label."""
 
     default_label = LabelSpec("regression")
 
@@ -51,7 +51,7 @@ def make_task(name="bert", *, pooling="mean", **changes):
 
 
 class Watch(pl.Callback):
-    """Notes losses, and how many rows go through the attention of each layer."""
+    """Record losses, and the number of rows through each layer."""
 
     def __init__(self):
         self.losses, self.val_losses, self.rows = [], [], Counter()
@@ -62,7 +62,7 @@ class Watch(pl.Callback):
             inner.register_forward_hook(lambda _, args, out, depth=depth: self.count(depth, args))
 
     def count(self, depth, args):
-        if len(args[0]) > 1:  # a single row is the backbone's look at what its layers return
+        if len(args[0]) > 1:  # a single row: the backbone probes the output type of its layers
             self.rows[depth] += len(args[0])
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
@@ -100,7 +100,7 @@ SCHEDULES = {
     [("bert", schedule) for schedule in SCHEDULES]
     + [(name, "gradual") for name in ("roberta", "electra", "deberta-v2-conv", "modernbert")],
 )
-def test_losses_and_weights_are_those_of_a_run_without_it(name, schedule):
+def test_losses_and_weights_equal_those_without_the_cache(name, schedule):
     with_it, without = make_task(name), make_task(name)
     cached = fit(with_it, SCHEDULES[schedule](), ActivationCache())
     plain = fit(without, SCHEDULES[schedule]())
@@ -111,7 +111,7 @@ def test_losses_and_weights_are_those_of_a_run_without_it(name, schedule):
 
 
 @pytest.mark.parametrize("name", ["bert", "distilbert", "deberta-v2", "modernbert"])
-def test_of_the_top_layer_a_head_over_the_first_token_stores_no_more(name, tmp_path):
+def test_only_the_first_token_is_stored_for_a_head_over_it(name, tmp_path):
     phases = [{"from_depth": "head"}, {"from_depth": -1, "at_epoch": 2}]
     cached, plain = (
         fit(make_task(name, pooling="cls"), GradualUnfreezing(phases), *more, epochs=4)
@@ -126,7 +126,7 @@ def test_of_the_top_layer_a_head_over_the_first_token_stores_no_more(name, tmp_p
     assert sizes == {rows * HIDDEN * 4, tokens * HIDDEN * 4}
 
 
-def test_a_frozen_layer_sees_each_row_once_and_one_above_in_each_epoch():
+def test_a_frozen_layer_runs_once_per_row_and_a_trainable_one_in_each_epoch():
     watch = fit(make_task(), half_frozen(), ActivationCache(), epochs=4)
     assert watch.rows[1] == watch.rows[2] == TRAIN + VAL
     assert watch.rows[3] >= 4 * (TRAIN + VAL)
@@ -138,37 +138,37 @@ def test_without_frozen_layers_nothing_is_stored(tmp_path):
     assert not (tmp_path / "stores").exists()
 
 
-def test_when_the_boundary_moves_down_the_lower_output_is_there_already():
+def test_the_output_for_a_later_phase_is_stored_in_the_same_pass():
     phases = [{"from_depth": "head"}, {"from_depth": -1, "at_epoch": 1}]
     watch = fit(make_task(), GradualUnfreezing(phases), ActivationCache(), epochs=3)
     assert watch.rows[1] == watch.rows[2] == TRAIN + VAL
 
 
-def test_when_the_boundary_moves_up_only_the_layers_between_run():
+def test_only_the_newly_frozen_layers_run_after_refreezing():
     phases = [{"from_depth": 2}, {"from_depth": "head", "at_epoch": 1}]
     watch = fit(make_task(), GradualUnfreezing(phases), ActivationCache(), epochs=4)
     assert watch.rows[1] == TRAIN + VAL
-    # Two layers trained in the first epoch, so that their output is another from then on.
+    # Both layers were trained in the first epoch, so their output has changed.
     assert watch.rows[2] == watch.rows[3] == 2 * (TRAIN + VAL)
 
 
-def test_a_second_run_computes_nothing_whatever_its_seed_or_head():
+def test_a_second_run_with_another_seed_and_head_computes_nothing():
     fit(make_task(), Freezing(), ActivationCache())
     task = make_task()
-    task.head = nn.Sequential()  # of another shape and start
+    task.head = nn.Sequential()  # drop the head of the first run
     task.head = LinearHead(task.backbone.hidden_size, 1, pooling="max")
     watch = fit(task, Freezing(), ActivationCache(), data=reviews(seed=5))
     assert watch.rows == {}
 
 
 @pytest.mark.parametrize("change", ["a weight", "tokens", "precision", "dtype", "a buffer"])
-def test_what_the_output_depends_on_is_part_of_the_key(change):
+def test_everything_that_changes_the_output_is_part_of_the_key(change):
     fit(make_task(), Freezing(), ActivationCache())
     task, data, dtype, more = make_task(), reviews(), None, {}
     if change == "a weight":
         next(task.backbone.layers[1].parameters()).data[0, 0] += 1e-3
     if change == "heads":
-        task = make_task(num_attention_heads=4)  # of the same weights
+        task = make_task(num_attention_heads=4)  # with equal weights
     if change == "a buffer":
         task.backbone.layers[2].register_buffer("scale", torch.ones(1))
     if change == "tokens":
@@ -188,7 +188,7 @@ def test_a_weight_above_the_boundary_is_not_part_of_the_key():
     assert fit(task, half_frozen(), ActivationCache()).rows[1] == 0
 
 
-def test_weights_written_to_in_mid_run_are_noticed():
+def test_frozen_weights_changed_during_a_run_are_detected():
     class Nudge(pl.Callback):
         def on_train_epoch_start(self, trainer, pl_module):
             if trainer.current_epoch == 2:
@@ -201,7 +201,7 @@ def test_weights_written_to_in_mid_run_are_noticed():
     assert cached.losses == pytest.approx(plain.losses, rel=1e-5)
 
 
-def test_dropout_that_is_live_below_is_left_live():
+def test_nothing_is_stored_with_active_dropout_in_frozen_layers():
     class Live(pl.Callback):
         def on_train_epoch_start(self, trainer, pl_module):
             pl_module.backbone.requires_grad_(False)
@@ -211,26 +211,26 @@ def test_dropout_that_is_live_below_is_left_live():
     assert watch.rows[1] >= 3 * TRAIN
 
 
-def test_half_the_bits_are_nearly_the_same():
+def test_float16_stores_give_nearly_the_same_losses():
     cached = fit(make_task(), Freezing(), ActivationCache(dtype="float16"))
     plain = fit(make_task(), Freezing())
     assert cached.losses != plain.losses
     assert cached.losses == pytest.approx(plain.losses, rel=1e-2)
 
 
-def test_a_limit_that_is_reached_is_told_once_and_training_goes_on(caplog):
+def test_a_full_cache_is_logged_once_and_training_continues(caplog):
     caplog.set_level(logging.INFO, "lightning_transfer")
     plain = fit(make_task(), Freezing())
     cached = fit(make_task(), Freezing(), ActivationCache(limit_gb=2e-5))
     assert cached.losses == pytest.approx(plain.losses, rel=1e-5)
     assert TRAIN + VAL < cached.rows[1] < 3 * (TRAIN + VAL)  # some rows are stored
-    told = [line for line in caplog.messages if "and no more" in line]
-    assert len(told) == 1
-    assert "the limit is 0.0 GB" in told[0]
-    assert "activation_cache.limit_gb=2e-05" in told[0]
+    logged = [line for line in caplog.messages if "the activation cache is full after" in line]
+    assert len(logged) == 1
+    assert "the limit is 0.0 GB" in logged[0]
+    assert "activation_cache.limit_gb=2e-05" in logged[0]
 
 
-def test_a_lower_store_makes_room_for_the_one_that_is_read(tmp_path):
+def test_a_lower_store_is_evicted_for_the_one_in_use(tmp_path):
     phases = [{"from_depth": 2}, {"from_depth": 3, "at_epoch": 2}]
     small, large = tmp_path / "small", tmp_path / "large"
     fit(make_task(), GradualUnfreezing(phases), ActivationCache(folder=large), epochs=4)
@@ -244,17 +244,17 @@ def test_a_lower_store_makes_room_for_the_one_that_is_read(tmp_path):
     assert watch.rows[3] == 4 * (TRAIN + VAL)
 
 
-def test_a_folder_that_cannot_be_written_to_is_told_and_training_goes_on(tmp_path, caplog):
+def test_an_unusable_folder_is_logged_and_training_continues(tmp_path, caplog):
     caplog.set_level(logging.INFO, "lightning_transfer")
     (tmp_path / "file").write_text("in the way")
     plain = fit(make_task(), Freezing())
     cached = fit(make_task(), Freezing(), ActivationCache(folder=tmp_path / "file"))
     assert cached.losses == plain.losses
-    assert [line for line in caplog.messages if "is not stored: its folder" in line]
+    assert [line for line in caplog.messages if "cache is disabled: cannot use its folder" in line]
 
 
 class Bare(pl.LightningDataModule):
-    """Someone's own, that knows of no table."""
+    """A DataModule without a token table."""
 
     def val_dataloader(self):
         return []
@@ -276,16 +276,20 @@ def own_backbone():
     ("task", "data", "why"),
     [
         (make_task, Bare, "the DataModule has no token_table"),
-        (own_backbone, reviews, "backbone has no outputs_of, replayable and replay_size"),
+        (
+            own_backbone,
+            reviews,
+            "backbone has no hidden_states_at, max_partial_depth and partial_hidden_size",
+        ),
     ],
 )
-def test_where_it_cannot_work_one_line_says_why(task, data, why, caplog):
+def test_a_missing_requirement_is_logged_once(task, data, why, caplog):
     caplog.set_level(logging.INFO, "lightning_transfer")
     fit(task(), ActivationCache(), data=data(), limit_val_batches=0)
-    assert not [line for line in caplog.messages if "is not stored" in line]  # nothing is frozen
+    assert not [line for line in caplog.messages if "is disabled" in line]  # nothing is frozen
     fit(task(), Freezing(), ActivationCache(), data=data(), limit_val_batches=0)
     assert [line for line in caplog.messages if why in line] == [
-        f"the output of frozen layers is not stored: {why}"
+        f"the activation cache is disabled: {why}"
     ]
 
 
@@ -302,17 +306,19 @@ def test_rows_of_another_table_are_an_error():
     other = reviews(tokens=None)
     other.setup("fit")
 
-    class Lies(pl.Callback):
+    class WrongRows(pl.Callback):
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
             batch["row"] = batch["row"].roll(1)
 
-    with pytest.raises(ValueError, match="has not the tokens of that row in the DataModule's"):
-        fit(make_task(), Freezing(), Lies(), ActivationCache(), data=data)
+    with pytest.raises(
+        ValueError, match=r"tokens of row \d+ in a batch differ from those in the DataModule's"
+    ):
+        fit(make_task(), Freezing(), WrongRows(), ActivationCache(), data=data)
 
 
 @pytest.mark.parametrize("late", [Freezing, GradualUnfreezing, AutoFreeze, BackboneFinetuning])
-def test_a_callback_that_freezes_behind_it_is_an_error(late):
-    with pytest.raises(ValueError, match=f"must stand behind {late.__name__}"):
+def test_a_freezing_callback_after_the_cache_is_an_error(late):
+    with pytest.raises(ValueError, match=f"must come after {late.__name__}"):
         fit(make_task(), ActivationCache(), late())
 
 
@@ -320,15 +326,15 @@ def test_a_callback_that_freezes_behind_it_is_an_error(late):
     ("arguments", "message"),
     [
         ({"limit_gb": 0}, "limit_gb must be > 0, got 0"),
-        ({"dtype": "int8"}, "dtype must be one of float32, bfloat16, float16 or null, got 'int8'"),
+        ({"dtype": "int8"}, "dtype must be one of float32, bfloat16, float16, null, got 'int8'"),
     ],
 )
-def test_bad_arguments(arguments, message):
+def test_arguments_out_of_range_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         ActivationCache(**arguments)
 
 
-def test_a_test_reads_what_a_fit_has_left_and_makes_no_store_of_its_own(tmp_path):
+def test_a_test_reads_the_store_of_a_fit_and_creates_none(tmp_path):
     folder = tmp_path / "stores"
 
     def scored(task):
@@ -348,7 +354,7 @@ def test_a_test_reads_what_a_fit_has_left_and_makes_no_store_of_its_own(tmp_path
     assert len(list(folder.iterdir())) == 1
 
 
-def test_stores_can_be_evicted_when_the_fit_is_over(tmp_path):
+def test_stores_can_be_evicted_after_the_fit(tmp_path):
     fit(make_task(), Freezing(), ActivationCache(folder=tmp_path))
     [store] = tmp_path.iterdir()
     assert StoreFolder(tmp_path, limit=1)._evict()
@@ -356,21 +362,21 @@ def test_stores_can_be_evicted_when_the_fit_is_over(tmp_path):
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])
-def test_other_precisions(precision):
+def test_losses_are_equal_in_other_precisions(precision):
     cached = fit(make_task(), half_frozen(), ActivationCache(), precision=precision)
     plain = fit(make_task(), half_frozen(), precision=precision)
     tolerance = 1e-9 if precision == "64-true" else 2e-2
     assert cached.losses == pytest.approx(plain.losses, rel=tolerance, abs=tolerance)
 
 
-def test_gradients_accumulate_as_ever():
+def test_losses_are_equal_under_gradient_accumulation():
     arguments = {"accumulate_grad_batches": 2, "epochs": 3}
     cached = fit(make_task(), half_frozen(), ActivationCache(), **arguments)
     plain = fit(make_task(), half_frozen(), **arguments)
     assert cached.losses == pytest.approx(plain.losses, rel=1e-5)
 
 
-def test_what_happens_is_one_line(caplog):
+def test_each_depth_is_logged_once(caplog):
     caplog.set_level(logging.INFO, "lightning_transfer")
     phases = [{"from_depth": "head"}, {"from_depth": 2, "at_epoch": 1}]
     fit(make_task(), GradualUnfreezing(phases), ActivationCache(), epochs=3)

@@ -1,4 +1,4 @@
-"""Ranks share what is stored, and a run that was cut off finds it again."""
+"""Stores are shared by ranks and by a resumed run."""
 
 import json
 from collections import Counter
@@ -18,11 +18,11 @@ PHASES = [
     {"from_depth": 2, "at_epoch": 1},
     {"from_depth": 0, "at_epoch": 3},
 ]
-STILL = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
 
 class Note(pl.Callback):
-    """Writes down each rank's weights after each epoch, and the rows that its layers have seen."""
+    """Save the weights of each rank after each epoch, and the number of rows through its layers."""
 
     def __init__(self, folder, watch):
         self.folder, self.watch = folder, watch
@@ -43,7 +43,7 @@ def fit(folder, *callbacks, ranks, epochs=4):
         use_distributed_sampler=False,
         **({"devices": ranks, "strategy": strategy} if ranks > 1 else {}),
     )
-    task = make_task(**STILL)
+    task = make_task(**NO_DROPOUT)
     task.head.dropout.p = 0.0
     trainer.fit(task, datamodule=reviews(batch_size=8 // ranks))
     return folder
@@ -57,7 +57,7 @@ def largest_difference(one, other):
     return max((one[name] - other[name]).abs().max().item() for name in one)
 
 
-def test_ranks_stay_equal_and_equal_one_device_without_it(tmp_path):
+def test_ranks_stay_equal_and_equal_one_device_without_the_cache(tmp_path):
     cache = ActivationCache(folder=tmp_path / "stores")
     two = fit(tmp_path / "two", GradualUnfreezing(PHASES), cache, ranks=2)
     one = fit(tmp_path / "one", GradualUnfreezing(PHASES), ranks=1)
@@ -72,7 +72,7 @@ def test_no_row_is_computed_on_two_ranks(tmp_path):
     cache = ActivationCache(folder=tmp_path / "stores")
     folder = fit(tmp_path / "two", Freezing(), cache, ranks=2)
     seen = [json.loads((folder / f"epoch3-rank{rank}.json").read_text()) for rank in range(2)]
-    # A batch of four less one row of padding may leave a single row, which is not counted.
+    # Without the rows for padding, a batch of four may have one row left, which Watch ignores.
     assert TRAIN + VAL - 4 <= sum(rows["1"] for rows in seen) <= TRAIN + VAL
 
 
@@ -108,7 +108,7 @@ def run(folder, *callbacks, epochs=3, start=None):
 
 
 @pytest.mark.parametrize("step", [2, 6, 9, 14])
-def test_a_run_that_was_cut_off_goes_on_bit_for_bit_and_computes_no_row_again(tmp_path, step):
+def test_a_resumed_run_is_exact_and_computes_no_row_again(tmp_path, step):
     whole, counted, _ = run(tmp_path / "whole")
     _, before, path = run(tmp_path / "cut", StopAt(step))
     resumed, after, _ = run(tmp_path / "cut", start=path)

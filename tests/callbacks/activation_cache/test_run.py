@@ -1,4 +1,4 @@
-"""Whole runs: the second of two with the same frozen layers computes none of them."""
+"""Whole runs share the stored outputs of equal frozen layers."""
 
 import pytest
 
@@ -10,7 +10,7 @@ FROZEN = "finetuning@stages.target.finetuning=frozen"
 
 @pytest.fixture(autouse=True)
 def stores(runs, tmp_path):
-    """Checksums of all rows stored, by file."""
+    """Return the checksums of all stored rows, by file."""
     runs.environment["LIGHTNING_TRANSFER_CACHE"] = str(tmp_path / "cache")
     folder = tmp_path / "cache" / "activations"
     return lambda: {path: path.read_bytes() for path in folder.glob(f"*/{SUMS}")}
@@ -37,7 +37,7 @@ def test_a_sweep_over_a_frozen_backbone_computes_no_row_twice(runs, stores, tmp_
         assert scores(tmp_path / "two")[name] == pytest.approx(values, rel=1e-4), name
 
 
-def test_another_seed_computes_the_rows_that_it_draws_anew(runs, stores, tmp_path):
+def test_a_run_with_another_seed_computes_only_new_rows(runs, stores, tmp_path):
     runs.target(tmp_path / "one", overrides=[FROZEN])
     [(path, first)] = stores().items()
     runs.target(tmp_path / "two", overrides=[FROZEN, "seed=1"])

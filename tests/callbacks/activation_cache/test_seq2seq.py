@@ -1,4 +1,4 @@
-"""The encoder of an encoder-decoder is run once too, below a decoder that trains."""
+"""The frozen encoder below a trainable decoder runs once per row."""
 
 import lightning.pytorch as pl
 import pytest
@@ -14,7 +14,7 @@ TOP = 3  # the depth of the encoder's output
 
 
 class Copying(pl.LightningModule):
-    """Someone's own module that learns to write what it reads."""
+    """A LightningModule trained to generate its input."""
 
     def __init__(self, name):
         super().__init__()
@@ -50,7 +50,7 @@ def fit(name, *callbacks):
 
 
 @pytest.mark.parametrize("name", ["t5", "umt5", "bart", "marian", "bert2bert", "bert2bert-wider"])
-def test_losses_are_those_of_a_run_without_it_and_the_encoder_runs_once(name):
+def test_losses_equal_those_without_the_cache_and_the_encoder_runs_once(name):
     assert name in SEQ2SEQ
     phases = [{"from_depth": TOP + 1}, {"from_depth": TOP, "at_epoch": 2}]
     cached = fit(name, GradualUnfreezing(phases), ActivationCache())
@@ -61,7 +61,7 @@ def test_losses_are_those_of_a_run_without_it_and_the_encoder_runs_once(name):
     assert plain.rows[1] == 4 * (TRAIN + VAL)
 
 
-def test_a_frozen_decoder_layer_above_the_encoder_is_computed_each_time():
+def test_a_frozen_decoder_layer_runs_in_each_epoch():
     cached = fit("bart", Freezing(TOP + 2), ActivationCache())
     assert cached.rows[TOP] == TRAIN + VAL
     assert cached.rows[TOP + 1] == 4 * (TRAIN + VAL)

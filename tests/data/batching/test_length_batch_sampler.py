@@ -8,7 +8,7 @@ from lightning_transfer.data import LengthBatchSampler, MovieSnippets
 
 
 def realistic_lengths(count, seed=0):
-    """Lengths distributed like the tokens of movie snippets (mean 27, to 79)."""
+    """Return lengths distributed like the tokens of movie snippets (mean 27, maximum 79)."""
     random_state = np.random.default_rng(seed)
     return np.clip(random_state.gamma(4.7, 5.7, count).round(), 4, 79).astype(int)
 
@@ -28,13 +28,13 @@ def flat(batches):
     return [row for batch in batches for row in batch]
 
 
-def test_an_epoch_holds_every_row_once():
+def test_an_epoch_contains_every_row_once():
     batches = list(LengthBatchSampler(LENGTHS, 32, seed=0, shuffle=True))
     assert sorted(flat(batches)) == list(range(2000))
     assert sorted(map(len, batches)) == [16] + [32] * 62
 
 
-def test_the_order_follows_from_seed_and_epoch():
+def test_the_order_depends_on_seed_and_epoch():
     def order(seed, epoch):
         sampler = LengthBatchSampler(LENGTHS, 32, seed=seed, shuffle=True)
         sampler.set_epoch(epoch)
@@ -50,7 +50,7 @@ def test_the_order_follows_from_seed_and_epoch():
 
 
 def epochs_of(sampler, count):
-    """For each epoch the number of each row's batch, and the batches."""
+    """Yield for each epoch the number of each row's batch, and the batches."""
     for epoch in range(count):
         sampler.set_epoch(epoch)
         batches = list(sampler)
@@ -61,11 +61,11 @@ def epochs_of(sampler, count):
 
 
 @pytest.mark.parametrize("options", [{"batch_size": 8}, {"batch_size": 64, "max_tokens": 250}])
-def test_when_a_row_comes_does_not_hang_on_its_length(options):
+def test_the_position_of_a_row_in_an_epoch_does_not_depend_on_its_length(options):
     sampler = LengthBatchSampler(LENGTHS[:128], seed=0, shuffle=True, **options)
     epochs = list(epochs_of(sampler, 400))
     places = np.array([numbers for numbers, _ in epochs]) / (len(sampler) - 1)  # (epoch, row)
-    # A uniform place has the deviation 1 / sqrt(12), its mean over 400 epochs 0.0144.
+    # A uniform position has the standard deviation 1 / sqrt(12), its mean over 400 epochs 0.0144.
     assert np.abs(places.mean(0) - 0.5).max() < 5 * 0.0145
     assert places.std(0).min() > 0.25
     widths = [[LENGTHS[batch].max() for batch in batches] for _, batches in epochs]
@@ -74,25 +74,25 @@ def test_when_a_row_comes_does_not_hang_on_its_length(options):
     assert np.std(order) == pytest.approx(1 / np.sqrt(len(sampler) - 1), rel=0.25)
 
 
-def test_rows_of_like_length_meet_now_and_then():
+def test_rows_of_similar_length_share_some_batches():
     lengths, count = LENGTHS[:128], 300
     sampler = LengthBatchSampler(lengths, 8, seed=0, shuffle=True)
     epochs = [numbers for numbers, _ in epochs_of(sampler, count)]
     together = np.array([numbers[:, None] == numbers for numbers in epochs])  # (epoch, row, row)
     together[:, range(128), range(128)] = False
-    # The longest and shortest have few of their like, so it is the others that this is about.
+    # Few rows are as long as the longest or as short as the shortest, so those are left out.
     usual = (lengths > 15) & (lengths < 40)
     like = (np.abs(lengths[:, None] - lengths) <= 1) & ~np.eye(128, dtype=bool) & usual
     shares = together.mean(0)[like]
     assert shares.min() > 0.1
     assert shares.max() < 0.7
-    # Of the rows met in one epoch, most are others in the next.
+    # Most rows of a batch are in other batches in the next epoch.
     again = (together[1:] & together[:-1]).sum(axis=(0, 2)) / together[1:].sum(axis=(0, 2))
     assert again[usual].mean() < 0.35
     assert again.mean() < 0.45
 
 
-def test_rows_of_equal_length_meet_equally_often():
+def test_rows_of_equal_length_share_batches_equally_often():
     sampler = LengthBatchSampler(np.repeat([10, 30], 64), 8, seed=0, shuffle=True)
     meetings = np.zeros((128, 128))
     for numbers, _ in epochs_of(sampler, 500):
@@ -100,7 +100,7 @@ def test_rows_of_equal_length_meet_equally_often():
     for group in (slice(0, 64), slice(64, 128)):
         pairs = meetings[group, group][np.triu_indices(64, 1)]
         assert pairs.mean() == pytest.approx(500 * 7 / 63, rel=0.01)
-        # As often as chance has it: the deviation of so many throws, and none far from it.
+        # The standard deviation is that of independent random draws.
         assert pairs.std() == pytest.approx(np.sqrt(500 * 7 / 63 * 56 / 63), rel=0.1)
 
 
@@ -130,7 +130,7 @@ def test_padding_is_below_three_percent_on_movie_snippets(seed):
         assert padding_share(sampler) < 0.03
 
 
-def test_padding_of_a_small_set_is_near_that_of_sorted_rows():
+def test_padding_of_a_small_set_is_close_to_that_of_sorted_rows():
     lengths = LENGTHS[:128]
     drawn = LengthBatchSampler(lengths, 8, seed=0, shuffle=True)
     in_order = LengthBatchSampler(lengths, 8, seed=0, shuffle=False)
@@ -140,7 +140,7 @@ def test_padding_of_a_small_set_is_near_that_of_sorted_rows():
 @pytest.mark.parametrize("world_size", [2, 3, 4])
 @pytest.mark.parametrize("count", [1, 5, 64, 97, 1000])
 @pytest.mark.parametrize("max_tokens", [None, 200])
-def test_the_ranks_of_a_step_are_one_devices_global_batch(world_size, count, max_tokens):
+def test_the_ranks_of_a_step_form_the_global_batch_of_one_device(world_size, count, max_tokens):
     lengths = LENGTHS[:count]
     whole = max_tokens and max_tokens * world_size
     one = LengthBatchSampler(lengths, 8 * world_size, seed=1, shuffle=True)
@@ -166,14 +166,14 @@ def test_the_ranks_of_a_step_are_one_devices_global_batch(world_size, count, max
         assert [sorted(set(step)) for step in steps] == [sorted(batch) for batch in one]
     doubled = len(flat(steps)) - len(set(flat(steps)))
     assert set(flat(steps)) == set(range(count))
-    assert doubled < world_size  # only where the last batch had fewer rows than ranks
+    assert doubled < world_size  # only if the last batch has fewer rows than ranks
     if count % (8 * world_size) >= world_size and whole is None:
         assert doubled == 0
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 @pytest.mark.parametrize("count", [0, 1, 7, 50])
-def test_evaluation_sees_each_row_once_longest_first(world_size, count):
+def test_evaluation_has_each_row_once_longest_first(world_size, count):
     lengths = LENGTHS[:count]
     ranks = [
         LengthBatchSampler(lengths, 8, seed=0, shuffle=False, rank=rank, world_size=world_size)
@@ -188,7 +188,7 @@ def test_evaluation_sees_each_row_once_longest_first(world_size, count):
         assert widths == sorted(widths, reverse=True)
 
 
-def test_nothing_is_computed_before_the_first_batch():
+def test_nothing_is_drawn_before_the_first_batch():
     sampler = LengthBatchSampler(LENGTHS, 32, seed=0, shuffle=True)
     early = iter(sampler)
     sampler.set_epoch(5)
@@ -203,7 +203,7 @@ def test_max_tokens_bounds_the_padded_batch(epoch):
     assert sorted(flat(batches)) == list(range(2000))
     assert max(LENGTHS[batch].max() * len(batch) for batch in batches) <= 500
     assert max(map(len, batches)) <= 64
-    assert len(batches) == len(sampler)  # the same in each epoch, as Lightning asks once
+    assert len(batches) == len(sampler)  # equal in all epochs, because Lightning reads it once
     assert LENGTHS.sum() / len(batches) > 0.88 * 500
     assert padding_share(sampler) < 0.03
 
@@ -211,7 +211,7 @@ def test_max_tokens_bounds_the_padded_batch(epoch):
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 @pytest.mark.parametrize("count", [1, 2, 7, 64, 500])
 @pytest.mark.parametrize("max_tokens", [1, 60, 300, 10_000])
-def test_the_budget_holds_on_each_rank_and_in_each_epoch(world_size, count, max_tokens):
+def test_max_tokens_holds_on_each_rank_and_in_each_epoch(world_size, count, max_tokens):
     lengths = LENGTHS[:count]
     ranks = [
         LengthBatchSampler(
@@ -239,10 +239,10 @@ def test_the_budget_holds_on_each_rank_and_in_each_epoch(world_size, count, max_
 
 
 @pytest.mark.parametrize("shuffle", [True, False])
-def test_a_row_longer_than_max_tokens_has_its_own_batch(shuffle):
+def test_a_row_longer_than_max_tokens_is_a_single_batch(shuffle):
     sampler = LengthBatchSampler([9, 2, 2], 4, seed=0, shuffle=shuffle, max_tokens=4)
     assert sorted(map(sorted, sampler)) == [[0], [1, 2]]
-    # And the rows beside it do not pay for it.
+    # The long row does not change the other batches.
     lengths = np.array([512, *LENGTHS])
     with_it, without = (
         LengthBatchSampler(rows, 64, seed=0, shuffle=shuffle, max_tokens=500)
@@ -260,44 +260,44 @@ def test_a_row_longer_than_max_tokens_has_its_own_batch(shuffle):
         ({"rank": 2, "world_size": 2}, r"rank must be in \[0, world_size=2\), got 2"),
     ],
 )
-def test_bad_values_are_refused(arguments, message):
+def test_invalid_values_are_errors(arguments, message):
     with pytest.raises(ValueError, match=message):
         LengthBatchSampler([1], **{"batch_size": 1, "seed": 0, "shuffle": True, **arguments})
 
 
-def two_sided(count, seed=0):
-    """Lengths of texts and of translations, which hang together like those of captions."""
+def pair_lengths(count, seed=0):
+    """Return lengths of texts and translations, correlated like those of captions."""
     texts = realistic_lengths(count, seed)
     noise = np.random.default_rng(seed + 1).normal(0, 0.13, count)
     return np.stack([texts, np.maximum((texts * 1.15 * np.exp(noise)).round(), 3)], 1).astype(int)
 
 
 def width(lengths):
-    """Padded tokens of a row in a batch with these lengths."""
+    """Return the padded tokens of a row in a batch with these lengths."""
     return lengths.max(0).sum()
 
 
-def two_sided_padding(sampler):
-    """Share of padding on both sides together."""
+def padding_share_of_pairs(sampler):
+    """Return the fraction of padding in both texts together."""
     batches = list(sampler)
     padded = sum(width(sampler.lengths[batch]) * len(batch) for batch in batches)
     return 1 - sampler.lengths.sum() / padded
 
 
 @pytest.mark.parametrize(("count", "limit"), [(1000, 0.16), (5000, 0.07), (29_000, 0.03)])
-def test_rows_of_two_sides_have_little_padding_on_both(count, limit):
-    lengths = two_sided(count)
+def test_pairs_have_little_padding_in_both_texts(count, limit):
+    lengths = pair_lengths(count)
     sampler = LengthBatchSampler(lengths, 32, seed=0, shuffle=True)
     in_order = LengthBatchSampler(lengths, 32, seed=0, shuffle=False)
     by_sum = LengthBatchSampler(lengths.sum(1), 32, seed=0, shuffle=False)
     by_sum.lengths = lengths
     for epoch in range(2):
         sampler.set_epoch(epoch)
-        assert two_sided_padding(sampler) < limit
-    assert two_sided_padding(in_order) < two_sided_padding(by_sum)
+        assert padding_share_of_pairs(sampler) < limit
+    assert padding_share_of_pairs(in_order) < padding_share_of_pairs(by_sum)
 
 
-def test_one_side_given_as_a_column_is_as_one_given_plainly():
+def test_one_column_of_lengths_equals_a_flat_array():
     plain = LengthBatchSampler(LENGTHS, 32, seed=0, shuffle=True, max_tokens=500)
     column = LengthBatchSampler(LENGTHS[:, None], 32, seed=0, shuffle=True, max_tokens=500)
     assert list(plain) == list(column)
@@ -307,8 +307,8 @@ def test_one_side_given_as_a_column_is_as_one_given_plainly():
 @pytest.mark.parametrize("count", [1, 7, 64, 500])
 @pytest.mark.parametrize("max_tokens", [1, 60, 300, 10_000])
 @pytest.mark.parametrize("shuffle", [True, False])
-def test_the_budget_of_both_sides_holds_in_each_epoch(world_size, count, max_tokens, shuffle):
-    lengths = two_sided(count)
+def test_max_tokens_of_pairs_holds_in_each_epoch(world_size, count, max_tokens, shuffle):
+    lengths = pair_lengths(count)
     ranks = [
         LengthBatchSampler(
             lengths,
@@ -335,18 +335,18 @@ def test_the_budget_of_both_sides_holds_in_each_epoch(world_size, count, max_tok
     assert len(steps) == 1
 
 
-def test_the_budget_of_both_sides_is_used():
-    sampler = LengthBatchSampler(two_sided(2000), 64, seed=0, shuffle=True, max_tokens=1000)
+def test_batches_of_pairs_use_most_of_max_tokens():
+    sampler = LengthBatchSampler(pair_lengths(2000), 64, seed=0, shuffle=True, max_tokens=1000)
     used = [width(sampler.lengths[batch]) * len(batch) for batch in sampler]
     assert np.mean(used) > 800
 
 
-def test_epochs_of_two_sides_differ():
-    sampler = LengthBatchSampler(two_sided(1000), 16, seed=0, shuffle=True)
+def test_epochs_of_pairs_differ():
+    sampler = LengthBatchSampler(pair_lengths(1000), 16, seed=0, shuffle=True)
     epochs = [{frozenset(batch) for batch in batches} for _, batches in epochs_of(sampler, 2)]
     assert len(epochs[0] & epochs[1]) < 10
 
 
-def test_rows_have_two_sides_at_most():
+def test_more_than_two_lengths_per_row_are_an_error():
     with pytest.raises(ValueError, match=r"lengths must be \(rows,\) or \(rows, 2\), got \(4, 3\)"):
         LengthBatchSampler(np.ones((4, 3)), 2, seed=0, shuffle=True)

@@ -1,4 +1,4 @@
-"""Resuming in the real fit loop: at every step, across epochs, and under other limits."""
+"""Resume in the fit loop of Lightning: at every step, across epochs, and under other limits."""
 
 import copy
 
@@ -40,7 +40,7 @@ def make_loader(rows=ROWS, batch_size=BATCH, seed=0, max_tokens=None):
 
 
 class Model(LightningModule):
-    """Dropout and momentum: any change in the order or the random state shows in the weights."""
+    """Model with dropout and momentum: any change of the order or the random state changes it."""
 
     def __init__(self):
         super().__init__()
@@ -62,7 +62,7 @@ class Model(LightningModule):
 
 
 class SaveEverywhere(Callback):
-    """Keeps a checkpoint of every kind of moment at which Lightning's own callback saves."""
+    """Callback that stores a checkpoint at every hook in which Lightning's own callback saves."""
 
     def __init__(self):
         self.checkpoints = {}
@@ -86,7 +86,7 @@ class SaveEverywhere(Callback):
 
 
 class RestoreRandom(Callback):
-    """What the stage code does: the random state of the checkpoint, set when training starts."""
+    """Callback that restores the random state of a checkpoint, as the stage runner does."""
 
     def __init__(self, state):
         self.state = state
@@ -119,7 +119,7 @@ def fit(loader, *, validate, checkpoint=None, callback=None, **options):
 
 
 def check_all_resumes(tmp_path, make, *, skip=(), **options):
-    """Interrupt a run at every moment that was saved, and compare with the uninterrupted one."""
+    """Resume from every stored checkpoint, and compare with the uninterrupted run."""
     saver = SaveEverywhere()
     whole = fit(make(), callback=saver, **options)
     assert len(saver.checkpoints) > len(whole.seen)
@@ -158,13 +158,13 @@ def test_resumed_at_any_step_equals_uninterrupted(tmp_path, validate):
     ids=lambda options: "-".join(options),
 )
 def test_resume_is_exact_under_other_trainer_arguments(tmp_path, options):
-    # With max_steps, Lightning 2.6 counts an epoch twice when it resumes from a checkpoint that
-    # was saved in on_train_epoch_end, and asks for the order of the epoch after the next.
+    # With max_steps, Lightning 2.6 counts an epoch twice if it resumes from a checkpoint saved in
+    # on_train_epoch_end, and skips the next epoch.
     skip = ["epoch"] if "max_steps" in options else []
     check_all_resumes(tmp_path, make_loader, validate=True, skip=skip, **options)
 
 
-def test_resume_is_exact_under_a_budget_of_tokens(tmp_path):
+def test_resume_is_exact_with_max_tokens(tmp_path):
     def make():
         return make_loader(batch_size=6, max_tokens=12)
 
@@ -175,7 +175,7 @@ def test_resume_is_exact_under_a_budget_of_tokens(tmp_path):
     assert max(sizes) > 3
 
 
-def test_lightning_knows_the_number_of_steps_under_a_budget():
+def test_lightning_estimates_the_steps_with_max_tokens():
     class Asks(Callback):
         def on_train_start(self, trainer, model):
             self.expected = trainer.estimated_stepping_batches
@@ -186,7 +186,7 @@ def test_lightning_knows_the_number_of_steps_under_a_budget():
 
 
 def test_resume_is_exact_for_combined_loaders(tmp_path):
-    """As for an objective on unlabelled target text: the shorter loader starts over."""
+    """The shorter loader starts again, as for an objective on unlabelled target text."""
 
     def make():
         loaders = {"source": make_loader(), "target": make_loader(rows=8, seed=5)}
@@ -209,7 +209,7 @@ def test_iterating_does_not_touch_the_global_random_state():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_without_lightning_a_finished_epoch_leads_to_the_next():
+def test_without_lightning_a_finished_epoch_resumes_at_the_next():
     loader = make_loader()
     list(loader)
     assert loader.state_dict() == {"epoch": 0, "batches": STEPS, "length": STEPS}
@@ -220,7 +220,7 @@ def test_without_lightning_a_finished_epoch_leads_to_the_next():
     assert [batch.tolist() for batch in resumed] == [batch.tolist() for batch in fresh]
 
 
-def test_a_state_saved_before_the_first_batch_keeps_the_place():
+def test_a_state_saved_before_the_first_batch_keeps_the_position():
     loader = make_loader()
     loader.load_state_dict({"epoch": 2, "batches": 3, "length": STEPS})
     assert loader.state_dict() == {"epoch": 2, "batches": 3, "length": STEPS}
@@ -229,9 +229,9 @@ def test_a_state_saved_before_the_first_batch_keeps_the_place():
     assert len(list(loader)) == STEPS
 
 
-def test_a_place_in_an_epoch_of_another_length_is_an_error():
+def test_a_position_in_an_epoch_of_another_length_is_an_error():
     loader = make_loader(batch_size=5)
-    with pytest.raises(ValueError, match=f"stands at batch 3 of {STEPS}, but an epoch now has 4"):
+    with pytest.raises(ValueError, match=f"saved at batch 3 of {STEPS}, but an epoch now has 4"):
         loader.load_state_dict({"epoch": 0, "batches": 3, "length": STEPS})
     loader.load_state_dict({"epoch": 0, "batches": STEPS, "length": STEPS})
     assert loader.state_dict() == {"epoch": 1, "batches": 0, "length": 4}

@@ -1,4 +1,4 @@
-"""A split that is evaluated has a row for each process, or is refused on all of them alike."""
+"""Error on all processes if an evaluated split has fewer rows than there are processes."""
 
 from types import SimpleNamespace
 
@@ -40,7 +40,7 @@ def raw(splits):
 
 @pytest.mark.parametrize("stage", ["fit", "validate", "test", "predict"])
 @pytest.mark.parametrize("kind", [Labelled, Paired, Tags, raw])
-def test_fewer_rows_than_processes_are_refused_before_the_first_batch(tokenizer, kind, stage):
+def test_fewer_rows_than_processes_are_an_error_before_the_first_batch(tokenizer, kind, stage):
     split, option = ("test", "test") if stage in ("test", "predict") else ("validation", "val")
 
     def set_up(rows, processes):
@@ -56,10 +56,10 @@ def test_fewer_rows_than_processes_are_refused_before_the_first_batch(tokenizer,
     if stage == "fit":
         set_up(0, 3)  # not evaluated
     if stage == "predict":
-        set_up(2, 3)  # no process waits for another
+        set_up(2, 3)  # in prediction, no process waits for another
         return
     with pytest.raises(
-        ValueError, match=rf"{split} row\(s\) for .* \(splits\.{option}\) or use few"
+        ValueError, match=rf"{split} row\(s\) for .*; set data.splits\.{option}=50 or more, or"
     ):
         set_up(1, 50)
 

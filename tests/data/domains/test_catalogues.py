@@ -94,7 +94,7 @@ def test_two_translations_of_a_text_are_a_pair(tmp_path):
     assert pairs(tmp_path, "en", "de_AT") == {"Delete": "Weg damit"}
 
 
-def test_a_text_is_there_once_with_its_first_translation(tmp_path, caplog):
+def test_a_repeated_text_has_its_first_translation(tmp_path, caplog):
     write(tmp_path / "a", "fr", FRENCH)
     write(tmp_path / "b", "fr", 'msgid "delete!"\nmsgstr "Effacer"\n')
     with caplog.at_level(logging.INFO):
@@ -104,8 +104,12 @@ def test_a_text_is_there_once_with_its_first_translation(tmp_path, caplog):
     assert f"{tmp_path}: 5 of 8 pairs; the others repeat a text" in caplog.text
 
 
-def homes(folder, text, target, originals):
-    """Return the split of each English text, given those behind the texts of a side."""
+def splits_of_originals(folder, text, target, originals):
+    """Return the split of each English text.
+
+    Args:
+        originals: Returns the English text for a text in the language ``text``.
+    """
     data = Catalogues(
         str(folder), columns=TargetColumns(text, target), splits=Splits(val=0.2, test=0.3)
     )
@@ -114,9 +118,9 @@ def homes(folder, text, target, originals):
     return {originals(row["text"]): split for split in splits for row in data.rows(split)}
 
 
-def test_an_english_text_lies_in_the_same_split_in_all_languages(tmp_path):
+def test_an_english_text_is_in_the_same_split_in_all_languages(tmp_path):
     texts = [f"Word {number}" for number in range(60)]
-    # Each language lacks other texts, and French has one word for two.
+    # Each language lacks other texts, and two texts have the same French translation.
     french = {text: f"Mot {number // 2 * 2}" for number, text in enumerate(texts) if number % 5}
     german = {text: f"Wort {number}" for number, text in enumerate(texts) if number % 3}
     for language, pairs_of in (("fr", french), ("de", german)):
@@ -125,9 +129,9 @@ def test_an_english_text_lies_in_the_same_split_in_all_languages(tmp_path):
     first = {}
     for text, target in french.items():
         first.setdefault(target, text)
-    of_french = homes(tmp_path, "en", "fr", str)
-    of_german = homes(tmp_path, "en", "de", str)
-    of_both = homes(tmp_path, "fr", "de", first.__getitem__)
+    of_french = splits_of_originals(tmp_path, "en", "fr", str)
+    of_german = splits_of_originals(tmp_path, "en", "de", str)
+    of_both = splits_of_originals(tmp_path, "fr", "de", first.__getitem__)
     assert set(of_german.values()) == {"train", "validation", "test"}
     for one, other in ((of_french, of_german), (of_both, of_german), (of_both, of_french)):
         shared = one.keys() & other.keys()
@@ -135,9 +139,11 @@ def test_an_english_text_lies_in_the_same_split_in_all_languages(tmp_path):
         assert {text: one[text] for text in shared} == {text: other[text] for text in shared}
 
 
-def test_splits_of_catalogues_are_fractions(tmp_path):
+def test_split_sizes_of_catalogues_must_be_fractions(tmp_path):
     write(tmp_path, "fr", FRENCH)
-    with pytest.raises(ValueError, match=r"splits.test=2 is a count, .* splits.test=0.1"):
+    with pytest.raises(
+        ValueError, match=r"test must be a fraction .*, got 2: .* data.splits.test=0.1"
+    ):
         Catalogues(str(tmp_path), splits=Splits(val=0, test=2)).setup("fit")
 
 
@@ -158,25 +164,25 @@ def test_a_catalogue_is_read_by_context_and_text(tmp_path):
         ("app.po", b"nonsense\n"),
     ],
 )
-def test_a_broken_catalogue_is_named(tmp_path, name, content):
+def test_a_damaged_catalogue_is_an_error(tmp_path, name, content):
     path = tmp_path / "fr" / "LC_MESSAGES" / name
     path.parent.mkdir(parents=True)
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=f"{name} is no sound gettext catalogue"):
+    with pytest.raises(ValueError, match=f"{name} is not a valid gettext catalogue"):
         pairs(tmp_path)
 
 
-def test_a_language_that_is_not_there_is_an_error(tmp_path):
+def test_a_missing_language_is_an_error(tmp_path):
     write(tmp_path, "fr", FRENCH)
-    with pytest.raises(FileNotFoundError, match="no text in en and it in"):
+    with pytest.raises(FileNotFoundError, match="no texts in en and it in"):
         pairs(tmp_path, "en", "it")
-    with pytest.raises(ValueError, match=r"catalogues have no groups, got columns.group='g'"):
+    with pytest.raises(ValueError, match=r"columns.group must be null for catalogues, got 'g'"):
         Catalogues(str(tmp_path), columns=TargetColumns("en", "fr", "g")).setup("fit")
 
 
 @pytest.mark.network
 @pytest.mark.parametrize(("target", "rows"), [("fr", 15452), ("de", 15055)])
-def test_the_packaged_catalogues_are_what_they_were(target, rows):
+def test_the_packaged_catalogues_have_the_known_sizes(target, rows):
     data = Catalogues(columns=TargetColumns("en", target))
     data.setup("fit")
     assert data.n_train + data.n_val + data.n_test == rows

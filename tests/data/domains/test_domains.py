@@ -30,7 +30,7 @@ LABEL_KEYS = {
     "LabelSpec": ["_target_", "cutoffs", "kind", "names", "separator", "values"],
     "TagSpec": ["_target_", "label_all", "names", "scheme", "values"],
 }
-HUTTO = {
+VADER = {
     News: "nytEditorialSnippets_GroundTruth.txt",
     MovieSnippets: "movieReviewSnippets_GroundTruth.txt",
     Products: "amazonReviewSnippets_GroundTruth.txt",
@@ -40,7 +40,7 @@ HUTTO = {
 
 @pytest.fixture
 def packaged(tmp_path, monkeypatch):
-    """Small files in place of the packaged ones."""
+    """Folder for small files that replace the packaged ones."""
     for module in ("vader", "movie_reviews", "bbc_news", "spam"):
         monkeypatch.setattr(
             f"lightning_transfer.data.domains.{module}.fetch", lambda name: tmp_path
@@ -57,9 +57,9 @@ def write_ratings(path, count=60):
     return str(path)
 
 
-@pytest.mark.parametrize("domain", HUTTO)
-def test_rated_texts_are_read_from_the_packaged_file(packaged, domain):
-    write_ratings(packaged / HUTTO[domain])
+@pytest.mark.parametrize("domain", VADER)
+def test_texts_with_sentiment_are_read_from_the_packaged_file(packaged, domain):
+    write_ratings(packaged / VADER[domain])
     data = domain()
     data.setup("fit")
     assert data.labels.to_dict() == {
@@ -68,33 +68,35 @@ def test_rated_texts_are_read_from_the_packaged_file(packaged, domain):
         "cutoffs": [-0.5, 0.5],
     }
     rows = [row for split in ("train", "validation", "test") for row in data.rows(split)]
-    [row] = [row for row in rows if row["row"] == f"{HUTTO[domain]}, line 11"]
+    [row] = [row for row in rows if row["row"] == f"{VADER[domain]}, line 11"]
     assert row["text"] == 'Bits & "pieces 10, café'
     assert row["label"] == -3.5
     assert len(rows) == 60
 
 
 @pytest.mark.parametrize("domain", [News, Products])
-def test_the_sentences_of_an_article_stay_together(packaged, domain):
+def test_sentences_of_an_article_stay_in_one_split(packaged, domain):
     data = domain(write_ratings(packaged / "own.txt"))
     data.setup("fit")
-    homes = {
+    splits_of = {
         split: {(int(row.split()[-1]) - 1) // 6 for row in data.rows(split)["row"]}
         for split in ("train", "validation", "test")
     }
-    assert sum(map(len, homes.values())) == len(set.union(*homes.values())) == 10
+    assert sum(map(len, splits_of.values())) == len(set.union(*splits_of.values())) == 10
 
 
-def test_the_columns_of_rated_texts_can_be_chosen(packaged):
+def test_columns_of_texts_with_sentiment_can_be_selected(packaged):
     source = write_ratings(packaged / "own.txt")
     data = News(source, columns=Columns(label="article"), label=LabelSpec("single_label"))
     data.setup("fit")
     assert data.labels.names == tuple(sorted(map(str, range(1, 11))))
-    with pytest.raises(ValueError, match=r"own.txt: no column 'stars' for the label; it has"):
+    with pytest.raises(
+        ValueError, match=r"own.txt: no column 'stars' for the label; set data.columns.label to"
+    ):
         News(source, columns=Columns(label="stars")).setup("fit")
 
 
-def test_a_rated_line_that_is_cut_off_is_a_bad_row(packaged):
+def test_an_incomplete_line_is_a_bad_row(packaged):
     source = write_ratings(packaged / "own.txt")
     with open(source, "a") as file:
         file.write("\r\n11_1\t0.5")
@@ -102,27 +104,27 @@ def test_a_rated_line_that_is_cut_off_is_a_bad_row(packaged):
         Tweets(source).setup("fit")
 
 
-def test_rated_texts_must_be_utf8(packaged):
+def test_texts_with_sentiment_must_be_utf8(packaged):
     (packaged / "own.txt").write_bytes("1\t0.5\tgood\n2\t0.5\tcafé".encode("latin-1"))
-    with pytest.raises(ValueError, match=r"own.txt, line 2: .*; the file must be UTF-8"):
+    with pytest.raises(ValueError, match=r"own.txt, line 2: .*; save the file as UTF-8"):
         Tweets(str(packaged / "own.txt")).setup("fit")
 
 
 @pytest.mark.parametrize("domain", [News, Imdb])
-def test_a_source_that_is_no_file_is_named(tmp_path, domain):
-    with pytest.raises(FileNotFoundError, match=r"no file .*nothing; set source to a file"):
+def test_a_missing_source_is_an_error_with_its_path(tmp_path, domain):
+    with pytest.raises(FileNotFoundError, match=r"no file .*nothing; set data.source to a file"):
         domain(str(tmp_path / "nothing")).setup("fit")
 
 
-def test_a_mapping_is_no_source_of_a_packaged_domain():
-    with pytest.raises(ValueError, match="News takes one path as its source, got"):
+def test_a_mapping_as_source_of_packaged_data_is_an_error():
+    with pytest.raises(ValueError, match="source of News must be one path, got"):
         News({"train": "a.txt"}).setup("fit")
 
 
 @pytest.mark.parametrize(
     ("domain", "origin"), [(Imdb, "imdb"), (RottenTomatoes, "rotten_tomatoes")]
 )
-def test_reviews_are_those_of_their_origin(packaged, domain, origin):
+def test_reviews_of_other_origins_are_left_out(packaged, domain, origin):
     lines = ["text,label,source"]
     for row in range(20):
         lines.append(f'"fine<br /><br />film, {row}",{row % 2},{origin}')
@@ -135,7 +137,7 @@ def test_reviews_are_those_of_their_origin(packaged, domain, origin):
     rows = {row["text"]: row for row in data.rows("train")}
     row = rows["fine\n\nfilm, 3"]
     assert row["label"] == 1
-    assert row["row"] == "combined_movie_reviews.csv, line 11"  # quoted newlines are counted
+    assert row["row"] == "combined_movie_reviews.csv, line 11"  # line breaks in quotes are counted
     path.write_text("text,label,source\nx,1,elsewhere\n")
     with pytest.raises(ValueError, match=f"no row has '{origin}' in the column 'source'"):
         domain().setup("fit")
@@ -151,7 +153,7 @@ def write_articles(folder):
             (folder / topic / f"{number:03}.txt").write_text(f"Headline {topic} {number}\n\n{text}")
 
 
-def test_a_folder_of_articles_is_the_topic(packaged):
+def test_the_topic_is_the_folder_of_an_article(packaged):
     write_articles(packaged)
     (packaged / "tech" / "999.txt").write_bytes(b"Pounds\n\nIt cost \xa315.8m in all.")
     data = BbcTopics(splits=Splits(val=0, test=0))
@@ -186,7 +188,7 @@ def write_mailboxes(folder):
                 (folder / mailbox / kind / f"{mail:04}.{number}.txt").write_bytes(text.encode())
 
 
-def test_mails_are_those_of_the_mailboxes_asked_for(packaged):
+def test_the_source_selects_the_mailbox(packaged):
     write_mailboxes(packaged)
     both = Spam(splits=Splits(0, 0))
     both.setup("fit")
@@ -200,7 +202,7 @@ def test_mails_are_those_of_the_mailboxes_asked_for(packaged):
         assert row["label"] == 1
 
 
-def test_a_folder_of_ones_own_mail_is_read(packaged):
+def test_a_folder_with_own_mails_is_read(packaged):
     write_mailboxes(packaged)
     mails = packaged / "test_dataset"
     (mails / "spam" / "0099.txt").write_bytes(b"Subject: cheap\n\nonly \xa35")
@@ -214,23 +216,23 @@ def test_a_folder_of_ones_own_mail_is_read(packaged):
         Spam(str(packaged / "nowhere")).setup("fit")
 
 
-def test_a_wave_of_spam_lies_in_one_split(packaged):
+def test_a_wave_of_spam_is_in_one_split(packaged):
     write_mailboxes(packaged)
     sent = (packaged / "test_dataset/spam/0001.1.txt").read_text()
     for number in range(8):
         (packaged / f"test_dataset/spam/wave{number}.txt").write_text(f"Subject: {number}\n{sent}")
     data = Spam("kaminski", splits=Splits(val=8, test=8))
     data.setup("fit")
-    homes = {
+    splits_of = {
         split
         for split in ("train", "validation", "test")
         for row in data.rows(split)
         if "spam1x1x0" in row["text"]
     }
-    assert len(homes) == 1
+    assert len(splits_of) == 1
 
 
-def test_a_wave_that_reached_both_mailboxes_is_left_out_of_kaminskis(packaged):
+def test_waves_of_both_mailboxes_are_left_out_of_kaminski(packaged):
     write_mailboxes(packaged)
     lines = [f"offer {number} of a mass mail" for number in range(12)]
     for box, mails in (("training_dataset", 2), ("test_dataset", 3)):
@@ -250,18 +252,18 @@ def test_a_wave_that_reached_both_mailboxes_is_left_out_of_kaminskis(packaged):
     assert data.n_train == 48 + 5
 
 
-def test_short_mails_of_a_wave_are_found(packaged):
+def test_short_mails_of_a_wave_are_in_one_split(packaged):
     write_mailboxes(packaged)
     for mail in range(6):
         text = f"Subject: {mail}\nplease let me know if i can help in any way"
         (packaged / f"training_dataset/ham/short{mail}.txt").write_text(text)
     data = Spam("kitchen", splits=Splits(val=6, test=6))
     data.setup("fit")
-    homes = [
+    splits_of = [
         sum("in any way" in row["text"] for row in data.rows(split))
         for split in ("train", "validation", "test")
     ]
-    assert sorted(homes) == [0, 0, 6]
+    assert sorted(splits_of) == [0, 0, 6]
 
 
 STORY = [f"word{number}" for number in range(300)]
@@ -273,24 +275,24 @@ STORY = [f"word{number}" for number in range(300)]
         (["Another", "headline", *STORY], True),
         (STORY[:200], True),  # shortened
         ([*STORY[:150], "and", "now", *STORY[150:]], True),
-        (STORY[::-1], False),  # the same words
+        (STORY[::-1], False),  # the same words in another order
         ([f"other{number}" for number in range(300)], False),
-        ([*STORY[:30], *(f"other{number}" for number in range(270))], False),  # one quotation
+        ([*STORY[:30], *(f"other{number}" for number in range(270))], False),  # a single quotation
     ],
 )
-def test_rewritten_articles_are_one_story(other, same):
+def test_rewritten_articles_are_one_group(other, same):
     groups = near_duplicate_groups([" ".join(STORY), " ".join(other)])
     assert (groups == [0, 0]) is same
 
 
-def test_stories_are_joined_through_a_third():
+def test_texts_are_grouped_through_a_third_text():
     first, second = STORY[:200], STORY[100:]
     texts = [" ".join(first[:100]), " ".join(second[-100:]), " ".join(STORY)]
     assert near_duplicate_groups(texts) == [0, 0, 0]
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_a_config_says_what_the_class_says(path):
+def test_a_config_has_the_defaults_of_its_class(path):
     config = yaml.safe_load(path.read_text())
     first, second = path.read_text().splitlines()[:2]
     assert first.startswith("# ")
@@ -306,14 +308,14 @@ def test_a_config_says_what_the_class_says(path):
     assert (data.source, data.train_size) == (None, None)
 
 
-def test_every_domain_has_a_config_and_every_config_names_every_key():
+def test_every_data_set_has_a_config_with_all_keys():
     configs = [yaml.safe_load(path.read_text()) for path in CONFIGS]
     domains = {
         f"lightning_transfer.data.{name}"
         for name, found in vars(lightning_transfer.data).items()
         if isinstance(found, type) and issubclass(found, TextDataModule)
     }
-    # Bases have no rows of their own; the label of highlighted sentences is no choice.
+    # Base classes have no rows, and the label of highlighted sentences cannot be configured.
     others = ("TextDataModule", "TaggedText", "HighlightedSentences")
     domains -= {f"lightning_transfer.data.{name}" for name in others}
     assert {config["_target_"] for config in configs} == domains
@@ -343,7 +345,7 @@ def test_every_domain_has_a_config_and_every_config_names_every_key():
         (Spam, (765, 109, 218)),
     ],
 )
-def test_the_packaged_data_are_what_they_were(domain, sizes):
+def test_the_packaged_data_have_the_known_sizes(domain, sizes):
     data = domain()
     data.setup("fit")
     assert (data.n_train, data.n_val, data.n_test) == sizes

@@ -29,24 +29,24 @@ def files(source, **options):
         ("mail.tsv", {"delimiter": "\t", "encoding": "utf-16"}),
     ],
 )
-def test_one_file_is_cut_into_the_splits(tmp_path, name, options):
+def test_a_single_file_is_divided_into_splits(tmp_path, name, options):
     data = files(write_csv(tmp_path / name, **options))
     data.setup("fit")
     assert (data.n_train, data.n_val, data.n_test) == (21, 3, 6)
     assert data.rows("test")[0]["row"].startswith(f"{name}, line ")
 
 
-def test_rows_of_a_jsonl_may_leave_columns_out(tmp_path):
+def test_rows_of_a_jsonl_may_omit_columns(tmp_path):
     path = tmp_path / "mail.jsonl"
     path.write_text('{"kind": "ham"}\n{"body": "b", "kind": "spam"}\n{"body": "c", "kind": "ham"}')
-    with pytest.raises(ValueError, match=r"mail.jsonl, line 1, column 'body': no text; mend"):
+    with pytest.raises(ValueError, match=r"mail.jsonl, line 1, column 'body': no text; correct"):
         files(str(path)).setup("fit")
     data = files(str(path), on_bad_row="skip", splits=Splits(0, 0))
     data.setup("fit")
     assert data.label_counts == {"ham": 1, "spam": 1}
 
 
-def test_labels_of_several_types_are_one_column(tmp_path):
+def test_labels_of_several_types_are_converted_to_one(tmp_path):
     path = tmp_path / "mail.jsonl"
     path.write_text(
         '{"body": "a", "kind": 0}\n{"body": "b", "kind": "1"}\n{"body": "c", "kind": 1.0}\n'
@@ -64,7 +64,7 @@ def test_a_list_among_texts_is_a_bad_row(tmp_path):
         files(str(path)).setup("fit")
 
 
-def test_a_name_among_lists_of_names_is_a_list(tmp_path):
+def test_a_single_name_among_lists_of_names_is_a_list(tmp_path):
     path = tmp_path / "mail.jsonl"
     path.write_text('{"body": "a", "kind": "x"}\n{"body": "b", "kind": ["x", "y"]}\n')
     data = files(str(path), label=LabelSpec("multi_label"), splits=Splits(0, 0))
@@ -72,7 +72,7 @@ def test_a_name_among_lists_of_names_is_a_list(tmp_path):
     assert data.label_counts == {"x": 2, "y": 1}
 
 
-def test_parquet_with_a_list_of_labels(tmp_path):
+def test_parquet_may_have_lists_of_labels(tmp_path):
     table = pa.table({"body": ["a", "b", "c"], "kind": [["x"], ["x", "y"], []]})
     pq.write_table(table, tmp_path / "mail.parquet")
     data = files(
@@ -84,13 +84,13 @@ def test_parquet_with_a_list_of_labels(tmp_path):
 
 @pytest.mark.parametrize("as_mapping", [True, False])
 @pytest.mark.parametrize("dev", ["validation", "valid", "val", "dev"])
-def test_a_folder_or_mapping_of_split_files_is_kept(tmp_path, as_mapping, dev):
+def test_splits_of_a_folder_or_mapping_are_kept(tmp_path, as_mapping, dev):
     paths = {
         "train": write_csv(tmp_path / "train.csv", ROWS[:20]),
         "validation": write_csv(tmp_path / f"{dev}.tsv", ROWS[20:25], delimiter="\t"),
         "test": write_csv(tmp_path / "test.csv", ROWS[25:]),
     }
-    (tmp_path / "README.md").write_text("what this is")
+    (tmp_path / "README.md").write_text("about the data")
     data = files(paths if as_mapping else str(tmp_path))
     data.setup("fit")
     assert (data.n_train, data.n_val, data.n_test) == (20, 5, 5)
@@ -100,7 +100,7 @@ def test_a_folder_or_mapping_of_split_files_is_kept(tmp_path, as_mapping, dev):
             assert row.split(",")[0] in path
 
 
-def test_a_missing_split_is_cut_from_the_training_file(tmp_path):
+def test_a_missing_split_is_drawn_from_the_training_rows(tmp_path):
     write_csv(tmp_path / "train.csv", ROWS[:20])
     write_csv(tmp_path / "test.csv", ROWS[20:])
     data = files(str(tmp_path), splits=Splits(val=0.1, test=0.5))
@@ -108,7 +108,7 @@ def test_a_missing_split_is_cut_from_the_training_file(tmp_path):
     assert (data.n_train, data.n_val, data.n_test) == (18, 2, 10)
 
 
-def test_a_test_file_alone_can_be_tested_on(tmp_path):
+def test_a_test_file_alone_can_be_used_for_testing(tmp_path):
     data = files({"test": write_csv(tmp_path / "mail.csv")})
     data.setup("test")
     assert (data.n_train, data.n_test) == (0, 30)
@@ -116,7 +116,7 @@ def test_a_test_file_alone_can_be_tested_on(tmp_path):
         data.setup("fit")
 
 
-def test_bad_bytes_are_named_by_line_and_skipped_if_asked(tmp_path, caplog):
+def test_bad_bytes_are_an_error_with_their_line_or_skipped(tmp_path, caplog):
     path = tmp_path / "mail.csv"
     text = "\n".join(["body,kind", *(",".join(row) for row in ROWS)]).encode()
     path.write_bytes(text.replace(b"mail number 4,", b"mail n\xffumber 4,"))
@@ -134,50 +134,58 @@ def test_bad_bytes_are_named_by_line_and_skipped_if_asked(tmp_path, caplog):
     [
         (
             Columns(text="boddy", label="kind"),
-            r"mail.csv: no column 'boddy' for the text; it has body, kind; did you mean body\?; "
-            "set columns.text",
+            r"mail.csv: no column 'boddy' for the text; set data.columns.text to one of body, "
+            r"kind; did you mean body\?",
         ),
-        (Columns(text="body"), "mail.csv: no column 'label' for the label; it has body, kind; set"),
-        (Columns("body", "kind", group="who"), "no column 'who' for the group; .* columns.group"),
+        (
+            Columns(text="body"),
+            "mail.csv: no column 'label' for the label; .*columns.label to one of body, kind",
+        ),
+        (
+            Columns("body", "kind", group="who"),
+            "no column 'who' for the group; set data.columns.group to one of body, kind",
+        ),
         (Columns("body", "kind", "other"), "no column 'other' for the text_pair;"),
     ],
 )
-def test_a_missing_column_names_those_there(tmp_path, columns, message):
+def test_a_missing_column_is_an_error_with_the_columns_of_the_file(tmp_path, columns, message):
     with pytest.raises(ValueError, match=message):
         files(write_csv(tmp_path / "mail.csv"), columns=columns).setup("fit")
 
 
-def test_a_bad_label_is_named_by_its_line(tmp_path):
+def test_a_bad_label_is_an_error_with_its_line(tmp_path):
     path = write_csv(tmp_path / "mail.csv", [*ROWS, ("late", "spma")])
     message = "^mail.csv, line 32, column 'kind': unknown label 'spma'; known: ham, spam; did you"
     with pytest.raises(ValueError, match=message):
         files(path).setup("fit")
 
 
-def test_no_source_says_how_to_give_one():
-    with pytest.raises(FileNotFoundError, match="no file given; set source to a csv"):
+def test_a_missing_source_is_an_error():
+    with pytest.raises(FileNotFoundError, match=r"no file given; set data.source to a csv"):
         files(None).setup("fit")
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path):
+def test_a_missing_file_is_an_error_with_its_name(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"mial.csv"):
         files(str(tmp_path / "mial.csv")).setup("fit")
 
 
-def test_an_unknown_split_of_a_mapping_is_named(tmp_path):
+def test_an_unknown_split_in_a_mapping_is_an_error(tmp_path):
     path = write_csv(tmp_path / "mail.csv")
-    with pytest.raises(ValueError, match="source may name train, validation, test, got dev, tst"):
+    with pytest.raises(
+        ValueError, match="source must be one of train, validation, test, got dev, tst"
+    ):
         files({"train": path, "tst": path, "dev": path}).setup("fit")
 
 
-def test_a_folder_without_split_files_says_what_it_holds(tmp_path):
+def test_a_folder_without_split_files_is_an_error_with_its_content(tmp_path):
     write_csv(tmp_path / "mail.csv")
-    with pytest.raises(FileNotFoundError, match=r"holds no train, .* it has mail.csv"):
+    with pytest.raises(FileNotFoundError, match=r"has no train, .* it contains mail.csv"):
         files(str(tmp_path)).setup("fit")
 
 
 def test_two_files_of_one_split_are_an_error(tmp_path):
     for name in ("train.csv", "train.tsv"):
         write_csv(tmp_path / name)
-    with pytest.raises(ValueError, match=r"two files of train rows, train.csv and train.tsv; say"):
+    with pytest.raises(ValueError, match=r"two files of train rows, train.csv and train.tsv; ch"):
         files(str(tmp_path)).setup("fit")

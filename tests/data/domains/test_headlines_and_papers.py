@@ -30,14 +30,14 @@ def test_the_first_line_of_an_article_is_its_headline(tmp_path):
     assert rows["Headline 3"]["text"].startswith("a3w0 a3w1")
     assert "Headline" not in rows["Headline 3"]["text"]
     assert rows["Headline 3"]["row"] == "tech/003.txt"
-    homes = [
+    splits_of = [
         split
         for split in ("train", "validation", "test")
         for row in data.rows(split)
         if row["target"].startswith("Story")
     ]
-    assert len(homes) == 2
-    assert len(set(homes)) == 1
+    assert len(splits_of) == 2
+    assert len(set(splits_of)) == 1
 
 
 def test_an_article_without_a_body_is_a_bad_row(tmp_path):
@@ -45,14 +45,16 @@ def test_an_article_without_a_body_is_a_bad_row(tmp_path):
     (tmp_path / "tech" / "999.txt").write_text("A headline alone\n")
     with pytest.raises(ValueError, match=r"tech/999.txt, column 'article': empty text"):
         BbcHeadlines(str(tmp_path)).setup("fit")
-    with pytest.raises(ValueError, match=r"no column 'body' for the text; it has article, headl"):
+    with pytest.raises(
+        ValueError, match=r"no column 'body' for the text; .* one of article, headl"
+    ):
         BbcHeadlines(str(tmp_path), columns=TargetColumns("body", "headline")).setup("fit")
 
 
-def test_passages_begin_with_what_is_to_be_written(tmp_path):
+def test_passages_begin_with_their_target_text(tmp_path):
     write_articles(tmp_path)
-    said = [f"Here is sentence {number} of a long article on nothing." for number in range(30)]
-    text = f"{said[0]} Too short.\n{' '.join(said[1:])}"
+    sentences = [f"Here is sentence {number} of a long article on nothing." for number in range(30)]
+    text = f"{sentences[0]} Too short.\n{' '.join(sentences[1:])}"
     (tmp_path / "tech/030.txt").write_text(f"A headline\n\n{text}")
     data = BbcLeads(str(tmp_path))
     data.setup("fit")
@@ -62,14 +64,16 @@ def test_passages_begin_with_what_is_to_be_written(tmp_path):
         assert row["text"].startswith(row["target"])
         assert len(row["target"].split()) <= 12
     found = {row["row"]: row for row in rows if row["row"].startswith("tech/030.txt")}
-    assert len(found) == 7  # of the first 20 sentences, from every third one
+    assert len(found) == 7  # from the first 20 sentences, one at every third
     assert found["tech/030.txt, passage 2"] == {
-        "text": " ".join(said[3:7]),
+        "text": " ".join(sentences[3:7]),
         "target": "Here is sentence 3 of a long article on nothing.",
         "row": "tech/030.txt, passage 2",
     }
     columns = TargetColumns("body", "beginning")
-    with pytest.raises(ValueError, match="no column 'body' for the text; it has beginning, pass"):
+    with pytest.raises(
+        ValueError, match=r"no column 'body' for the text; .* one of beginning, pass"
+    ):
         BbcLeads(str(tmp_path), columns=columns).setup("fit")
 
 
@@ -86,7 +90,7 @@ def papers(tmp_path):
     return tmp_path
 
 
-def test_papers_are_split_by_their_authors(papers):
+def test_papers_are_in_the_splits_of_their_authors(papers):
     data = PaperTitles(str(papers))
     data.setup("fit")
     assert (data.n_train, data.n_val, data.n_test) == (5, 2, 3)
@@ -95,7 +99,7 @@ def test_papers_are_split_by_their_authors(papers):
     assert row["target"] == "Title test 1"
 
 
-def test_any_part_of_a_paper_can_be_read_and_written(papers):
+def test_columns_select_the_parts_of_a_paper(papers):
     data = PaperSummaries(str(papers))
     data.setup("fit")
     assert sorted(data.rows("validation")["target"]) == [f"The outcome . val {n}" for n in (0, 1)]
@@ -115,7 +119,7 @@ def test_any_part_of_a_paper_can_be_read_and_written(papers):
     ("domain", "sizes"),
     [(BbcHeadlines, (1486, 212, 424)), (PaperTitles, (100, 50, 100))],
 )
-def test_the_packaged_data_are_what_they_were(domain, sizes):
+def test_the_packaged_data_have_the_known_sizes(domain, sizes):
     data = domain()
     data.setup("fit")
     assert (data.n_train, data.n_val, data.n_test) == sizes

@@ -11,7 +11,7 @@ PLAIN = WORDS[10:]
 
 
 def papers(count, seed, first=0):
-    """Papers whose highlighted sentences, and no others, hold good words."""
+    """Return papers with good words in the highlighted sentences only."""
     draw = np.random.default_rng(seed)
 
     def sentence(words):
@@ -19,16 +19,16 @@ def papers(count, seed, first=0):
 
     made = []
     for number in range(first, first + count):
-        sentences, marks, good = {}, {a: {} for a in ASPECTS}, {}
+        sentences, flags, good = {}, {a: {} for a in ASPECTS}, {}
         for section in SECTIONS:
             sentences[section] = [sentence(PLAIN) for _ in range(5)]
             for aspect in ASPECTS:
-                marks[aspect][section] = [0] * 5
+                flags[aspect][section] = [0] * 5
         for aspect, section in zip(ASPECTS, SECTIONS, strict=True):
             place = int(draw.integers(2, 5))
             good[aspect] = sentences[section][place] = sentence(GOOD)
-            marks[aspect][section][place] = 1
-        made.append(a_paper(id=f"p{number}", sentences=sentences, highlights=marks, summary=good))
+            flags[aspect][section][place] = 1
+        made.append(a_paper(id=f"p{number}", sentences=sentences, highlights=flags, summary=good))
     return made
 
 
@@ -57,7 +57,7 @@ def test_each_sentence_is_a_row_and_papers_stay_in_their_split(folder):
         assert (row["label"] == 1) is (row["text"].split()[0] in GOOD)
 
 
-def test_an_aspect_has_its_own_highlights_and_reference(folder):
+def test_each_aspect_has_its_highlights_and_reference(folder):
     data = make_data(folder, extract=Extract(aspect="outcome", sentences=1))
     assert data.label_counts["highlight"] == 16
     whole = make_data(folder).extraction.references[0]
@@ -66,7 +66,7 @@ def test_an_aspect_has_its_own_highlights_and_reference(folder):
 
 
 @pytest.mark.parametrize("context", ["none", "position", "neighbours", "both"])
-def test_a_sentence_is_read_with_its_context(folder, context):
+def test_the_second_text_of_a_row_is_its_context(folder, context):
     data = make_data(folder, extract=Extract(context=context))
     rows, extraction = data._corpus.rows, data.extraction
     if context == "none":
@@ -84,7 +84,7 @@ def test_a_sentence_is_read_with_its_context(folder, context):
         assert rows.pairs[row] == words[context]
 
 
-def test_rows_lead_back_to_the_sentences_and_batches_say_their_place(folder, tokenizer):
+def test_rows_are_assigned_to_sentences_and_batches_have_positions(folder, tokenizer):
     data = make_data(folder, tokenizer)
     extraction = data.extraction
     for batch in data.test_dataloader():
@@ -96,12 +96,12 @@ def test_rows_lead_back_to_the_sentences_and_batches_say_their_place(folder, tok
             assert data.rows("test")[index]["text"] == sentence
 
 
-def test_the_best_sentences_are_chosen_in_the_order_of_the_document():
+def test_summaries_have_the_best_sentences_in_the_order_of_the_document():
     documents, rows = [["a", "b", "c"], ["d", "e", "f"]], np.arange(6)
     extraction = Extraction(documents, ["", ""], document=rows // 3, position=rows % 3, size=2)
     scores = np.array([0.1, 0.9, 0.2, 0.5, 0.5, 0.5])
     assert extraction.summaries(rows, scores) == {0: "b c", 1: "d e"}
-    order = np.array([5, 2, 0, 4, 1, 3, 3])  # one twice, as devices may
+    order = np.array([5, 2, 0, 4, 1, 3, 3])  # one row scored twice, as with several devices
     assert extraction.summaries(order, scores[order]) == {0: "b c", 1: "d e"}
     assert extraction.summaries(rows[1:3], scores[1:3]) == {0: "b c"}
     one = Extraction(documents, ["", ""], document=rows // 3, position=rows % 3, size=9)
@@ -113,23 +113,23 @@ def test_the_best_sentences_are_chosen_in_the_order_of_the_document():
     [
         ({"sentences": 0}, "extract.sentences must be >= 1, got 0"),
         ({"context": "all"}, "none, position, neighbours, both, got 'all'"),
-        ({"aspect": "aim"}, "challenge, approach, outcome or null, got 'aim'"),
+        ({"aspect": "aim"}, "null or one of challenge, approach, outcome, got 'aim'"),
     ],
 )
-def test_bad_arguments_are_refused(arguments, message):
+def test_bad_arguments_are_an_error(arguments, message):
     with pytest.raises(ValueError, match=message):
         Extract(**arguments)
 
 
-def test_without_rows_there_is_no_extraction(folder):
+def test_extraction_before_setup_is_an_error(folder):
     with pytest.raises(RuntimeError, match=r"call setup\(\) first"):
         _ = HighlightedSentences(folder).extraction
 
 
-def test_a_sentence_that_is_tested_on_is_not_trained_on(tmp_path):
+def test_a_sentence_of_the_test_papers_is_not_in_the_training_rows(tmp_path):
     files = {"train": papers(4, 0), "val": papers(4, 1, 100), "test": papers(4, 2, 200)}
     for place, (name, made) in enumerate(files.items()):
-        # In another place each time, so that it is read with another context.
+        # At another position in each file, so the context differs.
         made[0]["sentences"]["abstract"][place] = "It is in all ."
         if name != "test":
             made[0]["sentences"]["conclusion"][place] = "It is in two ."

@@ -38,21 +38,21 @@ def test_class_ids_become_names_and_splits_are_kept(tmp_path):
     )
 
 
-def test_a_test_split_without_labels_is_left_out(tmp_path):
-    hidden = make(4, labels=[-1] * 4, prefix="t")
-    DatasetDict({"train": make(20), "test": hidden}).save_to_disk(tmp_path / "saved")
+def test_a_test_split_without_published_labels_is_left_out(tmp_path):
+    unpublished = make(4, labels=[-1] * 4, prefix="t")
+    DatasetDict({"train": make(20), "test": unpublished}).save_to_disk(tmp_path / "saved")
     data = hub(tmp_path / "saved", splits=Splits(val=2, test=3))
     data.setup("fit")
     assert (data.n_train, data.n_val, data.n_test) == (15, 2, 3)
 
 
-def test_a_single_hidden_label_is_a_bad_row(tmp_path):
+def test_a_single_unpublished_label_is_a_bad_row(tmp_path):
     make(4, labels=[0, 1, -1, 1]).save_to_disk(tmp_path / "saved")
     with pytest.raises(ValueError, match="saved, train, row 3, column 'label': no label"):
         hub(tmp_path / "saved").setup("fit")
 
 
-def test_several_class_ids_become_names(tmp_path):
+def test_lists_of_class_ids_become_names(tmp_path):
     features = Features({"text": Value("string"), "label": Sequence(ClassLabel(names=MOODS))})
     table = {"text": ["a", "b", "c"], "label": [[0], [0, 1], []]}
     Dataset.from_dict(table, features=features).save_to_disk(tmp_path / "saved")
@@ -77,24 +77,26 @@ def test_a_folder_of_files_is_loaded_by_datasets(tmp_path, monkeypatch):
 
 
 def test_the_configuration_follows_a_colon(monkeypatch):
-    asked = []
+    calls = []
 
     def load(name, config):
-        asked.append((name, config))
+        calls.append((name, config))
         return DatasetDict(train=make(10), unsupervised=make(3))
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     hub("glue:sst2").setup("fit")
     hub("imdb").setup("fit")
-    assert asked == [("glue", "sst2"), ("imdb", None)]
+    assert calls == [("glue", "sst2"), ("imdb", None)]
 
 
-def test_a_data_set_that_cannot_be_loaded_says_what_to_give(monkeypatch):
+def test_a_data_set_that_cannot_be_loaded_is_an_error(monkeypatch):
     def load(name, config):
         raise ConnectionError("no network")
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    with pytest.raises(ValueError, match=r"cannot load the data set 'imbd': no network. Give"):
+    with pytest.raises(
+        ValueError, match=r"cannot load the data set 'imbd': no network. Set data.source"
+    ):
         hub("imbd").setup("fit")
 
 
@@ -104,13 +106,17 @@ def test_a_data_set_without_known_splits_is_an_error(monkeypatch):
         hub("imdb").setup("fit")
 
 
-def test_a_missing_column_names_those_there(tmp_path):
+def test_a_missing_column_is_an_error_with_the_columns_of_the_data(tmp_path):
     make(4).save_to_disk(tmp_path / "saved")
-    message = "saved, train: no column 'text' for the text; it has label, sentence"
+    message = (
+        "saved, train: no column 'text' for the text; set data.columns.text to one of label, sent"
+    )
     with pytest.raises(ValueError, match=message):
         hub(tmp_path / "saved", columns=Columns()).setup("fit")
 
 
-def test_no_source_says_how_to_give_one():
-    with pytest.raises(ValueError, match="no data set given; set source to a name such as imdb"):
+def test_a_missing_source_is_an_error():
+    with pytest.raises(
+        ValueError, match=r"no data set given; set data.source to a name such as imdb"
+    ):
         HubData(label=NAMES).setup("fit")

@@ -23,7 +23,7 @@ from tests.conftest import WORDS
 
 
 class Listed:
-    """Documents in memory that count how often they are gone through."""
+    """Documents in memory, with the number of passes over them."""
 
     where = "listed"
 
@@ -63,7 +63,7 @@ def texts(documents):
         ("file", ["One.\nStill one.\n\n\nTwo."]),
     ],
 )
-def test_a_text_file_is_cut_where_its_unit_says(tmp_path, unit, expected):
+def test_a_text_file_is_divided_into_documents_by_the_unit(tmp_path, unit, expected):
     path = tmp_path / "book.txt"
     path.write_text("One.\nStill one.\n\n\nTwo.\n")
     assert texts(FileDocuments(path, unit=unit)) == expected
@@ -78,22 +78,22 @@ def test_a_text_file_is_cut_where_its_unit_says(tmp_path, unit, expected):
     ],
 )
 @pytest.mark.parametrize("encoding", [None, "utf-8", "utf-16"])
-def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path, name, content, encoding):
+def test_a_byte_order_mark_is_removed(tmp_path, name, content, encoding):
     path = tmp_path / name
-    # Python writes one for utf-16 itself.
+    # For utf-16, Python writes the byte order mark.
     path.write_bytes(("\ufeff" * (encoding != "utf-16") + content).encode(encoding or "utf-8"))
     assert texts(FileDocuments(path, encoding=encoding)) == ["One.", "Two."]
 
 
-def test_text_of_another_encoding_is_told(tmp_path):
+def test_text_in_another_encoding_is_an_error(tmp_path):
     path = tmp_path / "a.txt"
     path.write_bytes("Café".encode("latin-1"))
     for encoding in (None, "utf-16"):
-        with pytest.raises(ValueError, match=r"a\.txt: .*; set documents.encoding"):
+        with pytest.raises(ValueError, match=r"a\.txt: .*; set data.documents.encoding"):
             texts(FileDocuments(path, encoding=encoding))
 
 
-def test_tables_and_texts_of_a_folder_are_read_in_the_order_of_their_names(tmp_path):
+def test_files_of_a_folder_are_read_in_alphabetical_order(tmp_path):
     (tmp_path / "b.csv").write_text("body,who\nfirst,x\nsecond,y\n")
     (tmp_path / "a.jsonl").write_text('{"body": "zeroth", "who": "x"}\n')
     (tmp_path / "c.txt").write_text("third\n")
@@ -104,14 +104,14 @@ def test_tables_and_texts_of_a_folder_are_read_in_the_order_of_their_names(tmp_p
     assert [document.group for document in found] == ["x", "x", "y", None, "z"]
 
 
-def test_a_document_without_end_is_cut(tmp_path, monkeypatch):
+def test_a_document_above_the_limit_is_divided(tmp_path, monkeypatch):
     monkeypatch.setattr("lightning_transfer.data.readers.documents._MAX_CHARS", 10)
     path = tmp_path / "endless.txt"
     path.write_text("a" * 25)
     assert texts(FileDocuments(path, unit="file")) == ["a" * 10, "a" * 10, "a" * 5]
 
 
-def test_the_digest_follows_the_bytes_and_the_options(tmp_path):
+def test_the_digest_depends_on_content_and_options_only(tmp_path):
     path = tmp_path / "book.txt"
     path.write_text("One.\n\nTwo.\n")
     first = FileDocuments(path).digest()
@@ -125,11 +125,15 @@ def test_the_digest_follows_the_bytes_and_the_options(tmp_path):
 @pytest.mark.parametrize(
     ("content", "arguments", "message"),
     [
-        ("text\ngood\n", {"column": "body"}, "no column 'body', it has text"),
-        ('text,n\n"",1\ngood,2\n', {}, r"a.csv, line 2, column 'text': empty text; mend"),
+        (
+            "text\ngood\n",
+            {"column": "body"},
+            "no column 'body'; set data.documents.column to one of text",
+        ),
+        ('text,n\n"",1\ngood,2\n', {}, r"a.csv, line 2, column 'text': empty text; correct"),
     ],
 )
-def test_bad_tables_are_told(tmp_path, content, arguments, message):
+def test_a_bad_table_is_an_error(tmp_path, content, arguments, message):
     path = tmp_path / "a.csv"
     path.write_text(content)
     with pytest.raises(ValueError, match=message):
@@ -142,19 +146,21 @@ def test_bad_rows_can_be_skipped(tmp_path):
     assert texts(FileDocuments(path, on_bad_row="skip")) == ["good"]
 
 
-def test_what_is_no_source_is_told(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no file or folder .*none.txt; set documents"):
+def test_bad_sources_are_an_error(tmp_path):
+    with pytest.raises(
+        FileNotFoundError, match=r"no file or folder .*none.txt; set data.documents"
+    ):
         list(FileDocuments(tmp_path / "none.txt"))
-    with pytest.raises(FileNotFoundError, match=r"holds none of \.csv"):
+    with pytest.raises(FileNotFoundError, match=r"has no file of the formats \.csv"):
         list(FileDocuments(tmp_path))
     with pytest.raises(ValueError, match="unit must be one of blank_line, line, file, got 'page'"):
         FileDocuments(tmp_path, unit="page")
     (tmp_path / "a.txt").write_bytes(b"caf\xe9")
-    with pytest.raises(ValueError, match=r"a.txt: 'utf-8' codec .* set documents.encoding"):
+    with pytest.raises(ValueError, match=r"a.txt: 'utf-8' codec .* set data.documents.encoding"):
         list(FileDocuments(tmp_path))
 
 
-def test_labels_of_a_domain_are_not_looked_at():
+def test_labels_are_not_read_for_pretraining():
     class Strange(TextDataModule):
         def load_rows(self):
             table = {"text": ["a", " ", "b"], "label": ["no", "number", None]}
@@ -164,21 +170,21 @@ def test_labels_of_a_domain_are_not_looked_at():
     assert list(documents) == [Document("a", "x"), Document("b", None)]
 
 
-def test_no_group_and_no_text_lies_in_two_splits():
+def test_no_group_and_no_text_is_in_two_splits():
     numbers = np.arange(300)
-    keys = (numbers % 250).astype(np.uint64) + 7  # fifty texts are there twice
+    keys = (numbers % 250).astype(np.uint64) + 7  # fifty duplicate texts
     groups = (numbers // 3).astype(np.uint64)
     index = DocumentIndex(keys, groups, np.zeros(300, dtype=bool))
     split = index.split(Splits(val=20, test=0.2))
-    together = np.concatenate([split[name] for name in ("train", "validation", "test")])
-    assert len(together) == len(set(keys[together])) == 250
-    owners = [set(groups[split[name]]) for name in ("train", "validation", "test")]
-    assert sum(map(len, owners)) == len(set.union(*owners))
+    chosen = np.concatenate([split[name] for name in ("train", "validation", "test")])
+    assert len(chosen) == len(set(keys[chosen])) == 250
+    groups_of = [set(groups[split[name]]) for name in ("train", "validation", "test")]
+    assert sum(map(len, groups_of)) == len(set.union(*groups_of))
     assert 50 <= len(split["test"]) < 53
     assert 20 <= len(split["validation"]) < 23
 
 
-def test_a_document_stays_in_its_split_when_others_come():
+def test_most_documents_stay_in_their_split_when_documents_are_added():
     keys = np.arange(1, 401, dtype=np.uint64)
     few = DocumentIndex(keys[:300], keys[:300], np.zeros(300, dtype=bool))
     many = DocumentIndex(keys, keys, np.zeros(400, dtype=bool))
@@ -190,13 +196,13 @@ def test_a_document_stays_in_its_split_when_others_come():
     assert len(before & other) < 0.5 * len(before)
 
 
-def test_more_than_there_is_cannot_be_held_back():
+def test_a_split_size_above_the_documents_is_an_error():
     index = DocumentIndex(*[np.arange(9, dtype=np.uint64)] * 2, np.zeros(9, dtype=bool))
     with pytest.raises(ValueError, match=r"splits.val=5 asks for 5 documents, there are 4 to draw"):
         index.split(Splits(val=5, test=5))
 
 
-def test_documents_that_quote_what_must_stay_unseen_are_left_out():
+def test_documents_with_texts_of_an_excluded_source_are_left_out():
     quote = "a truly warm film that everybody will remember for years"
     review = f"I went there alone. {quote.upper()}! They wrote so, and it is true of the plot."
     source = Listed("nothing like it in here at all", review, "a truly warm film that I forgot")
@@ -205,7 +211,7 @@ def test_documents_that_quote_what_must_stay_unseen_are_left_out():
     assert set(np.concatenate([*index.split(Splits(val=0, test=0)).values()])) == {0, 2}
 
 
-def test_short_texts_are_found_whole_and_stock_phrases_are_not_looked_for():
+def test_short_texts_are_found_as_a_whole_and_stock_phrases_are_ignored():
     overlap = Overlap(["dull and cold", "very good"])
     assert overlap.holds("It was: dull, and cold. The end.")
     assert not overlap.holds("dull and warm")
@@ -213,7 +219,7 @@ def test_short_texts_are_found_whole_and_stock_phrases_are_not_looked_for():
     assert overlap.holds("and so, dull and cold")
 
 
-def test_the_index_and_the_tokens_are_made_once(tokenizer):
+def test_index_and_tokens_are_read_from_the_cache(tokenizer):
     source = Listed(*stories(4))
     index = cached_index(source, exclude={})
     tokens = cached_documents(source, index.excluded, tokenizer=tokenizer, sentences=True)
@@ -226,7 +232,7 @@ def test_the_index_and_the_tokens_are_made_once(tokenizer):
 
 
 class Counted:
-    """So many documents, each made when it is asked for."""
+    """A given number of documents, created during iteration."""
 
     where = "counted"
 
@@ -241,7 +247,7 @@ class Counted:
             yield Document(f"A good film {number}. A bad plot. " * 8)
 
 
-def test_memory_hardly_grows_with_the_text(tokenizer, monkeypatch):
+def test_memory_hardly_grows_with_the_number_of_documents(tokenizer, monkeypatch):
     monkeypatch.setattr("lightning_transfer.data.tokenization.document_tokens._DOCUMENTS", 32)
     peaks = []
     for count in (100, 1000):
@@ -258,10 +264,10 @@ def test_memory_hardly_grows_with_the_text(tokenizer, monkeypatch):
         finally:
             tracemalloc.stop()
         assert len(pairs) >= 3 * count
-    assert peaks[1] - peaks[0] < 900 * 100  # a text has 250 characters, and 80 tokens
+    assert peaks[1] - peaks[0] < 900 * 100  # bytes; a text has 250 characters and 80 tokens
 
 
-def test_tokens_of_each_document_are_those_of_its_text(tokenizer, monkeypatch):
+def test_documents_have_the_tokens_of_their_texts(tokenizer, monkeypatch):
     monkeypatch.setattr(
         "lightning_transfer.data.tokenization.document_tokens._DOCUMENTS", 3
     )  # many batches
@@ -279,8 +285,8 @@ def test_tokens_of_each_document_are_those_of_its_text(tokenizer, monkeypatch):
         assert plain.ids(number).tolist() == cut.ids(number).tolist() == ids
         starts = cut.sentences(number).tolist()
         assert len(starts) == (0 if excluded[number] else len(split_sentences(document.text)))
-        full_stop = tokenizer.unk_token_id  # how the tiny vocabulary knows it
+        full_stop = tokenizer.unk_token_id  # not in the tiny vocabulary
         assert all(ids[start - 1] == full_stop for start in starts[1:])
     assert plain.lengths.sum() == sum(len(plain.ids(d)) for d in range(11))
     assert (plain.counts(np.arange(11), 40).sum()) == plain.lengths.sum()
-    assert not isinstance(plain.ids(0).base, type(None))  # a view of the file, no copy
+    assert not isinstance(plain.ids(0).base, type(None))  # a view of the file, not a copy

@@ -1,4 +1,4 @@
-"""What lies in which split, of pairs and of groups."""
+"""Splits of pairs and of groups."""
 
 import logging
 
@@ -20,8 +20,8 @@ def corpus(splits, **table):
     return data
 
 
-def homes(data, column="text"):
-    """Return what of a column lies in which splits."""
+def splits_by_text(data, column="text"):
+    """Return text of a column -> splits that contain it."""
     found = {}
     for split in SPLITS:
         for row in data.rows(split):
@@ -29,7 +29,7 @@ def homes(data, column="text"):
     return found
 
 
-def test_pairs_with_the_same_first_text_lie_in_one_split():
+def test_pairs_with_the_same_first_text_are_in_one_split():
     premises = [f"{'Premise' if row % 2 else 'premise'} {row % 20}" for row in range(100)]
     data = corpus(
         Splits(val=0.2, test=0.2),
@@ -37,13 +37,13 @@ def test_pairs_with_the_same_first_text_lie_in_one_split():
         text_pair=[f"hypothesis {row}" for row in range(100)],
         label=["no", "yes"] * 50,
     )
-    found = homes(data)
+    found = splits_by_text(data)
     assert len(found) == 20
     assert all(len(splits) == 1 for splits in found.values())
     assert (data.n_train, data.n_val, data.n_test) == (60, 20, 20)
 
 
-def test_a_second_text_may_lie_in_two_splits():
+def test_a_second_text_may_be_in_two_splits():
     data = corpus(
         Splits(val=0, test=0.5),
         text=[f"premise {row}" for row in range(20)],
@@ -64,11 +64,11 @@ def test_given_splits_of_pairs_share_no_first_text(caplog):
         )
     found = {split: sorted(data.rows(split)["text"][:]) for split in SPLITS}
     assert found == {"train": ["d", "e"], "validation": ["A!"], "test": ["B.", "c"]}
-    assert "and 3 that share a text or group with another split" in caplog.text
+    assert "and 3 rows that share a text or group with another split" in caplog.text
 
 
 @pytest.mark.parametrize("drawn", [Splits(val=0, test=0), Splits(val=0.2, test=0)])
-def test_a_group_of_given_test_rows_is_not_trained_on(drawn, caplog):
+def test_rows_of_a_group_of_given_test_rows_are_dropped(drawn, caplog):
     table = {
         "text": [f"sentence {row}" for row in range(30)],
         "label": ["no", "yes"] * 15,
@@ -78,4 +78,4 @@ def test_a_group_of_given_test_rows_is_not_trained_on(drawn, caplog):
     with caplog.at_level(logging.INFO):
         data = corpus(drawn, **table)
     assert (data.n_train + data.n_val, data.n_test) == (21, 3)
-    assert "0 repeated texts (0 of them with another label) and 6 that share" in caplog.text
+    assert "0 duplicate texts (0 with another label) and 6 rows that share" in caplog.text

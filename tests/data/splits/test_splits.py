@@ -5,12 +5,12 @@ import pytest
 
 from lightning_transfer.data import Splits
 from lightning_transfer.data.splits.split_spec import count_of, normalize
-from lightning_transfer.data.splits.splitter import Splitter, ties_of
+from lightning_transfer.data.splits.splitter import Splitter, exclusive_keys
 from lightning_transfer.data.splits.subset import (
     balanced,
     check_train_size,
     quantile_strata,
-    rows_of_each,
+    rows_per_class,
     stratified,
 )
 
@@ -23,7 +23,9 @@ def split_texts(texts, splits, *, targets=None, groups=None, given=None):
         keys,
         targets or [0] * len(keys),
         units=[group or key for group, key in zip(groups, keys, strict=True)],
-        ties=[ties_of({"text": key}, group) for key, group in zip(keys, groups, strict=True)],
+        exclusive=[
+            exclusive_keys({"text": key}, group) for key, group in zip(keys, groups, strict=True)
+        ],
         given=given,
     )
     split = splitter.split(splits)
@@ -62,7 +64,7 @@ def test_splits_depend_on_seed_and_text_only():
     assert set(rows["test"]) != set(other["test"])
 
 
-def test_the_order_of_the_file_does_not_matter():
+def test_splits_do_not_depend_on_the_order_of_the_file():
     rows, _ = split_texts(TEXTS, Splits())
     shuffled = random.Random(0).sample(TEXTS, len(TEXTS))
     moved, _ = split_texts(shuffled, Splits())
@@ -70,45 +72,45 @@ def test_the_order_of_the_file_does_not_matter():
         assert [TEXTS[row] for row in positions] == [shuffled[row] for row in moved[name]]
 
 
-def test_a_new_row_leaves_the_others_where_they_were():
+def test_a_new_row_moves_at_most_one_other_row():
     before, _ = split_texts(TEXTS, Splits(test=20, val=10))
     after, _ = split_texts([*TEXTS, "one more"], Splits(test=20, val=10))
     assert len(set(before["test"]) ^ set(after["test"])) <= 2
 
 
-def test_the_rule_is_pinned():
-    """The numbers in reports rest on these rows; a change here makes them incomparable."""
+def test_the_split_of_known_texts_does_not_change():
+    """Published results use these rows, so any change here makes them incomparable."""
     rows, _ = split_texts(TEXTS, Splits(val=2, test=3))
     assert rows["test"] == [64, 53, 91]
     assert rows["validation"] == [12, 29]
 
 
-def test_repeated_texts_are_in_one_split_once():
+def test_of_duplicates_the_first_row_is_used():
     texts = [*TEXTS, *(f"TEXT  number {number}!" for number in range(100))]
     rows, split = split_texts(texts, Splits(val=10, test=20))
     assert [len(rows[name]) for name in ("train", "validation", "test")] == [70, 10, 20]
-    assert sorted(flat(rows)) == list(range(100))  # the first one is kept
+    assert sorted(flat(rows)) == list(range(100))  # the first of each two duplicates
     assert split.repeated == 100
 
 
-def test_contradictions_are_counted_and_the_first_is_kept():
+def test_duplicates_with_another_target_are_counted():
     rows, split = split_texts(["a", "A", "b", "b."], Splits(0, 0), targets=[0, 1, 1, 1])
     assert sorted(rows["train"]) == [0, 2]
     assert (split.repeated, split.conflicting, split.leaked) == (2, 1, 0)
 
 
-def test_groups_stay_together_and_the_last_one_may_overshoot():
+def test_groups_are_not_divided_and_may_exceed_the_size():
     groups = [f"article {row // 7}" for row in range(100)]
     rows, _ = split_texts(TEXTS, Splits(val=10, test=20), groups=groups)
-    homes = {name: {groups[row] for row in positions} for name, positions in rows.items()}
-    assert not homes["test"] & homes["train"]
-    assert not homes["test"] & homes["validation"]
-    assert not homes["validation"] & homes["train"]
+    groups_of = {name: {groups[row] for row in positions} for name, positions in rows.items()}
+    assert not groups_of["test"] & groups_of["train"]
+    assert not groups_of["test"] & groups_of["validation"]
+    assert not groups_of["validation"] & groups_of["train"]
     assert 20 <= len(rows["test"]) < 27
     assert 10 <= len(rows["validation"]) < 17
 
 
-def test_a_text_of_two_articles_leaves_the_lower_split():
+def test_a_text_of_two_groups_is_dropped_from_the_lower_split():
     texts = [
         "shared",
         *(f"a{row}" for row in range(9)),
@@ -121,13 +123,13 @@ def test_a_text_of_two_articles_leaves_the_lower_split():
     assert (split.leaked, split.repeated) == (1, 0)
 
 
-def test_rows_without_a_group_are_their_own():
+def test_rows_without_a_group_are_drawn_one_by_one():
     groups = ["a", "a", None, None]
     rows, _ = split_texts(["1", "2", "3", "4"], Splits(val=0, test=1), groups=groups)
     assert ({0, 1} <= set(rows["train"])) or ({0, 1} == set(rows["test"]))
 
 
-def test_given_splits_are_kept_and_only_the_missing_ones_drawn():
+def test_given_splits_are_kept_and_missing_ones_are_drawn():
     given = ["train"] * 80 + ["test"] * 20
     rows, _ = split_texts(TEXTS, Splits(val=0.1, test=0.5), given=given)
     assert sorted(rows["test"]) == list(range(80, 100))
@@ -135,7 +137,7 @@ def test_given_splits_are_kept_and_only_the_missing_ones_drawn():
     assert len(rows["train"]) == 72
 
 
-def test_texts_of_a_given_test_split_leave_training():
+def test_texts_of_a_given_test_split_are_dropped_from_training():
     texts = [*TEXTS[:10], *TEXTS[:3]]
     given = ["train"] * 10 + ["test"] * 3
     rows, split = split_texts(texts, Splits(val=0, test=0), given=given)
@@ -143,31 +145,31 @@ def test_texts_of_a_given_test_split_leave_training():
     assert split.leaked == 3
 
 
-def test_groups_of_given_splits_leave_the_lower_one():
+def test_groups_of_given_splits_are_dropped_from_lower_splits():
     given = ["train"] * 6 + ["validation"] * 2 + ["test"] * 2
     groups = ["a", "a", "b", "c", None, None, "b", "d", "c", "d"]
     rows, split = split_texts(TEXTS[:10], Splits(), groups=groups, given=given)
     assert sorted(rows["test"]) == [8, 9]
-    assert rows["validation"] == [6]  # the other is of a group of the test rows
+    assert rows["validation"] == [6]  # row 7 is of a group of the test rows
     assert sorted(rows["train"]) == [0, 1, 4, 5]
     assert split.leaked == 3
 
 
-def test_a_group_whose_text_is_in_the_test_split_under_another_group_leaves_training():
+def test_a_group_sharing_a_text_with_a_test_group_is_dropped_from_training():
     texts, given = ["one", "one", "two", "three"], ["test", "test", "train", "train"]
     rows, split = split_texts(texts, Splits(0), groups=["a", "b", "b", "c"], given=given)
     assert [len(rows["test"]), rows["train"]] == [1, [3]]
     assert (split.repeated, split.leaked) == (1, 1)
 
 
-def test_a_fraction_is_of_the_rows_that_can_be_drawn():
+def test_fractions_are_of_the_rows_that_can_be_drawn():
     given, groups = ["train"] * 80 + ["test"] * 20, [f"{row % 40}" for row in range(100)]
     rows, split = split_texts(TEXTS, Splits(val=0.5), groups=groups, given=given)
     assert split.leaked == 40  # the groups of the test rows
     assert [len(rows["validation"]), len(rows["train"])] == [20, 20]
 
 
-def test_texts_of_signs_only_are_not_all_the_same():
+def test_texts_of_punctuation_only_are_not_duplicates():
     assert normalize(":-)") != normalize(":-(")
     rows, _ = split_texts([":-)", ":-(", " :-) "], Splits(0, 0))
     assert sorted(rows["train"]) == [0, 1]
@@ -177,11 +179,11 @@ def test_texts_of_signs_only_are_not_all_the_same():
     ("one", "other"),
     [("It's GOOD!", "it s good"), ("ﬁne", "fine"), ("Straße", "STRASSE"), ("a  b\n", "A-b")],
 )
-def test_normalized_texts_are_the_same(one, other):
+def test_duplicates_have_equal_normalized_texts(one, other):
     assert normalize(one) == normalize(other)
 
 
-def test_a_key_alone_says_where_a_row_lies():
+def test_the_key_alone_decides_the_split():
     keys = [f"key {number}" for number in range(1000)]
     found = {key: Splits(val=0.1, test=0.2).split_of(key) for key in keys}
     assert {name: list(found.values()).count(name) for name in set(found.values())} == {
@@ -194,7 +196,7 @@ def test_a_key_alone_says_where_a_row_lies():
     assert any(Splits(val=0.1, test=0.2, seed=1).split_of(key) != found[key] for key in keys)
 
 
-def test_more_rows_than_there_are_is_an_error():
+def test_more_test_rows_than_there_are_is_an_error():
     message = r"splits.test=101 asks for 101 test rows, there are 100 to draw from"
     with pytest.raises(ValueError, match=message):
         split_texts(TEXTS, Splits(test=101))
@@ -210,7 +212,7 @@ def test_more_rows_than_there_are_is_an_error():
         ({"val": 0.6, "test": 0.5}, "add up to more than 1"),
     ],
 )
-def test_bad_sizes_are_refused(sizes, message):
+def test_invalid_sizes_are_errors(sizes, message):
     with pytest.raises(ValueError, match=message):
         Splits(**sizes)
 
@@ -234,19 +236,19 @@ def test_a_rare_stratum_keeps_a_row():
 
 
 @pytest.mark.parametrize("size", [0, 1, 2, 5, 99, 100])
-def test_any_size_is_met_exactly(size):
+def test_a_stratified_draw_has_the_exact_size(size):
     strata = [row % 7 for row in range(100)]
     assert len(stratified(strata, [str(row) for row in range(100)], size, seed=0)) == size
 
 
-def test_a_larger_draw_contains_most_of_a_smaller_one():
+def test_a_larger_draw_contains_a_smaller_one():
     strata, keys = [row % 3 for row in range(999)], [str(row) for row in range(999)]
     small, large = (set(stratified(strata, keys, size, seed=0).tolist()) for size in (60, 120))
     assert small <= large
     assert small != set(stratified(strata, keys, 60, seed=1).tolist())
 
 
-def test_the_draw_does_not_depend_on_the_order():
+def test_the_draw_does_not_depend_on_the_order_of_the_rows():
     order = random.Random(0).sample(range(200), 200)
     strata, keys = [row % 3 for row in range(200)], [str(row) for row in range(200)]
     drawn = {keys[row] for row in stratified(strata, keys, 30, seed=0)}
@@ -255,7 +257,7 @@ def test_the_draw_does_not_depend_on_the_order():
     assert {moved_keys[row] for row in moved} == drawn
 
 
-def test_a_balanced_draw_has_as_many_of_each_class_and_grows():
+def test_a_balanced_draw_has_equally_many_rows_of_each_class():
     classes, names = [0] * 900 + [1] * 60 + [2] * 40, ["a", "b", "c"]
     keys = [str(row) for row in range(1000)]
     draws = [balanced(classes, keys, each, names=names, seed=0) for each in (8, 32)]
@@ -276,18 +278,20 @@ def test_a_class_with_too_few_rows_is_named():
 
 
 @pytest.mark.parametrize("size", ["8", "0/class", "8/klass", "-1/class", "1.5/class", "all"])
-def test_a_text_that_is_no_size_is_refused(size):
-    with pytest.raises(ValueError, match=f"or so many of each class, as in 8/class, got '{size}'"):
+def test_a_string_that_is_not_a_size_is_an_error(size):
+    with pytest.raises(
+        ValueError, match=f"or a number of rows per class such as 8/class, got '{size}'"
+    ):
         check_train_size(size)
 
 
-def test_only_sizes_of_classes_speak_of_classes():
-    assert [rows_of_each(size) for size in ("128/class", 8, 0.5, None)] == [128, None, None, None]
+def test_only_sizes_per_class_give_rows_per_class():
+    assert [rows_per_class(size) for size in ("128/class", 8, 0.5, None)] == [128, None, None, None]
     check_train_size("128/class")
     check_train_size(None)
 
 
-def test_ratings_without_bands_are_cut_into_fifths():
+def test_values_without_bins_are_stratified_by_quintiles():
     strata = quantile_strata(range(100))
     assert np.bincount(strata).tolist() == [20] * 5
     assert quantile_strata([]) == []

@@ -1,4 +1,4 @@
-"""Tokenizers that mark a text by its language, and models that write in one."""
+"""Tokenizers with language tokens, and generation in a target language."""
 
 from types import SimpleNamespace
 
@@ -8,7 +8,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, MBart50Tokenizer,
 
 from lightning_transfer.checkpoints.loading import same_tokenizer
 from lightning_transfer.checkpoints.model_folder import export
-from lightning_transfer.data.tokenization.languages import in_languages
+from lightning_transfer.data.tokenization.languages import with_languages
 from lightning_transfer.data.tokenization.token_table import TargetFrame
 from lightning_transfer.experiments.plan import StageRun
 from lightning_transfer.experiments.stage_model import StageModel
@@ -26,7 +26,7 @@ SPECIAL = [(token, 0.0) for token in ("<s>", "<pad>", "</s>", "<unk>")]
 
 
 def make_mbart(kind):
-    """A tokenizer of mBART's first kind, which ends a text by its language, or of its second."""
+    """Return an mBART tokenizer (language token last) or an mBART-50 tokenizer (first)."""
     codes = [(code, 0.0) for code in ("en_XX", "de_DE", "fr_XX")]
     return kind(vocab=[*SPECIAL, *LETTERS, *codes, ("<mask>", 0.0)])
 
@@ -35,9 +35,9 @@ KINDS = {"mbart": MBartTokenizer, "mbart50": MBart50Tokenizer}
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_texts_and_targets_are_marked_by_their_languages(kind, tmp_path):
+def test_texts_and_targets_have_their_language_tokens(kind, tmp_path):
     plain = make_mbart(KINDS[kind])
-    tokenizer = in_languages(plain, where="stages.target", source="de_DE", target="fr_XX")
+    tokenizer = with_languages(plain, where="stages.target", source="de_DE", target="fr_XX")
     ids = {code: tokenizer.convert_tokens_to_ids(code) for code in ("de_DE", "fr_XX")}
     assert ids["de_DE"] in tokenizer("film")["input_ids"]
     frame = TargetFrame.of(tokenizer)
@@ -53,16 +53,16 @@ def test_texts_and_targets_are_marked_by_their_languages(kind, tmp_path):
 def test_another_language_makes_another_tokenizer():
     plain = make_mbart(MBart50Tokenizer)
     french, german = (
-        in_languages(plain, where="stages.target", target=code) for code in ("fr_XX", "de_DE")
+        with_languages(plain, where="stages.target", target=code) for code in ("fr_XX", "de_DE")
     )
-    assert same_tokenizer(french, in_languages(plain, where="stages.target", target="fr_XX"))
+    assert same_tokenizer(french, with_languages(plain, where="stages.target", target="fr_XX"))
     assert not same_tokenizer(french, german)
-    assert in_languages(plain, where="stages.target") is plain
+    assert with_languages(plain, where="stages.target") is plain
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_generated_is_in_the_language_that_was_asked_for(kind, tmp_path):
-    tokenizer = in_languages(
+def test_generated_texts_start_with_the_requested_language_token(kind, tmp_path):
+    tokenizer = with_languages(
         make_mbart(KINDS[kind]), where="stages.target", source="en_XX", target="fr_XX"
     )
     ids = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
@@ -70,31 +70,34 @@ def test_what_is_generated_is_in_the_language_that_was_asked_for(kind, tmp_path)
     head = make_head(DecoderHead, backbone, 0)
     transfer_weights(None, backbone, head, TEXT)
     task = SequenceToSequence(backbone, head, labels=TEXT, generation={"max_new_tokens": 5}).eval()
-    task.adopt(tokenizer)
+    task.set_special_tokens(tokenizer)
     french = tokenizer.convert_tokens_to_ids("fr_XX")
     batch = tokenizer(["film", "plot"], return_tensors="pt")
     labels = torch.tensor([[5, 6, 2]])
     start = task.shift_right(labels)[0, 0]
     assert start == (2 if kind == "mbart50" else french)
-    written = task.generate(batch)
+    generated = task.generate(batch)
     if kind == "mbart50":
-        assert written[:, 0].tolist() == [french, french]
+        assert generated[:, 0].tolist() == [french, french]
     assert export(task, tokenizer, tmp_path / "model")
     model = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "model")
     assert french in model.generate(**batch)[0, :2]
 
 
-def test_a_language_that_is_not_there_is_told():
+def test_an_unsupported_language_is_an_error():
     where = "stages.target"
-    with pytest.raises(ValueError, match=r"stages.target.source_language=en: .* marks no text by"):
-        in_languages(make_tokenizer(), where=where, source="en")
     with pytest.raises(
-        ValueError, match=r"target_language='fr_FR' is no language .*; its codes are .*de_DE.*fr_XX"
+        ValueError, match=r"stages.target.source_language needs .* got 'en' for \w+; set"
     ):
-        in_languages(make_mbart(MBartTokenizer), where=where, target="fr_FR")
+        with_languages(make_tokenizer(), where=where, source="en")
+    with pytest.raises(
+        ValueError,
+        match=r"unknown stages.target.target_language 'fr_FR'.*MBartTokenizer: .*de_DE.*fr_XX",
+    ):
+        with_languages(make_mbart(MBartTokenizer), where=where, target="fr_FR")
 
 
-def test_each_stage_has_languages_of_its_own(tmp_path):
+def test_each_stage_has_its_own_languages(tmp_path):
     make_mbart(MBart50Tokenizer).save_pretrained(tmp_path)
     stages = {
         "parent": {"source_language": "en_XX", "target_language": "fr_XX"},
@@ -103,9 +106,9 @@ def test_each_stage_has_languages_of_its_own(tmp_path):
     backbone = {"_target_": "lightning_transfer.backbones.Backbone.from_config", "config": {}}
     model = StageModel({"tokenizer": str(tmp_path), "backbone": backbone, "stages": stages}, None)
     first = model.tokenizer(StageRun("parent", 0), None)
-    described = {"labels": {"kind": "text"}}
-    start = SimpleNamespace(tokenizer=first, target_tokenizer=None, described=described)
+    description = {"labels": {"kind": "text"}}
+    start = SimpleNamespace(tokenizer=first, target_tokenizer=None, description=description)
     second = model.tokenizer(StageRun("child", 0), start)
     assert (first.tgt_lang, second.tgt_lang) == ("fr_XX", "de_DE")
-    assert model.target_of(second) is None
+    assert model.target_tokenizer(second) is None
     assert not model.inherits("child")

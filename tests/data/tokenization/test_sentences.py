@@ -3,7 +3,7 @@ import pytest
 from lightning_transfer.data.tokenization.sentences import first_sentences, split_sentences
 
 
-def test_sentences_joined_are_the_text():
+def test_joined_sentences_are_the_text():
     text = 'He said "no." She left!\n\nWhy? Dr. Who...  knows'
     parts = split_sentences(text)
     assert "".join(parts) == text
@@ -25,5 +25,5 @@ def test_sentences_joined_are_the_text():
         ("No full stop", 3, "No full stop"),
     ],
 )
-def test_the_first_sentences_are_the_beginning(text, count, beginning):
+def test_first_sentences_are_the_beginning_of_the_text(text, count, beginning):
     assert first_sentences(text, count) == beginning

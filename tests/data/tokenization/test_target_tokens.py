@@ -15,7 +15,7 @@ CLS, SEP = 2, 3
 
 
 def with_template(tokenizer, template, **special):
-    """A tokenizer that puts other tokens around a text."""
+    """Return a tokenizer with other special tokens around a text."""
     backend = tokenizer.backend_tokenizer
     names = [part for part in template.split() if part.startswith("[")]
     ids = [(name, backend.token_to_id(name)) for name in names]
@@ -29,55 +29,59 @@ def content(tokenizer, text):
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-def test_targets_of_a_bert_like_tokenizer_end_but_do_not_begin_with_its_tokens(tokenizer):
+def test_targets_of_a_bert_like_tokenizer_have_its_end_token_only(tokenizer):
     table = tokenize_targets(["good film", "bad"], tokenizer=tokenizer, tokens=Tokens())
     rows = [table.row(row)["input_ids"].tolist() for row in range(2)]
     assert rows == [[*content(tokenizer, text), SEP] for text in ("good film", "bad")]
-    assert not table.cut.any()
+    assert not table.truncated.any()
 
 
 @pytest.mark.parametrize(
     ("template", "special", "frame"),
     [
-        ("$A [SEP]", {"eos_token": "[SEP]"}, ((), (SEP,))),  # as T5 and Marian
+        ("$A [SEP]", {"eos_token": "[SEP]"}, ((), (SEP,))),  # T5 and Marian
         (
             "[CLS] $A [SEP]",
             {"bos_token": "[CLS]", "eos_token": "[SEP]"},
             ((CLS,), (SEP,)),
         ),  # BART
-        ("$A [SEP] [MASK]", {"eos_token": "[SEP]"}, ((), (SEP, 4))),  # mBART: the language is last
-        ("$A", {"eos_token": "[SEP]"}, ((), (SEP,))),  # GPT-2, which ends no text itself
+        (
+            "$A [SEP] [MASK]",
+            {"eos_token": "[SEP]"},
+            ((), (SEP, 4)),
+        ),  # mBART: the language token is last
+        ("$A", {"eos_token": "[SEP]"}, ((), (SEP,))),  # GPT-2 adds no end token
     ],
 )
-def test_what_stands_around_a_target_is_what_the_tokenizer_says(
-    tokenizer, template, special, frame
-):
+def test_the_frame_of_targets_follows_the_tokenizer(tokenizer, template, special, frame):
     other = with_template(tokenizer, template, **special)
     found = TargetFrame.of(other)
     assert (found.start, found.end, found.size) == (*frame, sum(map(len, frame)))
 
 
-def test_a_tokenizer_that_cannot_end_a_text_is_refused(tokenizer):
+def test_a_tokenizer_without_an_end_token_is_an_error(tokenizer):
     other = with_template(tokenizer, "$A")
-    with pytest.raises(ValueError, match=r"no token that ends a text.*give it an eos_token"):
+    with pytest.raises(ValueError, match=r"no end token .*; set an eos_token"):
         TargetFrame.of(other)
 
 
 @pytest.mark.parametrize(("truncation", "words"), [("head", [0, 1]), ("tail", [2, 3])])
-def test_long_targets_are_cut_and_still_end(tokenizer, truncation, words):
+def test_truncated_targets_keep_the_end_token(tokenizer, truncation, words):
     text = "good bad film plot"
     table = tokenize_targets([text, "good"], tokenizer=tokenizer, tokens=Tokens(3, truncation))
     ids = content(tokenizer, text)
     assert table.row(0)["input_ids"].tolist() == [*(ids[word] for word in words), SEP]
-    assert table.cut.tolist() == [True, False]
+    assert table.truncated.tolist() == [True, False]
 
 
-def test_there_must_be_room_beside_the_end(tokenizer):
-    with pytest.raises(ValueError, match=r"target_tokens.max_length=1 leaves no room for text: 1"):
+def test_targets_need_space_for_a_token_besides_the_end(tokenizer):
+    with pytest.raises(
+        ValueError, match=r"target_tokens.max_length must be >= 2, got 1: .* 1 special"
+    ):
         tokenize_targets(["good"], tokenizer=tokenizer, tokens=Tokens(1))
 
 
-def test_targets_are_cached_apart_from_texts(tokenizer, monkeypatch):
+def test_targets_and_texts_have_different_cache_keys(tokenizer, monkeypatch):
     options = {"tokenizer": tokenizer, "tokens": Tokens()}
     first, texts = cached_targets(["good"], **options), cached_tokens(["good"], None, **options)
     assert first.lengths.tolist() == [2]
@@ -92,7 +96,7 @@ def test_targets_are_cached_apart_from_texts(tokenizer, monkeypatch):
     assert len(keys) == 3
 
 
-def test_a_prefix_stands_before_each_text(tokenizer):
+def test_the_prefix_is_prepended_to_each_text(tokenizer):
     tokens = Tokens(5, prefix="good ")
     table = cached_tokens(["bad film plot"], None, tokenizer=tokenizer, tokens=tokens)
     assert table.row(0)["input_ids"].tolist() == [CLS, *content(tokenizer, "good bad film"), SEP]
@@ -100,6 +104,8 @@ def test_a_prefix_stands_before_each_text(tokenizer):
     assert plain.fingerprint != table.fingerprint
 
 
-def test_a_prefix_is_never_cut_off():
-    with pytest.raises(ValueError, match=r"tokens.prefix='a: ' .* tokens.truncation=tail may cut"):
+def test_a_prefix_needs_head_truncation():
+    with pytest.raises(
+        ValueError, match=r"tokens.truncation must be head with .*'a: ', got 'tail'"
+    ):
         Tokens(truncation="tail", prefix="a: ")

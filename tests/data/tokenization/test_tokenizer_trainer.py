@@ -8,7 +8,7 @@ TEXTS = [*stories(40), "Café naïve? Größe!"]
 
 
 @pytest.mark.parametrize("kind", ["wordpiece", "bpe", "unigram"])
-def test_a_trained_tokenizer_is_whole(kind, tmp_path):
+def test_a_trained_tokenizer_encodes_decodes_and_reloads(kind, tmp_path):
     trainer = TokenizerTrainer(kind, vocab_size=330)
     tokenizer = trainer.train(lambda: TEXTS)
     assert len(tokenizer) <= 330
@@ -27,12 +27,12 @@ def test_a_trained_tokenizer_is_whole(kind, tmp_path):
     )
 
 
-MANY = "".join(chr(code) for code in range(0xA000, 0xA000 + 600))  # syllables of Yi
+MANY = "".join(chr(code) for code in range(0xA000, 0xA000 + 600))  # Yi syllables
 RARE = [*TEXTS * 2, *(MANY[at : at + 3] + " film" for at in range(0, 600, 3))]
 
 
 @pytest.mark.parametrize(("kind", "size"), [("wordpiece", 120), ("unigram", 120), ("bpe", 261)])
-def test_a_text_of_many_characters_gives_no_more_tokens_than_asked_for(kind, size, caplog):
+def test_a_text_of_many_characters_does_not_exceed_vocab_size(kind, size, caplog):
     tokenizer = TokenizerTrainer(kind, vocab_size=size).train(lambda: RARE)
     assert len(tokenizer) <= size
     assert len(tokenizer.get_vocab()) == len(tokenizer)
@@ -45,13 +45,13 @@ def test_a_text_of_many_characters_gives_no_more_tokens_than_asked_for(kind, siz
 
 
 @pytest.mark.parametrize("kind", ["wordpiece", "unigram"])
-def test_all_characters_are_known_where_there_is_room(kind, caplog):
+def test_all_characters_are_known_if_they_fit(kind, caplog):
     tokenizer = TokenizerTrainer(kind, vocab_size=4000).train(lambda: RARE)
     assert tokenizer.unk_token_id not in tokenizer(RARE).input_ids[-1]
     assert not caplog.text
 
 
-def test_words_with_an_unknown_character_teach_no_token():
+def test_words_with_an_unknown_character_add_no_tokens():
     texts = ["ab ab ab c c c d d d e e e"] * 9 + ["c\u05d0d"] * 3 + ["cd"]
     for kind in ("wordpiece", "unigram"):
         tokenizer = TokenizerTrainer(kind, vocab_size=14, min_frequency=2).train(lambda: texts)
@@ -65,7 +65,7 @@ def test_the_same_text_gives_the_same_ids(kind):
     assert one.convert_tokens_to_ids(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]) == [*range(5)]
 
 
-def test_it_is_trained_once_and_kept():
+def test_a_tokenizer_is_trained_once_and_cached():
     trainer = TokenizerTrainer(vocab_size=80)
     folder = trainer.cached(lambda: TEXTS, "one")
     assert trainer.cached(lambda: [], "one") == folder
@@ -74,39 +74,42 @@ def test_it_is_trained_once_and_kept():
     assert load_tokenizer(folder).get_vocab() == again.get_vocab()
 
 
-def test_segments_are_left_out_where_they_are_not_wanted():
+def test_segments_false_gives_no_token_type_ids():
     with_them, without = (
         TokenizerTrainer(vocab_size=80),
         TokenizerTrainer(vocab_size=80, segments=False),
     )
     folders = [trainer.cached(lambda: TEXTS, "one") for trainer in (with_them, without)]
-    told, plain = (load_tokenizer(folder)("good film") for folder in folders)
-    assert ("token_type_ids" in told, "token_type_ids" in plain) == (True, False)
-    assert told["input_ids"] == plain["input_ids"]
+    typed, plain = (load_tokenizer(folder)("good film") for folder in folders)
+    assert ("token_type_ids" in typed, "token_type_ids" in plain) == (True, False)
+    assert typed["input_ids"] == plain["input_ids"]
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"kind": "words"}, "tokenizer.kind must be one of wordpiece, bpe, unigram, got 'words'"),
-        ({"vocab_size": 5}, "tokenizer.vocab_size must be > 5, the special tokens, got 5"),
+        (
+            {"vocab_size": 5},
+            "tokenizer.vocab_size must be > 5, the number of special tokens, got 5",
+        ),
         (
             {"kind": "bpe", "vocab_size": 260},
-            "tokenizer.vocab_size of kind bpe must be >= 261, .* got 260; raise it, or take",
+            "tokenizer.vocab_size must be >= 261 for tokenizer.kind=bpe, .* got 260; set tok",
         ),
         ({"min_frequency": 0}, "tokenizer.min_frequency must be >= 1, got 0"),
     ],
 )
-def test_bad_arguments_are_told(arguments, message):
+def test_invalid_arguments_are_errors(arguments, message):
     with pytest.raises(ValueError, match=message):
         TokenizerTrainer(**arguments)
 
 
-def test_an_empty_text_is_told():
+def test_an_empty_training_text_is_an_error():
     with pytest.raises(ValueError, match="has learned no token"):
         TokenizerTrainer().train(lambda: [""])
 
 
-def test_a_list_of_no_stage_is_refused():
+def test_an_empty_list_of_stages_is_an_error():
     with pytest.raises(ValueError, match=r"tokenizer.stage must name a stage, got \[\]"):
         TokenizerTrainer(stage=[])

@@ -19,7 +19,7 @@ def ids_of(tokenizer, text):
 
 @pytest.fixture
 def words(tokenizer):
-    """Ten different words, and their ids."""
+    """Return a text of ten different words, and their token ids."""
     text = "good great fine fun warm bad poor dull cold sad"
     return text, ids_of(tokenizer, text)
 
@@ -37,12 +37,12 @@ def words(tokenizer):
         (Tokens(12, "tail"), list(range(10))),
     ],
 )
-def test_the_chosen_part_is_kept_between_the_special_tokens(tokenizer, words, tokens, kept):
+def test_the_chosen_part_and_the_special_tokens_are_kept(tokenizer, words, tokens, kept):
     text, ids = words
     table = tokenize([text, "film"], None, tokenizer=tokenizer, tokens=tokens)
     assert table.row(0)["input_ids"].tolist() == [CLS, *(ids[place] for place in kept), SEP]
     assert table.row(1)["input_ids"].tolist() == [CLS, *ids_of(tokenizer, "film"), SEP]
-    assert table.cut.tolist() == [len(kept) < 10, False]
+    assert table.truncated.tolist() == [len(kept) < 10, False]
     assert table.lengths.tolist() == [len(kept) + 2, 3]
 
 
@@ -55,7 +55,7 @@ def test_the_chosen_part_is_kept_between_the_special_tokens(tokenizer, words, to
         (Tokens(7, "tail"), [8, 9], [1, 2]),
     ],
 )
-def test_of_a_pair_the_longer_text_is_cut_first(tokenizer, words, tokens, first, second):
+def test_the_longer_text_of_a_pair_is_truncated_first(tokenizer, words, tokens, first, second):
     tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
     text, ids = words
     other = "film movie plot"
@@ -67,35 +67,35 @@ def test_of_a_pair_the_longer_text_is_cut_first(tokenizer, words, tokens, first,
     assert table.row(0)["token_type_ids"].tolist() == types
 
 
-def test_of_a_pair_with_a_short_first_text_the_second_is_cut(tokenizer, words):
+def test_the_second_text_is_truncated_if_the_first_is_short(tokenizer, words):
     text, ids = words
     table = tokenize(["film"], [text], tokenizer=tokenizer, tokens=Tokens(8))
     expected = [CLS, *ids_of(tokenizer, "film"), SEP, *ids[:4], SEP]
     assert table.row(0)["input_ids"].tolist() == expected
 
 
-def test_special_tokens_written_in_a_text_do_not_break_the_length(tokenizer):
+def test_special_tokens_in_a_text_do_not_exceed_max_length(tokenizer):
     text = "good [SEP] bad [CLS] fine [SEP] sad"
     table = tokenize([text], None, tokenizer=tokenizer, tokens=Tokens(5, "tail"))
     assert len(table.row(0)["input_ids"]) == 5
     assert table.row(0)["input_ids"][[0, -1]].tolist() == [CLS, SEP]
 
 
-def test_head_equals_the_tokenizers_own_truncation(tokenizer, words):
+def test_head_truncation_equals_that_of_the_tokenizer(tokenizer, words):
     text = words[0]
     own = tokenizer(text, truncation=True, max_length=7)["input_ids"]
     table = tokenize([text], None, tokenizer=tokenizer, tokens=Tokens(7))
     assert table.row(0)["input_ids"].tolist() == own
 
 
-def test_many_rows_cross_the_chunks(tokenizer):
+def test_rows_of_several_chunks_are_in_order(tokenizer):
     texts = ["good " * (row % 5 + 1) for row in range(2500)]
     table = tokenize(texts, None, tokenizer=tokenizer, tokens=Tokens())
     assert table.lengths.tolist() == [row % 5 + 3 for row in range(2500)]
 
 
-def test_no_room_for_text_is_an_error(tokenizer):
-    message = "tokens.max_length=2 leaves no room for text: the tokenizer adds 2 special tokens"
+def test_max_length_without_space_for_text_is_an_error(tokenizer):
+    message = "tokens.max_length must be >= 3, got 2: the tokenizer adds 2 special tokens"
     with pytest.raises(ValueError, match=message):
         tokenize(["good"], None, tokenizer=tokenizer, tokens=Tokens(2))
 
@@ -108,7 +108,7 @@ def test_no_room_for_text_is_an_error(tokenizer):
         ({"head_fraction": 1.5}, "tokens.head_fraction must be in \\[0, 1\\], got 1.5"),
     ],
 )
-def test_bad_values_are_refused(arguments, message):
+def test_invalid_values_are_errors(arguments, message):
     with pytest.raises(ValueError, match=message):
         Tokens(**arguments)
 
@@ -127,12 +127,12 @@ def test_the_second_run_does_not_tokenize(tokenizer, monkeypatch):
     first = cached_tokens(texts, None, **options)
     forbid_calls(tokenizer, monkeypatch)
     second = cached_tokens(texts, None, **options)
-    for name in ("input_ids", "starts", "token_type_ids", "cut"):
+    for name in ("input_ids", "starts", "token_type_ids", "truncated"):
         np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
     assert [path.suffix for path in (cache_dir() / "tokens").iterdir()] == [".arrow"]
 
 
-def test_the_cache_follows_the_content_only(tokenizer, monkeypatch):
+def test_the_cache_key_depends_on_the_content_only(tokenizer, monkeypatch):
     key = fingerprint(["a"], None, tokenizer, Tokens())
     tokenizer(["good"], truncation=True, max_length=3, padding="max_length")
     backend = tokenizer.backend_tokenizer
@@ -154,7 +154,7 @@ def test_the_cache_follows_the_content_only(tokenizer, monkeypatch):
     )
 
 
-def test_a_tokenizer_without_a_fast_backend_has_a_fingerprint(tokenizer):
+def test_a_slow_tokenizer_has_a_fingerprint(tokenizer):
     class Slow:
         init_kwargs = MappingProxyType({"lower": True})
         model_input_names = ("input_ids",)
@@ -175,7 +175,7 @@ def test_a_broken_cache_file_is_written_again(tokenizer):
     assert TokenTable.read(path).lengths.tolist() == [4]
 
 
-def test_a_full_disk_costs_the_cache_and_not_the_run(tokenizer, monkeypatch, caplog):
+def test_a_full_disk_does_not_stop_the_run(tokenizer, monkeypatch, caplog):
     def full(*args):
         raise OSError(28, "No space left on device")
 
@@ -187,7 +187,7 @@ def test_a_full_disk_costs_the_cache_and_not_the_run(tokenizer, monkeypatch, cap
     assert list((cache_dir() / "tokens").iterdir()) == []
 
 
-def test_the_fingerprint_of_a_table_is_its_key_on_disk_or_not(tokenizer, monkeypatch):
+def test_the_fingerprint_of_a_cached_table_is_its_cache_key(tokenizer, monkeypatch):
     texts, tokens = ["good film", "bad plot"], Tokens(8)
     key = fingerprint(texts, None, tokenizer, tokens)
     written = cached_tokens(texts, None, tokenizer=tokenizer, tokens=tokens)
@@ -198,7 +198,7 @@ def test_the_fingerprint_of_a_table_is_its_key_on_disk_or_not(tokenizer, monkeyp
     assert [table.fingerprint for table in (written, read, unwritten)] == [key] * 3
 
 
-def test_the_fingerprint_of_a_table_that_was_never_cached_follows_its_tokens(tokenizer):
+def test_the_fingerprint_of_an_uncached_table_depends_on_its_tokens(tokenizer):
     one, same, other = (
         tokenize([text], None, tokenizer=tokenizer, tokens=Tokens())
         for text in ("good film", "Good film", "good plot")
@@ -213,7 +213,7 @@ def _tokenize_in_child(tokenizer, start, results):
     results.put(int(table.input_ids.sum()))
 
 
-def test_two_processes_may_race(tokenizer):
+def test_two_processes_may_write_the_cache_at_once(tokenizer):
     context = multiprocessing.get_context("fork")
     start, results = context.Event(), context.Queue()
     children = [

@@ -25,7 +25,7 @@ def word_pieces(**changes):
 
 
 def byte_level(*, trim):
-    """A tokenizer like RoBERTa's and GPT-2's: the space before a word is a part of its token."""
+    """Return a tokenizer with the space before a word in its token, as in RoBERTa and GPT-2."""
     pieces = ["<s>", "</s>", "<unk>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
     tokenizer = Tokenizer(models.BPE({p: i for i, p in enumerate(pieces)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -46,7 +46,7 @@ def table_of(sentences, tokenizer, **tokens):
     return tokenize_words(sentences, tokenizer=tokenizer, tokens=Tokens(**tokens))
 
 
-def test_the_first_token_of_a_word_is_told_from_its_others():
+def test_the_first_token_of_a_word_differs_from_its_others():
     table = table_of([["unlikely", "fun-film", "fun"], ["film"]], word_pieces())
     # [CLS] un ##like ##ly fun - film fun [SEP]
     assert words(table) == [-1, 0, -2, -2, 1, -3, -3, 2, -1]
@@ -55,23 +55,23 @@ def test_the_first_token_of_a_word_is_told_from_its_others():
 
 
 @pytest.mark.parametrize("trim", [False, True])
-def test_a_space_that_belongs_to_a_token_does_not_move_the_word(trim):
+def test_a_space_within_a_token_does_not_shift_the_words(trim):
     table = table_of([["ab", "é", "c"]], byte_level(trim=trim))
-    # <s> a b, then the space with the two bytes of é, and the space with c, each byte a token
+    # Each byte is a token: <s>, a, b, space and the two bytes of é, space, c, </s>.
     found = words(table)
     assert [word for word in found if word >= 0] == [0, 1, 2]
     assert found[:3] == [-1, 0, -2]
     assert found[-1] == -1
 
 
-def test_ids_are_those_of_the_text_that_the_words_make_up():
+def test_ids_equal_those_of_the_joined_words():
     tokenizer = make_tokenizer()
     sentence = "a good film was not dull".split()
     table = table_of([sentence], tokenizer)
     assert table.input_ids.tolist() == tokenizer(" ".join(sentence))["input_ids"]
 
 
-def test_a_word_that_the_tokenizer_drops_is_unknown():
+def test_a_dropped_word_becomes_the_unknown_token():
     table = table_of([["fun", "\u200b", "film"], ["\u200d"]], word_pieces())
     assert [words(table, row) for row in (0, 1)] == [[-1, 0, 1, 2, -1], [-1, 0, -1]]
     assert table.input_ids[2] == PIECES.index("[UNK]")
@@ -82,23 +82,23 @@ def test_without_an_unknown_token_a_dropped_word_is_an_error():
         table_of([["fun", "\u200b"]], word_pieces(unk_token=None))
 
 
-def test_words_that_hold_spaces_are_one_word():
+def test_a_word_with_a_space_is_one_word():
     assert words(table_of([["fun film", "fun"]], word_pieces())) == [-1, 0, -2, 1, -1]
 
 
 @pytest.mark.parametrize(
     ("truncation", "left"),
-    # the tail of a word is not its first token, so the cut word has none
+    # The first token of the second word is truncated, so that word has no first token.
     [("head", [-1, 0, -2, -2, -1]), ("tail", [-1, -3, -3, 2, -1])],
 )
-def test_a_long_sentence_is_cut_and_says_so(truncation, left):
+def test_a_long_sentence_is_truncated_and_flagged(truncation, left):
     sentences = [["unlikely", "unlikely", "fun"], ["fun"]]
     table = table_of(sentences, word_pieces(), max_length=5, truncation=truncation)
     assert words(table) == left
-    assert table.cut.tolist() == [True, False]
+    assert table.truncated.tolist() == [True, False]
 
 
-def test_targets_are_on_first_tokens_and_on_the_others_if_asked():
+def test_targets_are_on_first_tokens_and_optionally_on_the_others():
     table = table_of([["unlikely", "fun"], ["film", "unlikely"]], word_pieces())
     tags = [[1, 0], [2, 1]]
     assert word_targets(table, tags).tolist() == [
@@ -112,16 +112,15 @@ def test_targets_are_on_first_tokens_and_on_the_others_if_asked():
     ]
 
 
-def test_a_slow_tokenizer_and_no_room_are_refused():
+def test_slow_tokenizers_prefixes_and_short_rows_are_errors():
     tokenizer = word_pieces()
-    with pytest.raises(ValueError, match="max_length=2 leaves no room"):
+    with pytest.raises(ValueError, match="max_length must be >= 3, got 2"):
         table_of([["fun"]], tokenizer, max_length=2)
-
-    with pytest.raises(ValueError, match=r"take no prefix, got tokens\.prefix='tag: '"):
+    with pytest.raises(ValueError, match=r"tokens\.prefix is not supported .* got 'tag: '"):
         table_of([["fun"]], tokenizer, prefix="tag: ")
 
     class Slow:
         is_fast = False
 
-    with pytest.raises(ValueError, match=r"need a fast tokenizer, .* Slow is none"):
+    with pytest.raises(ValueError, match=r"need a fast tokenizer, .* got Slow"):
         tokenize_words([["fun"]], tokenizer=Slow(), tokens=Tokens())

@@ -1,3 +1,5 @@
+"""Table of a sweep: order, csv file, report and its command."""
+
 import csv
 import subprocess
 import sys
@@ -12,11 +14,11 @@ from lightning_transfer.experiments.sweeps.job_records import JobRecord
 from lightning_transfer.experiments.sweeps.sweep_table import SweepTable
 
 
-def results(transfer, baseline):
-    ours = Row("transfer", "target", 128, 500, 9.0, {"pearson": Metric(transfer)})
-    theirs = Row("no_source", "target", 128, 500, 5.0, {"pearson": Metric(baseline)})
-    comparison = Comparison.between(ours, theirs, metric="pearson")
-    return Results("x", tuple(range(len(transfer))), (theirs, ours), comparison)
+def results(transfer, no_source):
+    candidate = Row("transfer", "target", 128, 500, 9.0, {"pearson": Metric(transfer)})
+    baseline = Row("no_source", "target", 128, 500, 5.0, {"pearson": Metric(no_source)})
+    comparison = Comparison.between(candidate, baseline, metric="pearson")
+    return Results("x", tuple(range(len(transfer))), (baseline, candidate), comparison)
 
 
 def done(folder, overrides, values, *, metric="val/pearson", mode="max"):
@@ -25,7 +27,7 @@ def done(folder, overrides, values, *, metric="val/pearson", mode="max"):
 
 @pytest.fixture
 def sweep(tmp_path):
-    """A sweep of five jobs: two done, one pruned, one failed, one unfinished."""
+    """Folder of a sweep of five jobs: two done, one pruned, one failed, one unfinished."""
     folder = tmp_path / "sweep"
     done(folder / "0", ("+experiment=x", "seed=1", "a.lr=0.1"), (0.5, 0.6))
     done(folder / "1", ("+experiment=x", "seed=1", "a.lr=0.2"), (0.7, 0.8))
@@ -35,7 +37,7 @@ def sweep(tmp_path):
         ("+experiment=x", "seed=1", "a.lr=0.3"), "pruned", "val/pearson", "max", (0.9,), 1
     )
     job_records.write(folder / "2", pruned)
-    failed = JobRecord(("+experiment=x", "seed=1", "~a.lr"), "failed", error="no room, no rows")
+    failed = JobRecord(("+experiment=x", "seed=1", "~a.lr"), "failed", error="no rows, no columns")
     job_records.write(folder / "3", failed)
     unfinished = ("+experiment=x", "seed=1", "++resume=true", "a.lr=0.12345678901")
     job_records.write(folder / "4", JobRecord(unfinished))
@@ -47,7 +49,7 @@ def rows(folder):
         return list(csv.DictReader(file))
 
 
-def test_csv_has_a_row_a_job_best_first(sweep):
+def test_the_csv_file_has_one_row_per_job_best_first(sweep):
     sweep_table.write(sweep)
     found = rows(sweep)
     assert [row["job"] for row in found] == ["1", "0", "2", "4", "3"]
@@ -64,19 +66,19 @@ def test_csv_has_a_row_a_job_best_first(sweep):
     assert best["verdict"] == "not significant"
     assert best["seconds"] == "12.3"
     assert best["folder"] == str(sweep / "1")
-    assert found[-1]["error"] == "no room, no rows"
+    assert found[-1]["error"] == "no rows, no columns"
     assert found[3]["value"] == ""
 
 
-def test_a_metric_where_lower_is_better_turns_the_order(tmp_path):
+def test_the_lowest_value_is_best_in_mode_min(tmp_path):
     for number, value in enumerate((2.0, 1.0, float("nan"))):
         done(tmp_path / str(number), (f"seed={number}",), (value,), metric="val/loss", mode="min")
     table = SweepTable.read(tmp_path)
-    assert [line.job.name for line in table.lines] == ["1", "0", "2"]
+    assert [row.job.name for row in table.rows] == ["1", "0", "2"]
     assert table.best.job.name == "1"
 
 
-def test_report_prints_the_table_what_failed_and_what_to_do_next(sweep, capsys):
+def test_the_report_has_the_table_the_errors_and_the_next_commands(sweep, capsys):
     SweepTable.read(sweep).render()
     table = capsys.readouterr().out
     assert main(["sweep-report", str(sweep)]) == 0
@@ -86,20 +88,21 @@ def test_report_prints_the_table_what_failed_and_what_to_do_next(sweep, capsys):
     lines = table[: table.index("best first")].splitlines()[3:]
     order = [line.split()[0] for line in lines if line[:1].isdigit()]
     assert order == ["1", "0", "2", "4", "3"]
-    for said in (
+    for part in (
+        "transfer - no_source",
         "0.1235",
         "0.750",
         "-0.125",
         "best first by val/pearson, higher is better",
-        "job 3 failed: no room, no rows",
+        "job 3 failed: no rows, no columns",
         "Best: job 1: a.lr=0.2",
         f'predict ckpt={sweep}/1 text="…"',
-        f"2 of 5 jobs not finished; the same command with hydra.sweep.dir={sweep} goes on",
+        f"2 of 5 jobs not finished; to resume, run the same command with hydra.sweep.dir={sweep}",
     ):
-        assert said in table, said
+        assert part in table, part
 
 
-def test_a_sweep_ranked_by_test_scores_says_so(tmp_path, capsys):
+def test_a_ranking_by_test_scores_is_stated(tmp_path, capsys):
     done(tmp_path / "0", ("seed=1",), (0.5,), metric="pearson")
     SweepTable.read(tmp_path).render()
     assert "on the TEST split, as there is no validation score" in capsys.readouterr().out
@@ -108,9 +111,9 @@ def test_a_sweep_ranked_by_test_scores_says_so(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("nosuch", "no such folder; give a sweep's, multirun/NAME/TIME"),
-        (".", "is no sweep's folder: no job has left its job.json there"),
-        (".", "the latest below it is "),
+        ("nosuch", "; give that of a sweep, multirun/NAME/TIME"),
+        (".", "is not the folder of a sweep: it contains no job with a job.json; give"),
+        (".", "the latest sweep in it is "),
     ],
 )
 def test_a_wrong_folder_is_exit_code_2(sweep, name, message, capsys):
@@ -123,19 +126,19 @@ def test_a_wrong_folder_is_exit_code_2(sweep, name, message, capsys):
     assert shown.out == ""
 
 
-def test_report_needs_a_folder(capsys):
+def test_the_report_needs_a_folder(capsys):
     assert main(["sweep-report"]) == 2
-    assert "sweep-report needs dir=…" in capsys.readouterr().err
+    assert "sweep-report requires dir=…" in capsys.readouterr().err
 
 
-def test_keys_are_shortened_as_far_as_they_stay_apart():
+def test_keys_are_shortened_as_far_as_they_are_unique():
     keys = ["seed", "stages.a.optimizer.lr", "stages.b.optimizer.lr", "data@stages.a.data"]
     assert sweep_table._short(keys) == ["seed", "a.optimizer.lr", "b.optimizer.lr", "data"]
     both = ["data@stages.a.data", "data@stages.b.data"]
     assert sweep_table._short(both) == both
 
 
-def test_jobs_that_end_together_leave_a_whole_table(tmp_path):
+def test_jobs_that_end_at_the_same_time_write_a_complete_table(tmp_path):
     def end(number):
         done(tmp_path / str(number), (f"seed={number}",), (float(number),))
         sweep_table.write(tmp_path)
@@ -148,7 +151,7 @@ def test_jobs_that_end_together_leave_a_whole_table(tmp_path):
     assert [row["job"] for row in rows(tmp_path)] == [str(n) for n in reversed(range(8))]
 
 
-def test_report_imports_neither_torch_nor_transformers(sweep):
+def test_the_report_imports_neither_torch_nor_transformers(sweep):
     code = (
         "import sys; from lightning_transfer.cli import main; code = main(sys.argv[1:]);"
         "assert not {'torch', 'lightning', 'transformers', 'optuna'} & set(sys.modules); exit(code)"
@@ -157,11 +160,11 @@ def test_report_imports_neither_torch_nor_transformers(sweep):
     assert ran.returncode == 0, ran.stderr
 
 
-def test_a_log_gets_the_report_as_wide_as_it_is(sweep, capsys, monkeypatch):
+def test_a_report_in_a_log_file_is_not_cut(sweep, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "30")
     SweepTable.read(sweep).render()
     table = capsys.readouterr().out
     table = table[: table.index("best first")]
     assert "…" not in table
-    for whole in ("0.1235", "unfinished", "0.750", "-0.125", "[0.115, 1.385]", "not significant"):
-        assert whole in table, whole
+    for cell in ("0.1235", "unfinished", "0.750", "-0.125", "[0.115, 1.385]", "not significant"):
+        assert cell in table, cell

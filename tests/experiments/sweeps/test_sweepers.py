@@ -1,4 +1,4 @@
-"""Sweeps of tiny runs, as the command line runs them."""
+"""Sweeps of tiny runs by the command line: resume, failures, pruning, parallel jobs and ranks."""
 
 import csv
 import os
@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 
 from lightning_transfer.cli import commands, main
 from lightning_transfer.experiments import experiment as whole
-from lightning_transfer.experiments.run_folder import hold
+from lightning_transfer.experiments.run_folder import lock_folder
 from lightning_transfer.experiments.sweeps import job_records
 from lightning_transfer.experiments.sweeps.study import SweepStudy
 from lightning_transfer.experiments.sweeps.sweepers import search_space
@@ -31,18 +31,20 @@ def _place(runs, tmp_path, monkeypatch):
     Watch.reset()
     for name, value in runs.environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(whole, "plot_curves", lambda *_, **__: None)
+    monkeypatch.setattr(whole, "plot_training_curves", lambda *_, **__: None)
     monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
 def sweep(runs):
-    """Run a sweep of the target stage in this process, and return its exit code."""
+    """Function that runs a sweep of the target stage in this process; it returns the exit code."""
 
-    def start(*words, epochs=1):
+    def start(*arguments, epochs=1):
         Watch.started = []
         own = stage("target", runs.movies, epochs=epochs)
-        return main(["fit", *runs.words, *own, "hydra.sweep.dir=sweep", "resume_every=1", *words])
+        return main(
+            ["fit", *runs.overrides, *own, "hydra.sweep.dir=sweep", "resume_every=1", *arguments]
+        )
 
     return start
 
@@ -56,7 +58,7 @@ def table():
         return list(csv.DictReader(file))
 
 
-def test_a_sweep_started_again_does_only_what_is_not_done(sweep, capsys):
+def test_a_sweep_started_again_runs_only_unfinished_jobs(sweep, capsys):
     Watch.stop, Watch.error = ("target-seed1", "batch", 3), ValueError("no luck")
     before = dict(os.environ)
     assert sweep("-m", "seed=0,1,2") == 1
@@ -84,7 +86,7 @@ def test_a_sweep_started_again_does_only_what_is_not_done(sweep, capsys):
 
 
 @pytest.mark.slow
-def test_jobs_are_known_by_their_overrides_when_a_sweep_is_widened(sweep):
+def test_a_widened_sweep_finds_its_jobs_by_their_overrides(sweep):
     assert sweep("-m", "seed=0,1") == 0
     values = {row["seed"]: row["value"] for row in table()}
     assert sweep("-m", "seed=2,1,0") == 0
@@ -94,7 +96,7 @@ def test_jobs_are_known_by_their_overrides_when_a_sweep_is_widened(sweep):
 
 
 @pytest.mark.slow
-def test_jobs_that_are_alike_have_folders_of_their_own(sweep):
+def test_equal_jobs_have_separate_folders(sweep):
     assert sweep("-m", "seed=0,0") == 0
     assert statuses() == {"0": "done", "1": "done"}
     assert sweep("-m", "seed=0,0") == 0
@@ -103,19 +105,22 @@ def test_jobs_that_are_alike_have_folders_of_their_own(sweep):
 
 
 @pytest.mark.slow
-def test_a_failed_job_stops_no_later_batch(sweep):
+def test_a_failed_job_does_not_stop_later_batches(sweep):
     Watch.stop, Watch.error = ("target-seed0", "batch", 1), ValueError("no luck")
     assert sweep("-m", "seed=0,1", "hydra.sweeper.max_batch_size=1") == 1
     assert statuses() == {"0": "failed", "1": "done"}
 
 
 @pytest.mark.slow
-def test_ctrl_c_shows_the_table_and_the_sweep_goes_on_later(sweep, capsys):
+def test_ctrl_c_prints_the_table_and_the_sweep_can_be_resumed(sweep, capsys):
     Watch.stop, Watch.error = ("target-seed1", "batch", 2), KeyboardInterrupt
     assert sweep("-m", "seed=0,1,2") == 130
     assert statuses() == {"0": "done", "1": "unfinished"}
     shown = capsys.readouterr()
-    assert "1 of 2 jobs not finished; the same command with hydra.sweep.dir=sweep" in shown.out
+    assert (
+        "1 of 2 jobs not finished; to resume, run the same command with hydra.sweep.dir=sweep"
+        in shown.out
+    )
     assert "resume=true" not in shown.err
     Watch.reset()
     assert sweep("-m", "seed=0,1,2") == 0
@@ -123,47 +128,50 @@ def test_ctrl_c_shows_the_table_and_the_sweep_goes_on_later(sweep, capsys):
     assert len(Watch.losses) == 3 + 4  # one of the 4 steps of seed 1 had been saved
 
 
-def test_two_sweeps_never_share_a_folder(sweep, capsys):
-    with hold("sweep"):
+def test_a_second_sweep_in_a_locked_folder_is_an_error(sweep, capsys):
+    with lock_folder("sweep"):
         assert sweep("-m", "seed=0,1") == 2
     assert "choose another hydra.sweep.dir" in capsys.readouterr().err
     assert statuses() == {}
 
 
 @pytest.mark.slow
-def test_a_changed_default_is_no_reason_to_lose_a_finished_job(sweep, capsys, monkeypatch):
+def test_a_finished_job_survives_a_changed_default(sweep, capsys, monkeypatch):
     assert sweep("-m", "seed=0,1") == 0
-    plain = commands._plain
-    monkeypatch.setattr(commands, "_plain", lambda cfg: {**plain(cfg), "new": 1})
+    plain = commands._plain_config
+    monkeypatch.setattr(commands, "_plain_config", lambda cfg: {**plain(cfg), "new": 1})
     assert sweep("-m", "seed=0,1") == 1
     assert "new: absent in the folder, 1 now" in capsys.readouterr().err
     assert statuses() == {"0": "done", "1": "done"}
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
-        (["-m", "seed=interval(0,1)"], "seed=interval(0,1): a grid has no intervals; name values"),
+        (["-m", "seed=interval(0,1)"], "seed=interval(0,1): a grid has no intervals; give values"),
         (["sweep=random"], "nothing to search: give a key a range"),
         (
             ["sweep=optuna", "seed=0,1", "hydra.sweeper.sampler._target_=os.system"],
             "hydra.sweeper.sampler: os.system",
         ),
-        (["sweep=optuna", "seed=0,1", "hydra.sweeper.n_trials=0"], "n_trials must be >= 1, got 0"),
-        (["-m", "sweep=rand", "seed=0,1"], "did you mean random?"),
+        (
+            ["sweep=optuna", "seed=0,1", "hydra.sweeper.n_trials=0"],
+            "n_trials must be an integer >= 1, got 0",
+        ),
+        (["-m", "sweep=rand", "seed=0,1"], "did you mean sweep=random?"),
     ],
 )
-def test_a_wrong_sweep_is_told_before_a_job_runs(sweep, words, message, capsys):
-    assert sweep(*words) == 2
-    said = capsys.readouterr().err
-    assert message in said
-    assert "Traceback" not in said
+def test_a_wrong_sweep_is_an_error_before_the_first_job(sweep, arguments, message, capsys):
+    assert sweep(*arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
     assert statuses() == {}
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The variance of predictions:UserWarning")
-def test_optuna_learns_prunes_and_goes_on(sweep, capsys):
+def test_an_optuna_sweep_prunes_trials_and_can_be_continued(sweep, capsys):
     lr = "stages.target.optimizer.lr"
     own = ["sweep=optuna", f"{lr}=tag(log,interval(1e-7,1e-2))", "hydra.sweeper.n_trials=5"]
     own += ["hydra.sweeper.pruner.n_startup_trials=1", "hydra.sweeper.sampler.n_startup_trials=2"]
@@ -179,7 +187,7 @@ def test_optuna_learns_prunes_and_goes_on(sweep, capsys):
         assert record.values[0] == pytest.approx(trial.value)
         pruned = trial.state is TrialState.PRUNED
         assert record.status == ("pruned" if pruned else "done")
-        # A pruned job stops at the validation that lies behind, and is neither tested nor kept.
+        # A pruned job stops at its first bad validation, and is neither tested nor saved.
         assert len(trial.intermediate_values) == (1 if pruned else 2)
         assert (found[str(trial.number)]["test"] == "") is pruned
     order = [row["status"] for row in table()]
@@ -191,7 +199,7 @@ def test_optuna_learns_prunes_and_goes_on(sweep, capsys):
     assert sweep(*own, "hydra.sweeper.n_trials=6", epochs=2) == 0
     assert len(Watch.titles()) == 1
     assert sweep(*own, f"{lr}=interval(0,1)", epochs=2) == 2
-    assert "searches something else" in capsys.readouterr().err
+    assert "sweep contains the sweep of another search" in capsys.readouterr().err
 
 
 def trials_of(folder):
@@ -202,7 +210,7 @@ def trials_of(folder):
 
 
 @pytest.mark.slow
-def test_a_random_sweep_takes_up_the_trial_it_was_stopped_in(sweep):
+def test_an_interrupted_random_sweep_resumes_its_running_trial(sweep):
     own = ["sweep=random", "seed=range(0,3)", "stages.target.head.dropout=interval(0,0.5)"]
     own += ["hydra.sweeper.n_trials=2", "hydra.sweeper.sampler.seed=1"]
     Watch.stop, Watch.error = ("target-seed0", "batch", 2), KeyboardInterrupt
@@ -230,18 +238,18 @@ def test_a_random_sweep_takes_up_the_trial_it_was_stopped_in(sweep):
         ("x=int(interval(1,8))", IntDistribution(1, 8)),
     ],
 )
-def test_ranges_are_read_as_hydra_writes_them(text, expected):
+def test_ranges_in_the_syntax_of_hydra_are_distributions(text, expected):
     fixed, space = search_space(OverridesParser.create().parse_overrides(["a=1", text, "a=2"]))
     assert fixed == ["a=2"]
     assert space == {"x": expected}
 
 
-def test_an_empty_range_is_told():
+def test_an_empty_range_is_an_error():
     with pytest.raises(UsageError, match=r"x=range\(3,3\) is an empty range"):
         search_space(OverridesParser.create().parse_overrides(["x=range(3,3)"]))
 
 
-def test_failed_values_are_tried_once_more_when_the_sweep_is_started_again(tmp_path):
+def test_failed_values_are_tried_once_at_each_start_of_the_sweep(tmp_path):
     def trials():
         space = {"x": FloatDistribution(0, 1)}
         sampler = optuna.samplers.RandomSampler(seed=0)
@@ -251,29 +259,29 @@ def test_failed_values_are_tried_once_more_when_the_sweep_is_started_again(tmp_p
         return job_records.JobRecord((), status, "val/loss", "min", value)
 
     first = trials()
-    batch = first.next(3)
+    batch = first.ask(3)
     first.tell(batch[0][0], record("done", (2.0,)))
     first.tell(batch[1][0], record("failed"))
     first.tell(batch[2][0], record("done", (float("nan"),)))
     assert first.ended == 3
     again = trials()
     assert again.ended == 1
-    assert [values for _, values in again.next(2)] == [batch[1][1], batch[2][1]]
-    [new] = again.next(1)
+    assert [values for _, values in again.ask(2)] == [batch[1][1], batch[2][1]]
+    [new] = again.ask(1)
     assert new[1] not in [values for _, values in batch]
     assert again.study.best_value == -2.0  # the study maximizes
 
 
-# Processes of their own
+# Sweeps in separate processes
 
 
-def launch(runs, *words, **environment):
+def launch(runs, *arguments, **environment):
     own = stage("target", runs.movies, epochs=1)
     own += ["+stages.target.callbacks.tally._target_=tests.runs.Tally", "resume_every=1"]
     process = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TALLY": "tally.txt"}
-    command = [sys.executable, "-m", "lightning_transfer", "fit", *runs.words, *own]
+    command = [sys.executable, "-m", "lightning_transfer", "fit", *runs.overrides, *own]
     return subprocess.run(
-        [*command, "hydra.sweep.dir=sweep", "-m", *words],
+        [*command, "hydra.sweep.dir=sweep", "-m", *arguments],
         env={**os.environ, **runs.environment, **process, **environment},
         capture_output=True,
         text=True,
@@ -289,8 +297,8 @@ TWO = ("trainer.devices=2", "trainer.strategy=ddp")
 
 
 @pytest.mark.slow
-def test_jobs_with_two_ranks_train_only_themselves(runs):
-    """Lightning's choice for two devices is ddp; what trains changes after the first of 2 steps."""
+def test_the_ranks_of_a_job_run_only_this_job(runs):
+    """Two devices mean ddp; the trainable parameters change after the first of two steps."""
     gradual = "finetuning@stages.target.finetuning=gradual"
     done = launch(runs, "seed=0,1", "trainer.devices=2", gradual)
     assert done.returncode == 0, done.stderr
@@ -302,7 +310,7 @@ def test_jobs_with_two_ranks_train_only_themselves(runs):
 
 
 @pytest.mark.slow
-def test_ranks_that_fail_do_not_take_the_sweep_with_them(runs):
+def test_failing_ranks_do_not_end_the_sweep(runs):
     done = launch(runs, "seed=0,1", *TWO, TALLY_FAILS="0,1")
     assert done.returncode == 1, done.stderr
     assert statuses() == {"0": "failed", "1": "done"}
@@ -310,27 +318,27 @@ def test_ranks_that_fail_do_not_take_the_sweep_with_them(runs):
 
 
 @pytest.mark.slow
-def test_a_killed_sweep_goes_on_where_it_was(runs):
+def test_a_killed_sweep_is_resumed(runs):
     killed = launch(runs, "seed=0,1,2", WATCH_KILLS="target-seed1,batch,3")
     assert killed.returncode == -9, killed.stderr
     assert statuses() == {"0": "done", "1": "unfinished"}
     assert [row["status"] for row in table()] == ["done"]
     done = launch(runs, "seed=0,1,2")
     assert done.returncode == 0, done.stderr
-    # Job 1 goes on from the resume point of its second step, or of its third.
+    # Job 1 resumes from the resume point of its second or third step.
     assert tally()[0] == "0 0 0"
     assert tally()[-1] == "2 0 0"
     started = [line.split() for line in tally() if line.startswith("1 ")]
     assert [step in ("2", "3") for _, _, step in started] == [False, True]
     assert len(tally()) == 4
     assert [row["status"] for row in table()] == ["done"] * 3
-    assert "done before, and not run again" in done.stderr
+    assert "job is already done; it is not run again" in done.stderr
 
 
 @pytest.mark.slow
-def test_parallel_jobs_keep_to_their_own_folders(runs):
-    words = ["seed=0,1,2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
-    done = launch(runs, *words, TALLY_FAILS="1,2")
+def test_parallel_jobs_write_to_their_own_folders(runs):
+    arguments = ["seed=0,1,2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    done = launch(runs, *arguments, TALLY_FAILS="1,2")
     assert done.returncode == 1, done.stderr
     assert statuses() == {"0": "done", "1": "failed", "2": "done"}
     assert tally() == ["0 0 0", "1 0 0", "2 0 0"]
@@ -342,19 +350,23 @@ def test_parallel_jobs_keep_to_their_own_folders(runs):
 
 
 @pytest.mark.slow
-def test_ranks_of_parallel_jobs_are_theirs(runs):
-    """In a worker process Lightning would start the ranks as the worker's own program."""
-    words = ["seed=0,1", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
-    done = launch(runs, *words, *TWO)
+def test_the_ranks_of_parallel_jobs_run_their_job(runs):
+    """In a worker process, Lightning would start the program of the worker as rank 1."""
+    arguments = ["seed=0,1", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    done = launch(runs, *arguments, *TWO)
     assert done.returncode == 0, done.stderr
     assert tally() == ["0 0 0", "0 1 0", "1 0 0", "1 1 0"]
 
 
 @pytest.mark.slow
 def test_two_ranks_are_pruned_together(runs):
-    words = ["sweep=optuna", "hydra.sweeper.pruner.n_startup_trials=1", "hydra.sweeper.n_trials=3"]
+    options = [
+        "sweep=optuna",
+        "hydra.sweeper.pruner.n_startup_trials=1",
+        "hydra.sweeper.n_trials=3",
+    ]
     lr = "stages.target.optimizer.lr=tag(log,interval(1e-9,1e-1))"
-    done = launch(runs, *words, lr, *TWO)
+    done = launch(runs, *options, lr, *TWO)
     assert done.returncode == 0, done.stderr
     states = [trial.state for trial in trials_of("sweep")]
     assert set(states) <= {TrialState.COMPLETE, TrialState.PRUNED}

@@ -1,4 +1,4 @@
-"""Whole tiny runs: words with tags, and papers summed up by their sentences."""
+"""Whole runs of token classification and of extractive summarization."""
 
 import pytest
 from transformers import AutoModelForTokenClassification
@@ -22,9 +22,7 @@ def sentences(tmp_path_factory):
     return path
 
 
-def test_a_run_over_a_conll_file_ends_with_a_folder_that_tags(
-    runs, sentences, tmp_path, capsys, monkeypatch
-):
+def test_a_model_trained_on_a_conll_file_tags_words(runs, sentences, tmp_path, capsys, monkeypatch):
     results = runs.fit(
         tmp_path / "run",
         "data@stages.target.data=conll",
@@ -41,19 +39,19 @@ def test_a_run_over_a_conll_file_ends_with_a_folder_that_tags(
     assert row["metrics"]["entity_f1"]["mean"] > 0.5
     model = AutoModelForTokenClassification.from_pretrained(tmp_path / "run/model")
     assert model.config.id2label[0] == "O"
-    [said] = Tagger.from_path(tmp_path / "run").predict(["the good film was dull"])
-    assert said.words == ("the", "good", "film", "was", "dull")
-    assert set(said.tags) <= set(model.config.label2id)
+    [prediction] = Tagger.from_path(tmp_path / "run").predict(["the good film was dull"])
+    assert prediction.words == ("the", "good", "film", "was", "dull")
+    assert set(prediction.tags) <= set(model.config.label2id)
     monkeypatch.chdir(tmp_path)
     capsys.readouterr()
     assert main(["predict", f"ckpt={tmp_path / 'run'}", "text=the good film was dull"]) == 0
     lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     assert [line[:2] for line in lines if line != [""]] == list(
-        map(list, zip(said.words, said.tags, strict=True))
+        map(list, zip(prediction.words, prediction.tags, strict=True))
     )
 
 
-def test_papers_are_summed_up_beside_their_first_sentences(runs, folder, tmp_path):
+def test_extracted_sentences_are_compared_with_the_first_sentences(runs, folder, tmp_path):
     stages = [
         option
         for name in ("lead", "target")

@@ -1,4 +1,4 @@
-"""The experiments whose models write, with tiny models on a few texts."""
+"""The sequence-to-sequence experiments with tiny models on a few texts."""
 
 import json
 import random
@@ -18,20 +18,20 @@ __all__ = ["alone"]  # a fixture
 SMALL = [
     "backbone=scratch_seq2seq",
     f"backbone.config={SIZES.replace('120', '300')}",
-    "tokenizer.vocab_size=300",  # all bytes, and a few more
+    "tokenizer.vocab_size=300",  # all bytes and a few merges
 ]
 
 
-def cut(stage, source, *words, epochs=1):
-    """Return the overrides that let a stage read a few texts."""
-    below = [f"data.source={source}", "data.tokens.max_length=24", "data.batch_size=16", *words]
-    return [f"stages.{stage}.epochs={epochs}", *(f"stages.{stage}.{word}" for word in below)]
+def with_data(stage, source, *options, epochs=1):
+    """Return the overrides of a stage with a small data source; ``options`` are below the stage."""
+    options = [f"data.source={source}", "data.tokens.max_length=24", "data.batch_size=16", *options]
+    return [f"stages.{stage}.epochs={epochs}", *(f"stages.{stage}.{option}" for option in options)]
 
 
-def brief(*stages):
-    """Return the overrides that let stages write little, and in haste."""
-    generation = ("max_new_tokens=8", "num_beams=1")
-    return [f"stages.{s}.task.generation.{word}" for s in stages for word in generation]
+def fast_generation(*stages):
+    """Return the overrides for short texts without beam search."""
+    options = ("max_new_tokens=8", "num_beams=1")
+    return [f"stages.{s}.task.generation.{option}" for s in stages for option in options]
 
 
 def sentences(count, *, seed):
@@ -76,21 +76,21 @@ def papers(tmp_path_factory):
 
 
 def weight_transfer(found, stage):
-    """Return what became of each part, of the first run of a stage behind another."""
+    """Return the status of each part of the first stage run of a stage with a previous one."""
     run = next(run for run in found["weight_transfer"] if run["stage"] == stage and run["from"])
     return {part["part"]: part["status"] for part in run["parts"]}
 
 
-def test_a_child_keeps_all_of_its_parent(alone, catalogues, tmp_path):
+def test_a_child_translation_starts_from_all_weights_of_its_parent(alone, catalogues, tmp_path):
     splits = ("data.splits.val=0.1", "data.splits.test=0.1")
     found = alone.fit(
         tmp_path,
         "+experiment=en_fr_to_en_de",
         *SMALL,
         "seeds=[0]",
-        *cut("source", catalogues, *splits),
-        *cut("target", catalogues, *splits, "data.train_size=20"),
-        *brief("source", "target"),
+        *with_data("source", catalogues, *splits),
+        *with_data("target", catalogues, *splits, "data.train_size=20"),
+        *fast_generation("source", "target"),
     )
     rows = rows_of(found)
     assert {name: row["n_train"] for name, row in rows.items()} == {
@@ -104,7 +104,7 @@ def test_a_child_keeps_all_of_its_parent(alone, catalogues, tmp_path):
     assert set(weight_transfer(found, "target").values()) == {"transferred"}
 
 
-def test_titles_are_compared_with_the_first_sentences(
+def test_generated_titles_are_compared_with_the_first_sentences(
     alone, articles, papers, tiny_folder, tmp_path
 ):
     below = "finetuning.callbacks.freezing.below=3"
@@ -115,11 +115,11 @@ def test_titles_are_compared_with_the_first_sentences(
         f"backbone.encoder={tiny_folder}",
         f"backbone.decoder={tiny_folder}",
         "seeds=[0]",
-        *cut("copy", articles, below, "data.train_size=20", "data.splits={val:4,test:4}"),
-        *cut("source", articles, below, "data.splits={val:0.1,test:0.2}"),
-        *cut("target", papers, below),
+        *with_data("copy", articles, below, "data.train_size=20", "data.splits={val:4,test:4}"),
+        *with_data("source", articles, below, "data.splits={val:0.1,test:0.2}"),
+        *with_data("target", papers, below),
         f"stages.lead.data.source={papers}",
-        *brief("copy", "source", "target"),
+        *fast_generation("copy", "source", "target"),
     )
     rows = rows_of(found)
     assert {name: row["n_train"] for name, row in rows.items()} == {
@@ -130,14 +130,14 @@ def test_titles_are_compared_with_the_first_sentences(
         "no_source": 16,
         "transfer": 16,
     }
-    # "We look at w w w w n" beside "On w w w w n": five words of eight and of six
+    # "We look at w w w w n" against "On w w w w n": five common words of eight and of six.
     assert rows["lead"]["metrics"]["rougeL"]["mean"] == pytest.approx(100 * 2 * 5 / 14, abs=0.1)
     assert set(rows["lead"]["metrics"]) == {"rouge1", "rouge2", "rougeL"}
     assert found["comparison"]["metric"] == "rougeL"
     assert set(weight_transfer(found, "target").values()) == {"transferred"}
 
 
-def test_a_translator_turns_to_headlines(alone, catalogues, articles, tmp_path):
+def test_a_translation_model_is_transferred_to_headlines(alone, catalogues, articles, tmp_path):
     splits = ("data.splits.val=0.1", "data.splits.test=0.1")
     found = alone.fit(
         tmp_path,
@@ -145,14 +145,14 @@ def test_a_translator_turns_to_headlines(alone, catalogues, articles, tmp_path):
         *SMALL,
         "stages.target.tokenizer.vocab_size=290",
         "seeds=[0]",
-        *cut("source", catalogues, *splits),
-        *cut("target", articles, "data.train_size=20"),
+        *with_data("source", catalogues, *splits),
+        *with_data("target", articles, "data.train_size=20"),
         f"stages.lead.data.source={articles}",
-        *brief("source", "target"),
+        *fast_generation("source", "target"),
     )
     assert list(rows_of(found)) == ["source", "lead", "no_source", "transfer"]
-    became = weight_transfer(found, "target")
-    assert became["encoder"] == became["decoder"] == "transferred"
-    assert became["token embeddings"] == became["head"] == "resized"
+    status = weight_transfer(found, "target")
+    assert status["encoder"] == status["decoder"] == "transferred"
+    assert status["token embeddings"] == status["head"] == "resized"
     config = json.loads((tmp_path / "model/config.json").read_text())
     assert config["vocab_size"] == 290
