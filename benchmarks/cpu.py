@@ -101,6 +101,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--rows", type=int, default=512, help="training rows of news_topics (%(default)s)"
     )
+    parser.add_argument(
+        "--pieces", nargs="+", choices=PIECES, default=PIECES, help="pieces to leave out in turn"
+    )
     parser.add_argument("--repeats", type=int, default=3, help="runs of each side (%(default)s)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="by default all cores")
     parser.add_argument("--tiny", action="store_true", help="random model and generated texts")
@@ -127,7 +130,7 @@ def measure(options: argparse.Namespace, folder: Path) -> list[PieceRow]:
         sizes = [f"stages.{stage}.data.train_size={options.rows}"]
         overrides = sizes if options.tiny or name == "news_topics" else []
         overrides += _tiny(name, stage, folder) if options.tiny else []
-        sides = {piece: _side(piece, name, overrides, folder) for piece in (ALL, *PIECES)}
+        sides = {piece: _side(piece, name, overrides, folder) for piece in (ALL, *options.pieces)}
         print(name, file=sys.stderr)
         found = in_turn(sides, repeats=options.repeats)
         base = median(found[ALL])

@@ -2,6 +2,7 @@
 
 import csv
 import gc
+import os
 import random
 import sys
 from pathlib import Path
@@ -27,6 +28,15 @@ def pytest_collection_finish():
     """Exclude imported objects from garbage collection, which would take 7 % of the time."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def _environment():
+    """Restore the environment, because Lightning leaves the port and rank of a training in it."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ from lightning_transfer.cli.process import (
     argv_and_path,
     hydra_full_error,
     isolated_job,
-    package_as_main,
+    launcher_worker,
 )
 from lightning_transfer.experiments.sweeps import job_records, sweep_table
 
@@ -98,8 +98,8 @@ class Job:
     def _job_process(self) -> Iterator[None]:
         """Make this process look like a process with this job alone, for Lightning's launcher."""
         elsewhere = self.pid != os.getpid()
-        main_module = package_as_main() if elsewhere else contextlib.nullcontext()
-        with argv_and_path(self._job_arguments()), hydra_full_error(self.verbose), main_module:
+        worker = launcher_worker() if elsewhere else contextlib.nullcontext()
+        with argv_and_path(self._job_arguments()), hydra_full_error(self.verbose), worker:
             yield
 
     @contextlib.contextmanager

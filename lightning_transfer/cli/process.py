@@ -12,6 +12,9 @@ from typing import Any
 
 from lightning_transfer.config.private_apis import detach_ranks
 
+_RANK_VARIABLES = {"RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK"}
+"""Set by torchrun, SLURM or Lightning in the processes that they start."""
+
 
 def is_main_process() -> bool:
     """Return whether this process has global rank 0.
@@ -131,20 +134,25 @@ def _end_ranks() -> None:
 
 
 @contextlib.contextmanager
-def package_as_main() -> Iterator[None]:
-    """Make ``lightning_transfer.__main__`` the main module of a launcher's worker process.
+def launcher_worker() -> Iterator[None]:
+    """Prepare a launcher's worker process, for example of joblib, to start the ranks of a job.
 
-    Lightning starts the other ranks of a job with ``python -m`` and the name of the main module.
-    In a worker process, for example of joblib, this is the launcher's module.
+    Lightning starts the other ranks with ``python -m`` and the name of the main module, which is
+    the launcher's, so ``lightning_transfer.__main__`` takes its place. An inherited ``MASTER_PORT``
+    is removed, unless another program has started the ranks: parallel jobs would all use this port.
     """
-    before = sys.modules["__main__"]
+    before, port = sys.modules["__main__"], None
     program = types.ModuleType("__main__")
     program.__spec__ = importlib.util.find_spec("lightning_transfer.__main__")
     sys.modules["__main__"] = program
+    if not _RANK_VARIABLES & os.environ.keys():
+        port = os.environ.pop("MASTER_PORT", None)
     try:
         yield
     finally:
         sys.modules["__main__"] = before
+        if port is not None:
+            os.environ["MASTER_PORT"] = port
 
 
 class HydraErrorFilter:

@@ -16,8 +16,10 @@ from lightning_transfer.cli.process import (
     hydra_process,
     is_main_process,
     isolated_job,
-    package_as_main,
+    launcher_worker,
 )
+
+RANK_VARIABLES = ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")
 
 
 def test_argv_path_and_stderr_are_restored(monkeypatch, tmp_path):
@@ -117,11 +119,25 @@ def test_job_does_not_inherit_hydras_setting(monkeypatch, verbose):
 
 def test_worker_process_starts_ranks_of_this_package():
     before = sys.modules["__main__"]
-    with package_as_main():
+    with launcher_worker():
         import __main__
 
         assert __main__.__spec__.name == "lightning_transfer.__main__"
     assert sys.modules["__main__"] is before
+
+
+@pytest.mark.parametrize(
+    ("variables", "port"),
+    [({}, None), ({"SLURM_PROCID": "0"}, "1"), ({"RANK": "0", "LOCAL_RANK": "0"}, "1")],
+)
+def test_worker_processes_share_the_port_of_another_launcher_only(monkeypatch, variables, port):
+    for name in RANK_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"MASTER_PORT": "1", **variables}.items():
+        monkeypatch.setenv(name, value)
+    with launcher_worker():
+        assert os.environ.get("MASTER_PORT") == port
+    assert os.environ["MASTER_PORT"] == "1"
 
 
 def test_only_hydras_line_is_filtered():
@@ -145,7 +161,7 @@ def test_only_hydras_line_is_filtered():
     ],
 )
 def test_only_global_rank_0_is_the_main_process(monkeypatch, variables, main):
-    for name in ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK"):
+    for name in RANK_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)

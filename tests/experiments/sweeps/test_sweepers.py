@@ -9,6 +9,7 @@ from pathlib import Path
 import optuna
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from lightning.fabric.plugins.environments.lightning import find_free_network_port
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
@@ -351,9 +352,12 @@ def test_parallel_jobs_write_to_their_own_folders(runs):
 
 @pytest.mark.slow
 def test_the_ranks_of_parallel_jobs_run_their_job(runs):
-    """In a worker process, Lightning would start the program of the worker as rank 1."""
+    """In a worker process, Lightning would start the program of the worker as rank 1.
+
+    Both jobs inherit a port, which only one of them could use.
+    """
     arguments = ["seed=0,1", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
-    done = launch(runs, *arguments, *TWO)
+    done = launch(runs, *arguments, *TWO, MASTER_PORT=str(find_free_network_port()))
     assert done.returncode == 0, done.stderr
     assert tally() == ["0 0 0", "0 1 0", "1 0 0", "1 1 0"]
 
